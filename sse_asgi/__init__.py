@@ -1,0 +1,28 @@
+"""Server-Sent Events for any ASGI application."""
+
+from .app import SSEApp, sse_app
+from .errors import EventTooLargeError, HTTPError, SSEError
+from .event import JSONServerSentEvent, ServerSentEvent
+from .options import StreamOptions
+from .request import SSERequest
+from .shutdown import Shutdown
+from .source import current_thread_limiter
+from .supervisor import CloseReason, CloseReport
+
+__all__ = [
+    "CloseReason",
+    "CloseReport",
+    "EventTooLargeError",
+    "HTTPError",
+    "JSONServerSentEvent",
+    "SSEApp",
+    "SSEError",
+    "SSERequest",
+    "ServerSentEvent",
+    "Shutdown",
+    "StreamOptions",
+    "current_thread_limiter",
+    "sse_app",
+]
+
+__version__ = "0.1.0"

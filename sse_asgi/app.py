@@ -1,0 +1,229 @@
+"""The ASGI application around a stream: methods, status codes, lifespan."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
+
+from .errors import HTTPError
+from .options import StreamOptions, merge_headers
+from .request import SSERequest
+from .shutdown import server_shutdown
+from .source import open_source
+from .supervisor import Stream
+
+if TYPE_CHECKING:
+    from .source import OpenSource
+    from .types import Factory, Receive, Scope, Send
+
+__all__ = ["SSEApp", "sse_app"]
+
+P = ParamSpec("P")
+
+
+class SSEApp:
+    """What :func:`sse_app` returns: an ASGI application that answers requests with a stream."""
+
+    def __init__(self, factory: Factory, options: StreamOptions) -> None:
+        if not callable(factory):
+            raise TypeError(
+                f"the factory must be a generator function, or a function that returns an "
+                f"iterable of events, not {type(factory).__name__}: {factory!r:.80}"
+            )
+        self.factory = factory
+        self.options = options
+        self._takes_request = _takes_request(factory)
+        self._methods = set(options.methods)
+        if "GET" in self._methods:
+            self._methods.add("HEAD")
+        # Streams may be in several event loops, each in its thread.
+        self._count_lock = threading.Lock()
+        self._connections = 0
+
+    def __repr__(self) -> str:
+        return f"sse_app({getattr(self.factory, '__qualname__', self.factory)})"
+
+    @property
+    def connections(self) -> int:
+        """How many streams are open."""
+        return self._connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection: http and lifespan; a websocket is refused."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            raise ValueError(f"unknown ASGI scope type {scope['type']!r}")
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"]
+        if method == "OPTIONS" and method not in self._methods:
+            await _respond(send, HTTPError(204, headers={"allow": self._allow()}))
+        elif method not in self._methods:
+            await _respond(send, HTTPError(405, headers={"allow": self._allow()}))
+        elif method == "HEAD" and "HEAD" not in self.options.methods:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": self.options.response_headers,
+                }
+            )
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif not self._enter():
+            await _respond(send, HTTPError(503, "too many streams", {"retry-after": "5"}))
+        else:
+            try:
+                await self._stream(scope, receive, send)
+            except HTTPError as exc:
+                await _respond(send, exc)
+            finally:
+                self._leave()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = SSERequest(scope)
+        source = await self._open(request)
+        stream = Stream(
+            source,
+            self.options,
+            scope,
+            receive,
+            send,
+            shutdown=self.options.shutdown or server_shutdown(),
+        )
+        request.follow(stream)
+        await stream.run()
+
+    async def _open(self, request: SSERequest) -> OpenSource:
+        source = self.factory(request) if self._takes_request else self.factory()
+        if inspect.isawaitable(source):
+            source = await source
+        return open_source(source)
+
+    def _allow(self) -> str:
+        return ", ".join(sorted(self._methods | {"OPTIONS"}))
+
+    def _enter(self) -> bool:
+        most = self.options.max_connections
+        with self._count_lock:
+            if most is not None and self._connections >= most:
+                return False
+            self._connections += 1
+            return True
+
+    def _leave(self) -> None:
+        with self._count_lock:
+            self._connections -= 1
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        phase = "startup"
+        context: AbstractAsyncContextManager[Any] = (
+            nullcontext() if self.options.lifespan is None else self.options.lifespan(self)
+        )
+        try:
+            await receive()
+            async with context as state:
+                if state is not None:
+                    if "state" not in scope:
+                        raise RuntimeError("the server has no lifespan state to put a mapping in")
+                    scope["state"].update(state)
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()
+        except BaseException as exc:
+            await send({"type": f"lifespan.{phase}.failed", "message": f"{exc!r}"})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _respond(send: Send, answer: HTTPError) -> None:
+    """Answer a request with a status instead of a stream."""
+    body = b"" if answer.status_code in (204, 304) else answer.detail.encode()
+    defaults = {b"content-type": b"text/plain; charset=utf-8"} if body else {}
+    headers = merge_headers(defaults, answer.headers)
+    if answer.status_code not in (204, 304):
+        headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _takes_request(factory: Factory) -> bool:
+    """Whether ``factory`` is called with the request, or with nothing."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # some builtins have none
+        return True
+    for arguments in ((object(),), ()):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return bool(arguments)
+    raise TypeError(
+        f"the factory must take the request, or nothing: {factory!r:.80} takes {signature}"
+    )
+
+
+class _SSEAppFunction(Protocol[P]):
+    """The type of :func:`sse_app`: its keyword parameters are those of StreamOptions."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a factory is never an option
+        self, factory: Factory, *args: P.args, **options: P.kwargs
+    ) -> SSEApp: ...
+    @overload
+    def __call__(self, *args: P.args, **options: P.kwargs) -> Callable[[Factory], SSEApp]: ...
+
+
+def _with_options(
+    options: Callable[P, StreamOptions],
+) -> Callable[[Callable[..., Any]], _SSEAppFunction[P]]:
+    """Give a function the keyword parameters of ``options``, for type checkers and readers."""
+
+    def decorate(function: Callable[..., Any]) -> _SSEAppFunction[P]:
+        own = inspect.signature(function)
+        parameters = [
+            *(p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD),
+            *inspect.signature(options).parameters.values(),
+        ]
+        function.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return cast("_SSEAppFunction[P]", function)
+
+    return decorate
+
+
+@_with_options(StreamOptions)
+def sse_app(factory: Factory | None = None, **options: Any) -> Any:
+    """Make an ASGI application that answers each request with an event stream.
+
+    ::
+
+        async def clock(request):
+            while True:
+                yield {"event": "tick", "data": time.time()}
+                await anyio.sleep(1)
+
+        app = sse_app(clock)
+
+    It is a decorator too, as ``@sse_app`` and as ``@sse_app(ping=5)``.
+
+    :param factory: an async or sync generator function, or a function (a coroutine function too)
+        that returns an async iterable or an iterable of event-likes. Called for each request,
+        with the :class:`~sse_asgi.SSERequest`, or with nothing if it takes no argument, before
+        the response starts: it may raise :class:`~sse_asgi.HTTPError`.
+    :param options: see :class:`~sse_asgi.StreamOptions`.
+    :returns: the application, an :class:`~sse_asgi.SSEApp`.
+    :raises TypeError: for a factory that can't be called so, or an option of a wrong type.
+    :raises ValueError: for an option out of range.
+    """
+    checked = StreamOptions(**options)
+    if factory is None:
+        return lambda factory: SSEApp(factory, checked)
+    return SSEApp(factory, checked)

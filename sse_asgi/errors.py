@@ -1,0 +1,54 @@
+"""The exceptions that sse_asgi raises on purpose, as one tree."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["EventTooLargeError", "HTTPError", "SSEError"]
+
+
+class SSEError(Exception):
+    """Base of every exception that this package defines."""
+
+
+class EventTooLargeError(SSEError, ValueError):
+    """A decoder was fed an event larger than its limit."""
+
+
+class HTTPError(SSEError):
+    """Answer the request with an HTTP status instead of an event stream.
+
+    Raise it in the factory, or in the source before the response has started. A client that
+    gets 204 (No Content) does not reconnect (WHATWG HTML 9.2.3).
+
+    :param status_code: 200 to 599.
+    :param detail: the body, sent as ``text/plain``; by default the phrase that belongs to the
+        status. Never sent with 204 and 304, which have no body (RFC 9110, 6.4.1).
+    :param headers: header fields to send with it, such as ``Retry-After`` or ``Location``.
+    :raises ValueError: for a status that can't be a final response.
+    """
+
+    def __init__(
+        self,
+        status_code: int,
+        detail: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        if not isinstance(status_code, int) or not 200 <= status_code <= 599:
+            raise ValueError(f"status_code must be an int from 200 to 599, not {status_code!r}")
+        if detail is None:
+            try:
+                detail = HTTPStatus(status_code).phrase
+            except ValueError:  # a status of the application's own, such as 499
+                detail = ""
+        super().__init__(status_code, detail)
+        self.status_code = int(status_code)
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    def __str__(self) -> str:
+        return f"{self.status_code} {self.detail}".rstrip()

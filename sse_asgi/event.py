@@ -1,0 +1,197 @@
+"""An event of an event stream: checked when it is built, immutable from then on.
+
+WHATWG HTML 9.2.5 defines the fields. What an event can't carry without changing its meaning is
+refused here, where the mistake was made, and never repaired on the way out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+__all__ = ["JSONServerSentEvent", "ServerSentEvent"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, init=False)
+class ServerSentEvent:
+    """One event: what the browser's ``EventSource`` dispatches.
+
+    All fields but ``data`` are keyword-only.
+
+    :param data: the data field. A ``str`` is sent as it is, one ``data:`` line for each of its
+        lines; ``bytes`` are decoded as UTF-8; Pydantic models, dataclasses, msgspec structs,
+        ``dict``, ``list``, ``tuple``, numbers and ``bool`` become JSON. ``None``: no data field,
+        so a browser dispatches nothing.
+    :param event: the event name; a browser calls it ``message`` where there is none.
+    :param id: the event id, which a client sends back as ``Last-Event-ID``. An ``int`` becomes
+        decimal digits; ``""`` makes the client forget the last id.
+    :param retry: the reconnection time in milliseconds.
+    :param comment: a comment, which clients ignore.
+    :raises TypeError: a field of a wrong type, or ``data`` that has no defined text.
+    :raises ValueError: CR or LF in ``event`` or ``id``, NUL in ``id``, a negative ``retry``, text
+        that UTF-8 can't carry (lone surrogates), ``bytes`` that are not UTF-8, NaN or infinity.
+
+    After construction ``data`` is the text that will be sent, or ``None``.
+    """
+
+    data: str | None
+    event: str | None
+    id: str | None
+    retry: int | None
+    comment: str | None
+
+    def __init__(
+        self,
+        data: Any = None,
+        *,
+        event: str | None = None,
+        id: str | int | None = None,  # noqa: A002 - the field's name in the standard
+        retry: int | None = None,
+        comment: str | None = None,
+    ) -> None:
+        set_field = object.__setattr__
+        set_field(self, "data", None if data is None else data_text(data))
+        set_field(self, "event", None if event is None else single_line("event", event))
+        set_field(self, "id", None if id is None else id_text(id))
+        set_field(self, "retry", None if retry is None else milliseconds(retry))
+        set_field(self, "comment", None if comment is None else text("comment", comment))
+
+
+class JSONServerSentEvent(ServerSentEvent):
+    """An event whose data is always JSON: a ``str`` too, and ``None``, which becomes ``null``.
+
+    The parameters are those of :class:`ServerSentEvent`.
+
+    :raises TypeError: ``data`` that JSON has no form for.
+    :raises ValueError: NaN or infinity, and what :class:`ServerSentEvent` refuses.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        data: Any = None,
+        *,
+        event: str | None = None,
+        id: str | int | None = None,  # noqa: A002 - the field's name in the standard
+        retry: int | None = None,
+        comment: str | None = None,
+    ) -> None:
+        super().__init__(json_text(data), event=event, id=id, retry=retry, comment=comment)
+
+
+# The checks, one for each kind of field. The encoder uses them for events given as a dict, so
+# that an event is refused for the same reason and in the same words however it was given.
+
+
+def text(name: str, value: object) -> str:
+    """``value``, if it is a ``str`` that UTF-8 can carry."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}: {_short(value)}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise ValueError(
+                f"{name} has a lone surrogate at {exc.start}, which UTF-8 can't carry: "
+                f"{_short(value)}"
+            ) from None
+    return value
+
+
+def single_line(name: str, value: object) -> str:
+    """``value``, if it is a ``str`` without CR and LF, which would end the field."""
+    value = text(name, value)
+    if "\n" in value or "\r" in value:
+        raise ValueError(f"{name} must not contain CR or LF: {_short(value)}")
+    return value
+
+
+def id_text(value: object) -> str:
+    """``value`` as an event id."""
+    if type(value) is int:
+        return str(value)
+    value = single_line("id", value)
+    if "\0" in value:  # a client ignores such an id (WHATWG HTML 9.2.6)
+        raise ValueError(f"id must not contain NUL: {_short(value)}")
+    return value
+
+
+def milliseconds(value: object) -> int:
+    """``value``, if it can be a reconnection time."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(
+            f"retry must be an int (milliseconds), not {type(value).__name__}: {_short(value)}"
+        )
+    if value < 0:
+        raise ValueError(f"retry must not be negative: {value}")
+    return value
+
+
+def data_text(value: object) -> str:
+    """``value`` as the text of a data field."""
+    if isinstance(value, str):
+        return text("data", value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError as exc:
+            raise ValueError(f"data is not UTF-8: {exc}") from None
+    return json_text(value)
+
+
+def json_text(value: object) -> str:
+    """``value`` as JSON, compact, in UTF-8 rather than in escapes."""
+    # A model's own serializer knows its aliases and custom types; it is asked first.
+    if (dump := getattr(value, "model_dump_json", None)) is not None and not isinstance(
+        value, type
+    ):
+        return text("data", dump())
+    try:
+        # NaN and infinity are not JSON: JSON.parse() in the browser would throw.
+        encoded = json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+        )
+    except ValueError as exc:
+        raise ValueError(f"data can't be JSON: {exc}") from None
+    return text("data", encoded)
+
+
+def _plain(value: object) -> object:
+    """Turn what :mod:`json` does not know into something that it knows. Never ``repr``."""
+    kind = type(value)
+    if isinstance(value, type):
+        pass
+    elif (dump := getattr(value, "model_dump", None)) is not None:
+        return dump(mode="json")
+    elif dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif hasattr(kind, "__struct_fields__"):
+        import msgspec  # the value is one of its structs, so it is there
+
+        return msgspec.to_builtins(value)
+    elif isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    elif isinstance(value, (UUID, Decimal)):
+        return str(value)
+    elif isinstance(value, Enum):
+        return value.value
+    elif isinstance(value, Mapping):
+        return dict(value)
+    elif isinstance(value, (set, frozenset)):
+        return list(value)
+    raise TypeError(
+        f"data of type {kind.__name__} has no defined text: give a str, bytes, or something "
+        f"that JSON has a form for, not {_short(value)}"
+    )
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -1,0 +1,69 @@
+"""What streams need of an event loop and anyio has no cheap name for: asyncio's or trio's."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+from anyio.lowlevel import RunVar, current_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def current_loop() -> object:
+    """The running event loop, to be kept for :func:`call_soon`."""
+    return current_token().native_token
+
+
+def call_soon(loop: Any, function: Callable[..., object], *args: object) -> None:
+    """Have ``function`` called in ``loop``, from any thread, or a signal handler, without waiting.
+
+    Nothing happens where the loop is closed.
+    """
+    soon = getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe
+    with suppress(RuntimeError):
+        soon(function, *args)
+
+
+def clock() -> Callable[[], float]:
+    """The clock of the running event loop, the one that deadlines of cancel scopes use.
+
+    ``anyio.current_time`` looks the event loop up at each call, at ten times the price.
+    """
+    try:
+        return asyncio.get_running_loop().time
+    except RuntimeError:
+        return anyio.current_time
+
+
+def cancel_requests() -> Callable[[], int | None]:
+    """A function that tells how many native cancellations of the calling task are pending.
+
+    Native means by ``Task.cancel()``, not by a cancel scope. trio has none; asyncio counts them
+    since Python 3.11, and before that the answer is ``None``.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is None:
+        return int
+    if sys.version_info < (3, 11):
+        return lambda: None
+    return task.cancelling
+
+
+def of_this_loop(var: RunVar[T], make: Callable[[], T]) -> T:
+    """The value of ``var`` in this event loop, made at the first call."""
+    try:
+        return var.get()
+    except LookupError:
+        value = make()
+        var.set(value)
+        return value

@@ -1,0 +1,214 @@
+"""The options of a stream: defined, documented and checked here, once, for every entry point."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .encoder import check_separator
+from .event import milliseconds
+from .shutdown import Shutdown
+from .types import EventLike, Headers
+
+if TYPE_CHECKING:
+    from .supervisor import CloseReport
+
+__all__ = ["StreamOptions"]
+
+Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+
+_DEFAULT_HEADERS = {
+    b"content-type": b"text/event-stream; charset=utf-8",
+    # No cache may answer for a live stream, and no proxy may compress it, which would buffer it.
+    b"cache-control": b"no-cache, no-transform",
+    b"x-accel-buffering": b"no",  # nginx buffers responses otherwise
+}
+
+# They belong to one connection, not to the response (RFC 9110, 7.6.1), and HTTP/2 and HTTP/3
+# forbid them (RFC 9113, 8.2.2).
+_HOP_BY_HOP = {
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+}
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    r"""What every entry point of the package takes, all of it keyword-only. Times are in seconds.
+
+    :param ping: send a ping when nothing was written for so long; ``None`` or 0: never.
+    :param ping_message_factory: called for each ping, returns an event-like; by default a ping is
+        an empty comment.
+    :param sep: how lines end: ``"\n"``, ``"\r\n"`` or ``"\r"``.
+    :param headers: header fields to add, a mapping or pairs; one of yours wins over a default of
+        the same name. Hop-by-hop fields are left out.
+    :param retry: the reconnection time in milliseconds, sent when the stream opens. At a shutdown
+        each client is told a random time between this and twice as much, so that they do not all
+        come back at once.
+    :param send_timeout: how long one ``send`` to the server may take, that is, how long a client
+        may stop reading; ``None``: for ever.
+    :param cleanup_timeout: how long closing the source, the last chunk and ``on_close`` may take
+        each; ``None``: as long as they want.
+    :param shutdown: learn from this :class:`~sse_asgi.Shutdown` that it is time to end, instead
+        of the one that every event loop has.
+    :param shutdown_grace_period: how long a source may go on at a shutdown, to end by itself.
+    :param max_lifetime: end the stream, as at a shutdown, when it is so old; some are ended up to
+        a tenth earlier, so that streams opened together do not end together.
+    :param max_connections: how many streams may be open at once; one more gets 503.
+    :param methods: the HTTP methods that open a stream. HEAD comes with GET.
+    :param defer_start: hold the response back until the first event, so that the source can still
+        raise :class:`~sse_asgi.HTTPError`: ``True`` for as long as that takes, or at most so many
+        seconds. By default headers leave as soon as the source waits for something.
+    :param compression: not there yet; anything but ``None`` and ``False`` is refused.
+    :param on_error: called with an exception that leaves the source; may return an event-like (or
+        be a coroutine function that does), which is sent as the last event, and the exception is
+        dealt with. Returns it ``None``, the exception leaves the application.
+    :param on_close: called with a :class:`~sse_asgi.CloseReport` when the stream is over; a
+        function or a coroutine function.
+    :param lifespan: an async context manager function, called with the application and entered
+        while the server runs; a mapping that it yields becomes the state of every request.
+    :raises TypeError: an option of a wrong type.
+    :raises ValueError: an option out of range.
+    :raises NotImplementedError: ``compression``.
+    """
+
+    ping: float | None = 15.0
+    ping_message_factory: Callable[[], EventLike] | None = None
+    sep: str = "\n"
+    headers: Headers | None = None
+    retry: int | None = None
+    send_timeout: float | None = 30.0
+    cleanup_timeout: float | None = 5.0
+    shutdown: Shutdown | None = None
+    shutdown_grace_period: float = 0.0
+    max_lifetime: float | None = None
+    max_connections: int | None = None
+    methods: Iterable[str] = ("GET",)
+    defer_start: bool | float | None = None
+    compression: Any = None
+    on_error: Callable[[Exception], EventLike | Awaitable[EventLike | None] | None] | None = None
+    on_close: Callable[[CloseReport], object] | None = None
+    lifespan: Lifespan | None = None
+
+    response_headers: list[tuple[bytes, bytes]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        def normal(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        normal("ping", _seconds("ping", self.ping) or None)
+        _function("ping_message_factory", self.ping_message_factory)
+        check_separator(self.sep)
+        if self.retry is not None:
+            milliseconds(self.retry)
+        _seconds("send_timeout", self.send_timeout, above_zero=True)
+        _seconds("cleanup_timeout", self.cleanup_timeout)
+        if not isinstance(self.shutdown, Shutdown | None):
+            raise TypeError(f"shutdown must be a Shutdown or None, not {self.shutdown!r}")
+        if self.shutdown_grace_period is None:
+            raise TypeError("shutdown_grace_period must be a number of seconds, not None")
+        _seconds("shutdown_grace_period", self.shutdown_grace_period)
+        _seconds("max_lifetime", self.max_lifetime, above_zero=True)
+        if self.max_connections is not None:
+            if not isinstance(self.max_connections, int) or isinstance(self.max_connections, bool):
+                raise TypeError(
+                    f"max_connections must be an int or None, not {self.max_connections!r}"
+                )
+            if self.max_connections < 1:
+                raise ValueError(f"max_connections must be at least 1, not {self.max_connections}")
+        normal("methods", _methods(self.methods))
+        if not isinstance(self.defer_start, bool):
+            _seconds("defer_start", self.defer_start)
+        if self.compression not in (None, False):
+            raise NotImplementedError(
+                f"compression={self.compression!r}: event streams can't be compressed yet"
+            )
+        _function("on_error", self.on_error)
+        _function("on_close", self.on_close)
+        _function("lifespan", self.lifespan)
+        normal("response_headers", merge_headers(_DEFAULT_HEADERS, self.headers))
+
+
+def merge_headers(
+    defaults: Mapping[bytes, bytes], given: Headers | None
+) -> list[tuple[bytes, bytes]]:
+    """The header fields of the response: those ``given``, and each default not given."""
+    pairs: Iterable[Any] = ()
+    if isinstance(given, Mapping):
+        pairs = given.items()
+    elif given is not None:
+        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+            raise TypeError(f"headers must be a mapping or pairs, not {given!r}")
+        pairs = given
+    fields: list[tuple[bytes, bytes]] = []
+    for pair in pairs:
+        try:
+            name, value = pair
+        except (TypeError, ValueError):
+            raise TypeError(f"headers must be pairs of name and value, not {pair!r}") from None
+        field_name, field_value = _latin1(name).lower(), _latin1(value).strip(b" \t")
+        if not _TOKEN.fullmatch(field_name):
+            raise ValueError(f"headers: {name!r} is no field name (RFC 9110, 5.1)")
+        if re.search(rb"[\r\n\0]", field_value):
+            raise ValueError(f"headers: {name!r} must not contain CR, LF or NUL: {value!r}")
+        if field_name == b"content-length":
+            raise ValueError(f"headers: the length of a stream is not known: {name!r}: {value!r}")
+        if field_name not in _HOP_BY_HOP:
+            fields.append((field_name, field_value))
+    names = {name for name, _ in fields}
+    return [pair for pair in defaults.items() if pair[0] not in names] + fields
+
+
+def _latin1(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"headers must be str or bytes, not {value!r}")
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(f"headers: not Latin-1 (RFC 9110, 5.5): {value!r}") from None
+
+
+def _methods(methods: object) -> tuple[str, ...]:
+    if isinstance(methods, (str, bytes)) or not isinstance(methods, Iterable):
+        raise TypeError(f"methods must be a sequence of str, not {methods!r}")
+    names: list[str] = []
+    for name in methods:
+        if not isinstance(name, str):
+            raise TypeError(f"methods must be a sequence of str, not {name!r} in it")
+        if not name.isascii() or not _TOKEN.fullmatch(name.encode()):
+            raise ValueError(f"methods: {name!r} is no HTTP method")
+        names.append(name.upper())
+    if not names:
+        raise ValueError("methods must not be empty")
+    return tuple(dict.fromkeys(names))
+
+
+def _seconds(name: str, value: object, *, above_zero: bool = False) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
+        raise ValueError(
+            f"{name} must be a finite number of seconds {'>' if above_zero else '>='} 0, "
+            f"not {value!r}"
+        )
+    return float(value)
+
+
+def _function(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, not {value!r}")

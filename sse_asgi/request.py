@@ -1,0 +1,158 @@
+"""A read-only view of the request that opened a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .supervisor import Stream
+    from .types import Scope
+
+__all__ = ["Address", "MultiMapping", "SSERequest"]
+
+#: A longer Last-Event-ID is none of ours: ids are positions, names or digests. It comes from the
+#: network, and may end in a log line or a query.
+MAX_LAST_EVENT_ID_BYTES = 4096
+
+
+class Address(NamedTuple):
+    """Host and port of a peer."""
+
+    host: str
+    port: int
+
+
+class MultiMapping(Mapping[str, str]):
+    """Names and values in the order in which they came; a name may come more than once.
+
+    As a mapping it gives the last value of a name; :meth:`getlist` gives all.
+    """
+
+    def __init__(self, items: Iterable[tuple[str, str]], fold: Callable[[str], str] = str) -> None:
+        self._fold = fold
+        self._lists: dict[str, list[str]] = {}
+        for name, value in items:
+            self._lists.setdefault(fold(name), []).append(value)
+
+    def getlist(self, name: str) -> list[str]:
+        """All values of ``name``, in the order in which they came; ``[]`` where there is none."""
+        return list(self._lists.get(self._fold(name), ()))
+
+    def __getitem__(self, name: str) -> str:
+        return self._lists[self._fold(name)][-1]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._fold(name) in self._lists
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lists)
+
+    def __len__(self) -> int:
+        return len(self._lists)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._lists!r})"
+
+
+class SSERequest:
+    """The request that opened a stream, as the factory sees it."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._stream: Stream | None = None
+
+    def follow(self, stream: Stream) -> None:
+        """Let ``shutting_down`` speak of ``stream``. For the application, not for factories."""
+        self._stream = stream
+
+    @property
+    def scope(self) -> Scope:
+        """The ASGI connection scope."""
+        return self._scope
+
+    @property
+    def method(self) -> str:
+        """The HTTP method, in upper case."""
+        return str(self._scope["method"])
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded, with the part that a mount took off (``root_path``)."""
+        return str(self._scope["path"])
+
+    @property
+    def path_params(self) -> Mapping[str, Any]:
+        """What a router in front found in the path; empty without one."""
+        params: Mapping[str, Any] = self._scope.get("path_params") or {}
+        return params
+
+    @cached_property
+    def headers(self) -> MultiMapping:
+        """The header fields; names in any case, values decoded as Latin-1 (RFC 9110, 5.5)."""
+        fields = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in self._scope["headers"]]
+        return MultiMapping(fields, fold=str.lower)
+
+    @cached_property
+    def query_params(self) -> MultiMapping:
+        """The parameters of the query string, decoded; those without a value included."""
+        query: bytes = self._scope.get("query_string") or b""
+        return MultiMapping(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+
+    @cached_property
+    def cookies(self) -> Mapping[str, str]:
+        """The cookies (RFC 6265, 5.4); quotes around a value are taken off."""
+        cookies: dict[str, str] = {}
+        for line in self.headers.getlist("cookie"):
+            for pair in line.split(";"):
+                name, equals, value = pair.partition("=")
+                if equals:
+                    cookies.setdefault(name.strip(), value.strip().strip('"'))
+        return cookies
+
+    @property
+    def client(self) -> Address | None:
+        """Host and port of the client, where the server knows them."""
+        client = self._scope.get("client")
+        return Address(*client) if client else None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the lifespan of the application has left for its requests."""
+        state: dict[str, Any] = self._scope.setdefault("state", {})
+        return state
+
+    @cached_property
+    def last_event_id(self) -> str | None:
+        """The id of the last event that the client has seen (WHATWG HTML 9.2.4).
+
+        Read from the ``Last-Event-ID`` header, else from the query parameter ``last_event_id``,
+        for clients that can't set a header. ``None`` where there is none, and for one of more
+        than 4 KiB. It comes from the client: do not trust it.
+        """
+        for name, value in self._scope["headers"]:
+            if name.lower() == b"last-event-id" and value:
+                return _decoded_id(value)
+        value = self.query_params.get("last_event_id")
+        return _decoded_id(value.encode()) if value else None
+
+    @property
+    def shutting_down(self) -> bool:
+        """Whether the stream is about to be ended, by a shutdown or at its ``max_lifetime``.
+
+        A source that looks at it can end by itself within ``shutdown_grace_period``.
+        """
+        return self._stream is not None and self._stream.draining
+
+
+def _decoded_id(value: bytes) -> str | None:
+    if len(value) > MAX_LAST_EVENT_ID_BYTES:
+        return None
+    try:
+        return value.decode()  # browsers send UTF-8, as the standard says
+    except UnicodeDecodeError:
+        return value.decode("latin-1")  # npm's fetch does not

@@ -1,0 +1,163 @@
+"""What a factory returned, as one kind of thing: something to step, and to close.
+
+A step is driven by hand (``send`` and ``throw`` of a coroutine), so that the supervisor can tell
+an event that was there at once from one that has to be waited for.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from .errors import HTTPError
+from .loops import call_soon, current_loop, of_this_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+    from .types import EventLike
+
+__all__ = ["AsyncSource", "Step", "ThreadSource", "current_thread_limiter", "open_source"]
+
+#: Something with the ``send`` and ``throw`` of a coroutine; returns the event.
+Step: TypeAlias = "Generator[Any, Any, EventLike] | Coroutine[Any, Any, EventLike]"
+
+#: How many sync iterables an event loop serves at once. Each may block a thread for as long as
+#: it likes, so they have a pool of their own; a thread that waits costs some 50 KiB.
+SYNC_STREAMS = 256
+
+_END = cast("EventLike", object())
+
+
+class OpenSource(Protocol):
+    """A source that is being read."""
+
+    def step(self) -> Step:
+        """Start on the next event; ``StopAsyncIteration`` comes out of it at the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the source. Anything that its cleanup raises comes out."""
+        ...
+
+
+def open_source(source: object) -> OpenSource:
+    """Make ``source`` ready to be read.
+
+    :raises TypeError: for what is no iterable of events.
+    :raises HTTPError: 503, where all threads for sync iterables are taken.
+    """
+    if isinstance(source, AsyncIterable):
+        return AsyncSource(source)
+    if isinstance(source, (str, bytes, dict)) or not isinstance(source, Iterable):
+        raise TypeError(
+            "the factory must return an async iterable or an iterable of events, not "
+            f"{type(source).__name__}: {source!r:.80}"
+        )
+    return ThreadSource(source)
+
+
+class AsyncSource:
+    """An async iterable: its code runs in the task of the stream."""
+
+    def __init__(self, source: AsyncIterable[EventLike]) -> None:
+        self._iterator: AsyncIterator[EventLike] = aiter(source)
+        self.step: Callable[[], Step]
+        if isinstance(self._iterator, AsyncGenerator):
+            # Its awaitable has send and throw itself: no coroutine around it.
+            self.step = cast("Callable[[], Step]", self._iterator.__anext__)
+        else:
+            self.step = self._next
+
+    async def _next(self) -> EventLike:
+        return await anext(self._iterator)
+
+    async def aclose(self) -> None:
+        """Close the iterator, if it can be closed."""
+        aclose = getattr(self._iterator, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+
+class ThreadSource:
+    """A sync iterable: its code runs in worker threads, one call at a time.
+
+    It holds a place in the limiter from the first step to the end of ``close()``, so threads
+    that nobody waits for any longer still count.
+    """
+
+    def __init__(self, source: Iterable[EventLike]) -> None:
+        self._loop = current_loop()
+        self._limiter = current_thread_limiter()
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(self)
+        except anyio.WouldBlock:
+            raise HTTPError(
+                503, "all threads for streams are busy", headers={"retry-after": "5"}
+            ) from None
+        self._iterator: Iterator[EventLike] | None = None
+        self._source = source
+        # One context for all calls, as in one thread: a ContextVar set in one step is there in
+        # the next, and its token is good in the last.
+        self._context = contextvars.copy_context()
+        self._running = threading.Lock()
+
+    async def step(self) -> EventLike:
+        """Call ``next()``; one that is left alone goes on in its thread."""
+        event = await self._in_thread(self._next)
+        if event is _END:
+            raise StopAsyncIteration
+        return event
+
+    async def aclose(self) -> None:
+        """Call ``close()`` when the last step has ended; it goes on without us if need be."""
+        await self._in_thread(self._close)
+
+    async def _in_thread(self, call: Callable[[], EventLike]) -> EventLike:
+        return await anyio.to_thread.run_sync(
+            self._context_run, call, abandon_on_cancel=True, limiter=_unlimited()
+        )
+
+    def _context_run(self, call: Callable[[], EventLike]) -> EventLike:
+        # A step whose stream is gone may still be running: close() waits for it here, in a
+        # thread, and not on the event loop.
+        with self._running:
+            return self._context.run(call)
+
+    def _next(self) -> EventLike:
+        if self._iterator is None:
+            self._iterator = iter(self._source)
+        return next(self._iterator, _END)
+
+    def _close(self) -> EventLike:
+        try:
+            close = getattr(self._iterator, "close", None)
+            if close is not None:
+                close()
+        finally:
+            # From here and not from aclose(), which may have given up waiting.
+            call_soon(self._loop, self._limiter.release_on_behalf_of, self)
+        return _END
+
+
+_limiter: RunVar[anyio.CapacityLimiter] = RunVar("sse_asgi.thread_limiter")
+_no_limit: RunVar[anyio.CapacityLimiter] = RunVar("sse_asgi.no_limit")
+
+
+def current_thread_limiter() -> anyio.CapacityLimiter:
+    """The limiter of this event loop for streams from sync iterables, one token a stream.
+
+    Set its ``total_tokens`` to allow more or fewer; a stream that finds none gets 503.
+    """
+    return of_this_loop(_limiter, partial(anyio.CapacityLimiter, SYNC_STREAMS))
+
+
+def _unlimited() -> anyio.CapacityLimiter:
+    return of_this_loop(_no_limit, partial(anyio.CapacityLimiter, math.inf))

@@ -1,0 +1,623 @@
+"""The life of one stream, from its first message to its last.
+
+Two tasks share it. The *host* is the task that the server gave us: it steps the source, encodes
+what comes and sends it. The *watchdog* waits on ``receive()``, with the next deadline as its
+timeout, and decides when it is time to end. Everything that happens at a time of its own (the
+start of the response, a ping, a timeout, a disconnect, a shutdown) happens there.
+
+A stream moves through :class:`State` in one direction, and ends for one :class:`CloseReason`.
+
+Scopes of the host, from the outside in:
+
+- the task group of the watchdog;
+- ``_interruption``: cancelled by the watchdog to wake the host from whatever it waits for. It is
+  shielded: a cancellation from outside reaches the watchdog, which decides like in any other case;
+- ``_cleanup``: from the moment that a cancellation has entered the source it shields the source
+  from the one outside, so that its ``finally`` may wait for something, and its deadline bounds
+  that. No scope is opened after the source was entered: the source may have scopes of its own
+  open around a ``yield``, and scopes must be left in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import sys
+import types
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint
+
+from . import loops
+from .encoder import encode
+from .errors import HTTPError
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from .options import StreamOptions
+    from .shutdown import Shutdown
+    from .source import OpenSource, Step
+    from .types import EventLike, Message, Receive, Scope, Send
+
+__all__ = ["CloseReason", "CloseReport", "Stream"]
+
+logger = logging.getLogger("sse_asgi")
+
+#: The default ping: an empty comment, the shortest thing that keeps a connection busy.
+PING = b":\n\n"
+
+#: Go once round the event loop after so many seconds without having waited (a source that never
+#: waits would starve everybody else). Short against what people and other requests notice.
+TURN = 0.005
+
+
+class State(IntEnum):
+    """Where a stream is in its life."""
+
+    OPEN = 0  #: events flow
+    DRAINING = 1  #: told to end; the source has the grace period to do so
+    CLOSING = 2  #: the source is being closed, at most ``cleanup_timeout``
+    CLOSED = 3  #: nothing but the last chunk and ``on_close``
+
+
+class CloseReason(str, Enum):
+    """Why a stream has ended."""
+
+    FINISHED = "finished"  #: the source came to its end
+    CLIENT_DISCONNECTED = "client_disconnected"  #: the client went away
+    SHUTDOWN = "shutdown"  #: the server or the application is stopping
+    SEND_TIMEOUT = "send_timeout"  #: the client stopped reading
+    MAX_LIFETIME = "max_lifetime"  #: the stream was old enough
+    ERROR = "error"  #: the source, or a function of the application's, raised
+    CANCELLED = "cancelled"  #: the server, or a scope around the application, cancelled it
+
+
+@dataclass(frozen=True)
+class CloseReport:
+    """What ``on_close`` gets.
+
+    :param reason: why the stream has ended.
+    :param events: how many events were sent; pings are none.
+    :param bytes: how many bytes of body were sent.
+    :param duration: how long the stream was open, in seconds.
+    :param error: what the source raised, where the reason is an error.
+    """
+
+    reason: CloseReason
+    events: int
+    bytes: int
+    duration: float
+    error: BaseException | None = None
+
+
+#: Ways to end that are no reason of their own for a stream that was told to end.
+_AS_TOLD = (CloseReason.FINISHED, CloseReason.CANCELLED)
+
+_YIELD_IN_CLEANUP = "the source yielded while it was being closed; that is not sent"
+
+_SCOPE_AROUND_YIELD = (
+    "the source was cancelled at a yield: a cancel scope, timeout or task group that it holds open "
+    "around the yield cancels whoever reads it (PEP 789); open it between two yields, or leave it "
+    "to a task of its own that hands over what it has"
+)
+
+
+class _Gone(Exception):
+    pass
+
+
+class Stream:
+    """One event stream.
+
+    :param source: closed on every way out, in the task that calls :meth:`run`.
+    :param options: what :func:`~sse_asgi.sse_app` was given.
+    :param on_drain: called when the stream is told to end, before the grace period.
+    """
+
+    def __init__(
+        self,
+        source: OpenSource,
+        options: StreamOptions,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        shutdown: Shutdown,
+        status: int = 200,
+        on_drain: Callable[[], object] | None = None,
+    ) -> None:
+        self._source = source
+        self._options = options
+        self._scope = scope
+        self._receive = receive
+        self._raw_send = send
+        self._shutdown = shutdown
+        self._status = status
+        self._on_drain = on_drain
+
+        self._state = State.OPEN
+        self._reason: CloseReason | None = None
+        self._error: BaseException | None = None  # to be raised at the end
+        self._failure: BaseException | None = None  # to be reported
+        self._cancelled: BaseException | None = None
+        self._events = 0
+        self._bytes = 0
+
+        self._ping = options.ping
+        self._ping_or_inf = _or_forever(options.ping)
+        self._send_timeout = _or_forever(options.send_timeout)
+        self._cleanup_timeout = _or_forever(options.cleanup_timeout)
+
+        self._clock = loops.clock()
+        self._opened = self._last_write = self._last_turn = now = self._clock()
+        self._started = False
+        self._starts = now + _deferred(options.defer_start)
+        # Spread, so that streams that were opened together do not end together.
+        self._lifetime_ends = now + _or_forever(options.max_lifetime) * random.uniform(0.9, 1)
+        self._drain_ends = math.inf
+        self._sending_since: float | None = None
+        self._thrown_at: float | None = None
+
+        self._interruption = CancelScope(shield=True)
+        self._cleanup = CancelScope()
+        self._cancel_requests = loops.cancel_requests()
+        self._cancel_requests_before = self._cancel_requests()
+
+        self._pause = CancelScope()  # what the watchdog waits in
+        self._wakes = math.inf  # its deadline
+        self._watchdog_sends = False
+        self._turn_comes: anyio.Event | None = None
+        self._body_seen = False
+        self._replays = 0
+
+    @property
+    def draining(self) -> bool:
+        """Whether the stream has been told to end."""
+        return self._state is not State.OPEN
+
+    async def run(self) -> None:
+        """Serve the stream to its end; what the source raised leaves as itself."""
+        self._shutdown.listen(self._shut_down)
+        try:
+            if self._shutdown.draining:
+                self._shut_down(self._shutdown.grace)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch)
+                await self._host()
+                tasks.cancel_scope.cancel()
+        except BaseException as exc:
+            self._cancelled = exc  # from around the application; leaves below
+        finally:
+            self._shutdown.forget(self._shut_down)
+        await self._end()
+        leaves = self._error or self._cancelled
+        self._error = self._cancelled = None
+        if leaves is not None:
+            try:
+                raise leaves
+            finally:
+                del leaves  # its traceback has this frame: no cycle for the collector
+
+    # -- the host: steps the source and sends what it yields -------------------------------------
+
+    async def _host(self) -> None:
+        try:
+            with self._interruption, self._cleanup:
+                try:
+                    await self._pump()
+                    self._close(CloseReason.FINISHED)
+                except _Gone:
+                    self._close(CloseReason.CLIENT_DISCONNECTED)
+                except Exception as exc:
+                    self._fail(exc)
+                finally:
+                    await self._close_source()
+        except anyio.get_cancelled_exc_class() as exc:
+            # Not the interruption, which ends above: Task.cancel() by the server, or a scope of
+            # the source's own.
+            if self._cancelled_natively():
+                self._close(CloseReason.CANCELLED)
+                self._cancelled = exc
+            elif self._error is None:
+                error = RuntimeError(_SCOPE_AROUND_YIELD)
+                error.__cause__ = exc
+                self._fail(error)
+        except BaseException as exc:  # such as KeyboardInterrupt
+            self._close(CloseReason.CANCELLED)
+            self._cancelled = exc
+        if self._watchdog_sends:
+            with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
+                await self._my_turn()
+
+    async def _pump(self) -> None:
+        """Send what the source yields, one event at a time: the next is asked for when the last
+        was accepted.
+        """
+        sep = self._options.sep
+        start_step = self._source.step
+        while True:
+            step = start_step()
+            try:
+                trap = step.send(None)
+            except StopIteration as got:
+                event = got.value
+            except StopAsyncIteration:
+                return
+            else:
+                try:
+                    event = await self._resume(step, trap)
+                except StopAsyncIteration:
+                    return
+            self._thrown_at = None
+            if self._state >= State.CLOSING:
+                logger.warning(_YIELD_IN_CLEANUP)
+                return
+            await self._send_event(encode(event, sep))
+
+    @types.coroutine
+    def _resume(self, step: Step, trap: Any) -> Generator[Any, Any, EventLike]:
+        """Wait for a step of the source: what ``await`` does, but a cancellation is seen here at
+        the moment when it enters the source.
+        """
+        try:
+            while True:
+                try:
+                    value = yield trap
+                except BaseException as exc:
+                    self._cancellation_enters()
+                    trap = step.throw(exc)
+                else:
+                    # trio hands everything over as an outcome: a value, or an error to raise.
+                    if self._state >= State.CLOSING and hasattr(value, "error"):
+                        self._cancellation_enters()
+                    trap = step.send(value)
+        except StopIteration as got:
+            event: EventLike = got.value
+            return event
+
+    def _cancellation_enters(self) -> None:
+        # Cancel scopes cancel every wait from now on. The source gets that once; what it waits
+        # for on its way out is its cleanup. Where the watchdog has not decided to close, a scope
+        # inside the source is cancelled, which is the source's own business.
+        if self._state >= State.CLOSING:
+            self._cleanup.shield = True
+        elif self._thrown_at is None:
+            # Or the server has cancelled the task, which no scope can tell. The watchdog has a
+            # look at it when the time for a cleanup is over.
+            self._thrown_at = self._clock()
+            self._wake_watchdog(self._thrown_at + self._cleanup_timeout)
+
+    def _cancelled_natively(self) -> bool:
+        """Whether somebody has called ``Task.cancel()`` on the host (asyncio)."""
+        pending = self._cancel_requests()
+        before = self._cancel_requests_before
+        return pending is None or before is None or pending > before
+
+    async def _send_event(self, frame: bytes) -> None:
+        if self._watchdog_sends:
+            await self._my_turn()
+        if not self._started:
+            await self._send_start()
+            frame = self._preamble() + frame
+        await self._send_body(frame)
+        self._events += 1
+        now = self._last_write
+        if now - self._last_turn >= TURN:
+            await checkpoint()
+            self._last_turn = self._clock()
+
+    async def _send_start(self) -> None:
+        self._started = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": self._status,
+                "headers": self._options.response_headers,
+            }
+        )
+
+    async def _send_body(self, frame: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+        self._bytes += len(frame)
+
+    async def _send(self, message: Message) -> None:
+        now = self._clock()
+        self._sending_since = now
+        if now + self._send_timeout < self._wakes:
+            self._wake_watchdog(now + self._send_timeout)
+        try:
+            await self._raw_send(message)
+        except OSError:  # some servers raise it when the client is gone (ASGI HTTP spec 2.4)
+            raise _Gone from None
+        self._sending_since = None
+        self._last_write = self._clock()
+
+    def _preamble(self) -> bytes:
+        """What comes first in the body. Some servers and middlewares hold the headers back until
+        there is a body, so it is sent even where it is empty.
+        """
+        retry = self._options.retry
+        return b"" if retry is None else encode({"retry": retry}, self._options.sep)
+
+    async def _my_turn(self) -> None:
+        """Wait until the watchdog is not sending."""
+        while self._watchdog_sends:
+            self._turn_comes = anyio.Event()
+            await self._turn_comes.wait()
+
+    async def _close_source(self) -> None:
+        self._bound_cleanup()
+        self._cleanup.shield = True
+        try:
+            await self._source.aclose()
+        except Exception as exc:
+            if isinstance(exc, RuntimeError) and "ignored GeneratorExit" in str(exc):
+                logger.warning(_YIELD_IN_CLEANUP)
+            else:
+                self._fail(exc)
+        except BaseExceptionGroup as group:
+            # A task group open around the yield: it wraps the GeneratorExit that closes it.
+            if (rest := group.split(GeneratorExit)[1]) is not None:
+                self._fail(rest)
+        finally:
+            if self._cleanup.cancel_called:
+                logger.warning(
+                    "the source was not closed within cleanup_timeout=%s s", self._cleanup_timeout
+                )
+
+    # -- the watchdog: waits for the client and the clock ----------------------------------------
+
+    async def _watch(self) -> None:
+        try:
+            while True:
+                await self._attend()
+                if self._state >= State.CLOSING:
+                    return
+                message = await self._next_message()
+                if message is not None and message["type"] == "http.disconnect":
+                    raise _Gone
+        except (_Gone, OSError):
+            self._interrupt(CloseReason.CLIENT_DISCONNECTED)
+        except Exception as exc:  # ping_message_factory, or receive() of a middleware
+            self._interrupt(CloseReason.ERROR)
+            self._fail(exc)
+        except BaseException:
+            # Cancelled from around the application; or by run(), when the host has come to an end.
+            self._interrupt(CloseReason.CANCELLED)
+            raise
+
+    async def _attend(self) -> None:
+        """Do what is due now."""
+        now = self._clock()
+        sending_since = self._sending_since
+        if now >= self._lifetime_ends:
+            self._lifetime_ends = math.inf
+            self._drain(CloseReason.MAX_LIFETIME, self._options.shutdown_grace_period)
+        if self._thrown_at is not None and now >= self._thrown_at + self._cleanup_timeout:
+            self._thrown_at = None
+            if self._cancelled_natively():
+                self._close(CloseReason.CANCELLED)
+                self._cleanup.cancel()
+        if now >= self._drain_ends:
+            self._interrupt(self._reason or CloseReason.SHUTDOWN)
+        elif sending_since is not None:
+            if now >= sending_since + self._send_timeout:
+                self._interrupt(CloseReason.SEND_TIMEOUT)
+        elif not self._started:
+            if now >= self._starts:
+                await self._send_aside(self._preamble())
+        elif self._ping is not None and now >= self._last_write + self._ping:
+            await self._send_aside(self._ping_frame())
+
+    def _next_deadline(self) -> float:
+        now = self._clock()
+        deadline = min(self._lifetime_ends, self._drain_ends)
+        if self._thrown_at is not None:
+            deadline = min(deadline, self._thrown_at + self._cleanup_timeout)
+        if self._sending_since is not None:
+            # When this send ends is not known, so neither is when the next ping is due; but not
+            # earlier than this.
+            return min(deadline, self._sending_since + self._send_timeout, now + self._ping_or_inf)
+        if not self._started:
+            return min(deadline, self._starts)
+        return min(deadline, self._last_write + self._ping_or_inf)
+
+    async def _next_message(self) -> Message | None:
+        """The next message of the server, or ``None`` where a deadline comes first.
+
+        A pending ``receive()`` may be cancelled and called again: no message is lost.
+        """
+        message = None
+        self._wakes = self._next_deadline()
+        with CancelScope(deadline=self._wakes) as self._pause:
+            if self._replays:
+                # A middleware that answers every receive() with the body again, at once.
+                await anyio.sleep(min(1, 0.01 * 2**self._replays))
+            message = await self._receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                self._replays += self._body_seen
+                self._body_seen = True
+        return message
+
+    async def _send_aside(self, frame: bytes) -> None:
+        """Send from the watchdog, while the host is not sending; it waits if it wants to."""
+        now = self._clock()
+        self._watchdog_sends = True
+        self._wakes = min(now + self._send_timeout, self._drain_ends)
+        try:
+            with CancelScope(deadline=self._wakes) as self._pause:
+                if not self._started:
+                    await self._send_start()
+                await self._send_body(frame)
+        finally:
+            self._watchdog_sends = False
+            self._sending_since = None
+            if self._turn_comes is not None:
+                self._turn_comes.set()
+                self._turn_comes = None
+        if self._pause.cancelled_caught and self._clock() < self._drain_ends:
+            self._interrupt(CloseReason.SEND_TIMEOUT)
+
+    def _wake_watchdog(self, at: float) -> None:
+        if at < self._wakes:
+            self._wakes = self._pause.deadline = at
+
+    def _ping_frame(self) -> bytes:
+        factory = self._options.ping_message_factory
+        return PING if factory is None else encode(factory(), self._options.sep)
+
+    # -- ways to end -----------------------------------------------------------------------------
+
+    def _shut_down(self, grace: float | None) -> None:
+        if grace is None:
+            grace = self._options.shutdown_grace_period
+        self._drain(CloseReason.SHUTDOWN, grace)
+
+    def _drain(self, reason: CloseReason, grace: float) -> None:
+        """Tell the source to end; the watchdog closes it after ``grace`` seconds."""
+        self._drain_ends = min(self._drain_ends, self._clock() + grace)
+        self._wake_watchdog(self._drain_ends)
+        if self._state is not State.OPEN:
+            return
+        self._state = State.DRAINING
+        self._reason = reason
+        if self._on_drain is not None:
+            self._on_drain()
+
+    def _close(self, reason: CloseReason) -> None:
+        """The stream ends here, for ``reason`` unless there was another before."""
+        if self._state < State.CLOSING:
+            told_to = self._state is State.DRAINING and reason in _AS_TOLD
+            if not told_to:
+                self._reason = reason
+            self._state = State.CLOSING
+            self._bound_cleanup()
+
+    def _interrupt(self, reason: CloseReason) -> None:
+        """End the stream from the watchdog: wake the host from whatever it waits for."""
+        if self._state < State.CLOSING:
+            self._close(reason)
+            self._interruption.cancel()
+
+    def _fail(self, error: BaseException) -> None:
+        """The stream ends with an exception of the user's code; the first one counts."""
+        self._close(CloseReason.ERROR)
+        if self._error is None:
+            self._error = error
+        else:
+            logger.error("another exception while the source was closed", exc_info=error)
+
+    def _bound_cleanup(self) -> None:
+        if self._cleanup.deadline == math.inf:
+            self._cleanup.deadline = self._clock() + self._cleanup_timeout
+
+    async def _end(self) -> None:
+        """Tell the client that the stream is over, if it can hear it, and then the application."""
+        self._close(CloseReason.CANCELLED)
+        self._state = State.CLOSED
+        reason, self._failure = self._reason, self._error
+        timeout = (
+            self._options.send_timeout
+            if reason is CloseReason.FINISHED
+            else self._options.cleanup_timeout
+        )
+        with anyio.move_on_after(timeout, shield=True):
+            try:
+                if reason is CloseReason.ERROR:
+                    await self._send_error()
+                elif reason is CloseReason.SEND_TIMEOUT:
+                    await self._break_off()
+                elif reason is not CloseReason.CLIENT_DISCONNECTED:
+                    await self._send_last(self._farewell())
+            except _Gone:
+                pass
+        if self._options.on_close is not None:
+            await self._report(self._options.on_close)
+
+    async def _send_last(self, frame: bytes) -> None:
+        if not self._started:
+            await self._send_start()
+            frame = self._preamble() + frame
+        if frame:
+            await self._send_body(frame)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _farewell(self) -> bytes:
+        """Spread the clients of a server that stops over some time: they come back to another."""
+        retry = self._options.retry
+        if retry is None or self._reason in (CloseReason.FINISHED, CloseReason.CANCELLED):
+            return b""
+        return encode({"retry": random.randint(retry, 2 * retry)}, self._options.sep)
+
+    async def _send_error(self) -> None:
+        """End a stream whose source has raised: by an event of ``on_error``, or by breaking off."""
+        error = self._error
+        event = None
+        if isinstance(error, HTTPError):
+            if not self._started:
+                return  # the status can still be sent
+            logger.error("%r came after the response had started; see defer_start", error)
+        if self._options.on_error is not None and isinstance(error, Exception):
+            try:
+                event = self._options.on_error(error)
+                if isawaitable(event):
+                    event = await event
+                last = None if event is None else encode(event, self._options.sep)
+            except Exception as exc:
+                self._error = exc
+            else:
+                if last is not None:
+                    self._error = None
+                    await self._send_last(last)
+                    return
+        await self._break_off()
+
+    async def _break_off(self) -> None:
+        """Leave without a last chunk, which tells the client that this is no regular end."""
+        if self._started and _hides_broken_responses(self._scope):
+            await self._send_last(b"")
+
+    async def _report(self, on_close: Callable[[CloseReport], object]) -> None:
+        assert self._reason is not None
+        duration = self._clock() - self._opened
+        report = CloseReport(self._reason, self._events, self._bytes, duration, self._failure)
+        with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
+            try:
+                result = on_close(report)
+                if isawaitable(result):
+                    await result
+            except Exception:
+                logger.exception("on_close raised")
+
+
+def _hides_broken_responses(scope: Scope) -> bool:
+    """Whether the server leaves the client waiting when the application breaks off a response.
+
+    Others close the connection, or reset the stream, which a client can tell from the end. These
+    two can be told by what they say of themselves: of all servers only hypercorn offers HTTP/2
+    push, and daphne gives no version of the specification.
+    """
+    if scope.get("http_version") in ("2", "3"):
+        return "http.response.push" in (scope.get("extensions") or {})
+    return "daphne.server" in sys.modules and "spec_version" not in scope.get("asgi", {})
+
+
+def _or_forever(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
+
+
+def _deferred(defer_start: bool | float | None) -> float:
+    """How many seconds the start of the response may wait for the first event."""
+    if isinstance(defer_start, bool):
+        return math.inf if defer_start else 0
+    return defer_start or 0

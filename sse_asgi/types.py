@@ -1,0 +1,90 @@
+"""The types of the ASGI interface, and of what a source may yield."""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+)
+from typing import Any, Protocol, TypeAlias, TypedDict
+
+__all__ = [
+    "ASGIApp",
+    "EventDict",
+    "EventLike",
+    "Factory",
+    "HasEventFields",
+    "Headers",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "Source",
+]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class EventDict(TypedDict, total=False):
+    """The fields of an event as a ``dict``: see :class:`~sse_asgi.ServerSentEvent`."""
+
+    data: Any
+    event: str | None
+    id: str | int | None
+    retry: int | None
+    comment: str | None
+
+
+class HasEventFields(Protocol):
+    """Any object that has the five fields of an event as attributes."""
+
+    @property
+    def data(self) -> Any:
+        """The data field, before it is turned into text."""
+        ...
+
+    @property
+    def event(self) -> str | None:
+        """The event name."""
+        ...
+
+    @property
+    def id(self) -> str | int | None:
+        """The event id."""
+        ...
+
+    @property
+    def retry(self) -> int | None:
+        """The reconnection time in milliseconds."""
+        ...
+
+    @property
+    def comment(self) -> str | None:
+        """A comment."""
+        ...
+
+
+#: What a source may yield: an event, a ``dict`` of its fields, a ``str`` (the data), ``bytes``
+#: (a frame that is encoded already), or an object with the five fields as attributes.
+EventLike: TypeAlias = HasEventFields | EventDict | dict[str, Any] | str | bytes
+
+Source: TypeAlias = AsyncIterable[EventLike] | Iterable[EventLike]
+
+#: A generator function, or a function that returns a source; called with the request or with
+#: nothing.
+Factory: TypeAlias = Callable[..., Source | Awaitable[Source]]
+
+Headers: TypeAlias = (
+    Mapping[str, str]
+    | Mapping[bytes, bytes]
+    | Iterable[tuple[str, str]]
+    | Iterable[tuple[bytes, bytes]]
+)
