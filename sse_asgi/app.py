@@ -82,24 +82,27 @@ class SSEApp:
         else:
             try:
                 await self._stream(scope, receive, send)
-            except HTTPError as exc:
-                await _respond(send, exc)
             finally:
                 self._leave()
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = SSERequest(scope)
-        source = await self._open(request)
-        stream = Stream(
-            source,
-            self.options,
-            scope,
-            receive,
-            send,
-            shutdown=self.options.shutdown or server_shutdown(),
-        )
-        request.follow(stream)
-        await stream.run()
+        stream: Stream | None = None
+        try:
+            stream = Stream(
+                await self._open(request),
+                self.options,
+                scope,
+                receive,
+                send,
+                shutdown=self.options.shutdown or server_shutdown(),
+            )
+            request.follow(stream)
+            await stream.run()
+        except HTTPError as exc:
+            if stream is not None and stream.started:
+                raise
+            await _respond(send, exc)
 
     async def _open(self, request: SSERequest) -> OpenSource:
         source = self.factory(request) if self._takes_request else self.factory()

@@ -39,7 +39,8 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
     """
     if isinstance(event, str):
-        return _frame(event, None, None, None, None, sep)
+        data = event if type(event) is str else text("data", event)
+        return _frame(data, None, None, None, None, sep)
     if isinstance(event, bytes):
         return event
     if isinstance(event, ServerSentEvent):

@@ -94,6 +94,8 @@ def text(name: str, value: object) -> str:
     """``value``, if it is a ``str`` that UTF-8 can carry."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}: {_short(value)}")
+    if type(value) is not str:  # an Enum, say, whose str() may be its name
+        value = str.__str__(value)
     if not value.isascii():
         try:
             value.encode()
@@ -131,7 +133,7 @@ def milliseconds(value: object) -> int:
         )
     if value < 0:
         raise ValueError(f"retry must not be negative: {value}")
-    return value
+    return int(value)
 
 
 def data_text(value: object) -> str:

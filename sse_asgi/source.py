@@ -89,8 +89,8 @@ class AsyncSource:
 class ThreadSource:
     """A sync iterable: its code runs in worker threads, one call at a time.
 
-    It holds a place in the limiter from the first step to the end of ``close()``, so threads
-    that nobody waits for any longer still count.
+    It holds a place in the limiter from before the first step to the end of ``close()``, so a
+    thread that nobody waits for any longer still counts.
     """
 
     def __init__(self, source: Iterable[EventLike]) -> None:
@@ -102,49 +102,51 @@ class ThreadSource:
             raise HTTPError(
                 503, "all threads for streams are busy", headers={"retry-after": "5"}
             ) from None
-        self._iterator: Iterator[EventLike] | None = None
         self._source = source
+        self._iterator: Iterator[EventLike] | None = None
         # One context for all calls, as in one thread: a ContextVar set in one step is there in
         # the next, and its token is good in the last.
         self._context = contextvars.copy_context()
         self._running = threading.Lock()
+        self._closed = anyio.Event()
+        self._close_error: BaseException | None = None
 
     async def step(self) -> EventLike:
         """Call ``next()``; one that is left alone goes on in its thread."""
-        event = await self._in_thread(self._next)
+        event = await anyio.to_thread.run_sync(
+            self._next, abandon_on_cancel=True, limiter=_unlimited()
+        )
         if event is _END:
             raise StopAsyncIteration
         return event
 
     async def aclose(self) -> None:
         """Call ``close()`` when the last step has ended; it goes on without us if need be."""
-        await self._in_thread(self._close)
-
-    async def _in_thread(self, call: Callable[[], EventLike]) -> EventLike:
-        return await anyio.to_thread.run_sync(
-            self._context_run, call, abandon_on_cancel=True, limiter=_unlimited()
-        )
-
-    def _context_run(self, call: Callable[[], EventLike]) -> EventLike:
-        # A step whose stream is gone may still be running: close() waits for it here, in a
-        # thread, and not on the event loop.
-        with self._running:
-            return self._context.run(call)
+        # In a thread of its own: a worker thread that is abandoned in time never starts.
+        threading.Thread(target=self._close, name="sse_asgi close", daemon=True).start()
+        await self._closed.wait()
+        if self._close_error is not None:
+            raise self._close_error
 
     def _next(self) -> EventLike:
-        if self._iterator is None:
-            self._iterator = iter(self._source)
-        return next(self._iterator, _END)
+        with self._running:
+            if self._iterator is None:
+                self._iterator = self._context.run(iter, self._source)
+            return self._context.run(next, self._iterator, _END)
 
-    def _close(self) -> EventLike:
-        try:
-            close = getattr(self._iterator, "close", None)
-            if close is not None:
-                close()
-        finally:
-            # From here and not from aclose(), which may have given up waiting.
-            call_soon(self._loop, self._limiter.release_on_behalf_of, self)
-        return _END
+    def _close(self) -> None:
+        with self._running:
+            try:
+                close = getattr(self._iterator, "close", None)
+                if close is not None:
+                    self._context.run(close)
+            except BaseException as exc:
+                self._close_error = exc
+        call_soon(self._loop, self._note_closed)
+
+    def _note_closed(self) -> None:
+        self._limiter.release_on_behalf_of(self)
+        self._closed.set()
 
 
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("sse_asgi.thread_limiter")

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import CancelScope
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import loops
 from .encoder import encode
@@ -181,6 +181,11 @@ class Stream:
         self._replays = 0
 
     @property
+    def started(self) -> bool:
+        """Whether the response has started, so that its status can't change any more."""
+        return self._started
+
+    @property
     def draining(self) -> bool:
         """Whether the stream has been told to end."""
         return self._state is not State.OPEN
@@ -194,7 +199,8 @@ class Stream:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch)
                 await self._host()
-                tasks.cancel_scope.cancel()
+                # Not the scope of the group: an exception that leaves a task is kept in a cycle.
+                self._pause.cancel()
         except BaseException as exc:
             self._cancelled = exc  # from around the application; leaves below
         finally:
@@ -207,6 +213,7 @@ class Stream:
                 raise leaves
             finally:
                 del leaves  # its traceback has this frame: no cycle for the collector
+        await checkpoint_if_cancelled()
 
     # -- the host: steps the source and sends what it yields -------------------------------------
 
@@ -245,7 +252,7 @@ class Stream:
         """
         sep = self._options.sep
         start_step = self._source.step
-        while True:
+        while self._state < State.CLOSING:
             step = start_step()
             try:
                 trap = step.send(None)
@@ -260,7 +267,8 @@ class Stream:
                     return
             self._thrown_at = None
             if self._state >= State.CLOSING:
-                logger.warning(_YIELD_IN_CLEANUP)
+                if self._cleanup.shield:  # the source has been told
+                    logger.warning(_YIELD_IN_CLEANUP)
                 return
             await self._send_event(encode(event, sep))
 
@@ -379,20 +387,19 @@ class Stream:
 
     async def _watch(self) -> None:
         try:
-            while True:
+            while self._state < State.CLOSING:
                 await self._attend()
-                if self._state >= State.CLOSING:
-                    return
-                message = await self._next_message()
-                if message is not None and message["type"] == "http.disconnect":
-                    raise _Gone
+                if self._state < State.CLOSING:
+                    message = await self._next_message()
+                    if message is not None and message["type"] == "http.disconnect":
+                        raise _Gone
         except (_Gone, OSError):
             self._interrupt(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:  # ping_message_factory, or receive() of a middleware
             self._interrupt(CloseReason.ERROR)
             self._fail(exc)
         except BaseException:
-            # Cancelled from around the application; or by run(), when the host has come to an end.
+            # Cancelled from around the application, which the host is shielded from.
             self._interrupt(CloseReason.CANCELLED)
             raise
 

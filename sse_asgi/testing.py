@@ -16,7 +16,7 @@ for ever.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -61,7 +61,6 @@ def connect(
         a disconnect).
     """
     raw_path, _, query = path.partition("?")
-    pairs: Iterable[Any] = headers.items() if isinstance(headers, Mapping) else headers or ()
     full_scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -72,7 +71,7 @@ def connect(
         "raw_path": raw_path.encode(),
         "root_path": "",
         "query_string": query.encode(),
-        "headers": [(_bytes(name).lower(), _bytes(value)) for name, value in pairs],
+        "headers": _raw_headers(headers),
         "client": ("127.0.0.1", 50000),
         "server": ("testserver", 80),
         "state": {},
@@ -124,11 +123,6 @@ class Connection:
         }
 
     @property
-    def body(self) -> bytes:
-        """The body so far of a response that is no event stream, such as an error."""
-        return bytes(self._body)
-
-    @property
     def comments(self) -> list[str]:
         """The comments so far, pings among them; a space after the colon is taken off."""
         return list(self._comments)
@@ -173,6 +167,18 @@ class Connection:
         self._unread -= size
         self._notify()
         return event
+
+    async def read(self) -> bytes:
+        """Wait for the end of a response that is no event stream, such as an error; its body.
+
+        :raises anyio.IncompleteRead: the application has returned before the end.
+        :raises Exception: what the application has raised.
+        """
+        while not self._complete:
+            if self._returned:
+                raise self._take_error()
+            await self._changed.wait()
+        return bytes(self._body)
 
     def __aiter__(self) -> Self:
         return self
@@ -299,5 +305,10 @@ class Connection:
         return self._start
 
 
-def _bytes(value: str | bytes) -> bytes:
+def _raw_headers(headers: Headers | None) -> list[tuple[bytes, bytes]]:
+    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers or ()
+    return [(_latin1(name).lower(), _latin1(value)) for name, value in pairs]
+
+
+def _latin1(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("latin-1")

@@ -1,0 +1,34 @@
+"""Programs by others that some tests run against, and what to do where one is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+NODE_DIR = Path(__file__).parent / "node"
+
+
+def missing(peer: str, reason: str) -> NoReturn:
+    """Skip the test, or fail it where `SSE_ASGI_TEST_REQUIRE` (comma-separated) names the peer.
+
+    Developers have what they have; CI says what it has, so that nothing is skipped there unseen.
+    """
+    required = os.environ.get("SSE_ASGI_TEST_REQUIRE", "").split(",")
+    if peer in (name.strip() for name in required):
+        pytest.fail(f"{reason} (SSE_ASGI_TEST_REQUIRE names {peer})", pytrace=False)
+    pytest.skip(reason)
+
+
+def require_node() -> str:
+    """Return the path of node, which has the packages of tests/node where it runs in NODE_DIR."""
+    node = shutil.which("node")
+    if node is None:
+        missing("node", "there is no node on the PATH")
+    for package in ("eventsource", "eventsource-parser"):
+        if not (NODE_DIR / "node_modules" / package / "package.json").is_file():
+            missing("node", f"{package} is not installed: run npm install in tests/node")
+    return node

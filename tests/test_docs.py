@@ -1,0 +1,185 @@
+"""The documentation: every example is run, every public name is in the reference."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+import httpx
+import pytest
+
+from sse_asgi import SSEApp
+from sse_asgi.testing import connect
+
+from .peers import missing
+from .servers.harness import free_port
+
+ROOT = Path(__file__).parents[1]
+PAGES = {str(p.relative_to(ROOT)): p for p in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
+PORT_OPTIONS = {
+    "uvicorn": "--port {}",
+    "hypercorn": "--bind 127.0.0.1:{}",
+    "granian": "--port {}",
+    "daphne": "--port {}",
+}
+HANG = 60
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    line: int
+    text: str
+
+
+def blocks(page: str) -> Iterator[Block]:
+    text = PAGES[page].read_text()
+    for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(match[1], text.count("\n", 0, match.start(2)), match[2])
+
+
+def pages_with(language: str, pattern: str = "") -> list[str]:
+    """The pages with a block of `language` that has `pattern` in it."""
+    return sorted(
+        page
+        for page in PAGES
+        if any(b.language == language and re.search(pattern, b.text) for b in blocks(page))
+    )
+
+
+# Python. The blocks of a page are run in order, as one program. Each application that a block makes
+# is asked for an event, and each test that it defines is run.
+
+
+@pytest.mark.parametrize("page", pages_with("python"))
+def test_python_examples(page: str, anyio_backend: str) -> None:
+    run: Any = partial(anyio.run, backend=anyio_backend)
+    # A module, for those who look up where a function was defined.
+    namespace: dict[str, Any] = {"__name__": "example"}
+    for block in blocks(page):
+        if block.language != "python":
+            continue
+        before = dict(namespace)
+        source = "\n" * block.line + block.text  # so that line numbers are those of the page
+        exec(compile(source, PAGES[page], "exec"), namespace)
+        for name, value in namespace.items():
+            if value is before.get(name):
+                continue
+            if isinstance(value, SSEApp):
+                run(give_an_event, value)
+            elif name.startswith("test_"):
+                run(value) if inspect.iscoroutinefunction(value) else value()
+
+
+async def give_an_event(app: SSEApp) -> None:
+    with anyio.fail_after(HANG):
+        async with connect(app) as stream:
+            if stream.status_code == 200:
+                await stream.receive()
+            else:
+                assert 400 <= stream.status_code < 500
+
+
+# Shell. A block `# name.py` is a file that the reader has written. Servers that the reader starts
+# are started, and the curl commands that follow are run against them.
+
+
+@pytest.mark.parametrize("page", pages_with("sh", rf"^({'|'.join(PORT_OPTIONS)}) "))
+def test_shell_examples(page: str, tmp_path: Path) -> None:
+    first = next(block.text for block in blocks(page) if block.language == "python")
+    command, curls = "", list[str]()
+    for block in blocks(page):
+        if block.language == "python" and (name := re.match(r"# (\w+\.py)\n", block.text)):
+            (tmp_path / name[1]).write_text(block.text)
+        for line in block.text.splitlines() if block.language == "sh" else ():
+            if line.split()[0] in PORT_OPTIONS:
+                check_server(command, curls, tmp_path, first)
+                command, curls = line, []
+            elif line.startswith("curl "):
+                curls.append(line)
+    check_server(command, curls, tmp_path, first)
+
+
+def check_server(command: str, curls: list[str], directory: Path, first_example: str) -> None:
+    if not command:
+        return
+    file = directory / f"{command.split()[-1].removesuffix(':app')}.py"
+    if not file.exists():  # a page that only has one example need not name it
+        file.write_text(first_example)
+    with serving(command, directory) as url:
+        for curl in curls:
+            if shutil.which("curl") is None:
+                missing("servers", "there is no curl on the PATH")
+            assert "http://127.0.0.1:8000/" in curl
+            arguments = shlex.split(curl.replace("http://127.0.0.1:8000/", url))
+            answer = subprocess.run([*arguments, "-sS", "-m", "1"], capture_output=True, text=True)
+            assert "data: " in answer.stdout, answer.stderr
+
+
+@contextmanager
+def serving(command: str, directory: Path) -> Iterator[str]:
+    """Run a server by its command line, on another port, until the block ends."""
+    server, *arguments = shlex.split(command)
+    url = f"http://127.0.0.1:{(port := free_port())}/"
+    arguments += PORT_OPTIONS[server].format(port).split()
+    with (directory / "log").open("w+") as log, httpx.Client(trust_env=False) as client:
+        process = subprocess.Popen(
+            [sys.executable, "-m", server, *arguments], cwd=directory, stdout=log, stderr=log
+        )
+        try:
+            for _ in range(HANG * 10):
+                try:
+                    with client.stream("GET", url, timeout=HANG) as response:
+                        assert response.status_code == 200
+                    break
+                except httpx.ConnectError:
+                    assert process.poll() is None, (directory / "log").read_text()
+                    time.sleep(0.1)
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(HANG)
+
+
+# The reference.
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["sse_asgi", "sse_asgi.testing", "sse_asgi.decoder", "sse_asgi.encoder", "sse_asgi.types"],
+)
+def test_every_public_name_is_in_the_reference(module: str) -> None:
+    text = PAGES["docs/reference.md"].read_text()
+    section = re.search(rf"^## {re.escape(module)}$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert section is not None
+    documented = re.findall(r"^\.\. (?:auto|py:)\w+:: (\w+)\b(?!\.)", section[1], re.M)
+    public = importlib.import_module(module).__all__
+    assert sorted(set(public) - set(documented)) == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = PAGES["docs/index.md"].read_text()
+    toctree = index[index.index("```{toctree}") :].split()
+    pages = {name.removeprefix("docs/").removesuffix(".md") for name in PAGES} - {"README", "index"}
+    assert sorted(pages - set(toctree)) == []
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page].read_text()):
+        if "://" not in target:
+            assert (PAGES[page].parent / target).exists(), target

@@ -1,0 +1,174 @@
+"""Encoding: exact bytes, and decode(encode(event)) == event under any chunking."""
+
+from __future__ import annotations
+
+import enum
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_asgi import ServerSentEvent
+from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
+from sse_asgi.encoder import SEPARATORS, check_separator, encode
+
+
+class Level(str, enum.Enum):
+    HIGH = "high"
+
+
+@pytest.mark.parametrize(
+    ("event", "frame"),
+    [
+        ("hello", b"data: hello\n\n"),
+        ("", b"data: \n\n"),
+        ("a\nb", b"data: a\ndata: b\n\n"),
+        ("a\r\nb\rc\n", b"data: a\ndata: b\ndata: c\ndata: \n\n"),
+        (Level.HIGH, b"data: high\n\n"),
+        ({"data": Level.HIGH, "event": Level.HIGH}, b"event: high\ndata: high\n\n"),
+        ("\u2028\x85\x0b\x0c", "data: \u2028\x85\x0b\x0c\n\n".encode()),
+        (b": as it is", b": as it is"),
+        ({"data": "x", "event": "e", "id": "1"}, b"id: 1\nevent: e\ndata: x\n\n"),
+        ({"data": {"a": 1}, "id": 5}, b'id: 5\ndata: {"a":1}\n\n'),
+        ({"data": None, "event": None}, b"\n"),
+        ({"retry": 0}, b"retry: 0\n\n"),
+        ({"comment": "a\nb"}, b": a\n: b\n\n"),
+        ({"id": ""}, b"id: \n\n"),
+        (ServerSentEvent("x", id="1"), b"id: 1\ndata: x\n\n"),
+        (
+            SimpleNamespace(data=[1], event="e", id=None, retry=1, comment=None),
+            b"event: e\ndata: [1]\nretry: 1\n\n",
+        ),
+    ],
+    ids=repr,
+)
+def test_frames(event: Any, frame: bytes) -> None:
+    assert encode(event) == frame
+
+
+def test_separators() -> None:
+    event = ServerSentEvent("a\nb", comment="c\rd")
+    for sep in SEPARATORS:
+        expected = b": c\n: d\ndata: a\ndata: b\n\n".replace(b"\n", sep.encode())
+        assert encode(event, sep) == expected
+        assert check_separator(sep) == sep
+    for wrong in ("", "\n\n", "\u2028", None, 5):
+        with pytest.raises(ValueError, match="sep must be one of"):
+            check_separator(wrong)
+
+
+def test_encoded_bytes_are_passed_through_untouched() -> None:
+    frame = b"data: x\n\n"
+    assert encode(frame) is frame
+
+
+@pytest.mark.parametrize("event", [None, 5, 1.5, ["a"], object(), ("a",), bytearray(b"x")])
+def test_what_is_no_event_is_refused(event: Any) -> None:
+    with pytest.raises(TypeError, match=f"not {type(event).__name__}; to send it as data"):
+        encode(event)
+
+
+def test_an_unknown_key_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"no field 'dat', 'nope'; its fields are data, event"):
+        encode({"dat": 1, "event": "x", "nope": 2})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"event": "a\nb"},
+        {"id": "a\0"},
+        {"retry": -1},
+        {"data": "\ud800"},
+        {"data": "a\nb\ud800"},
+        {"comment": "\ud800"},
+        {"event": 5},
+        {"retry": True},
+        {"data": ServerSentEvent},
+        {"data": float("nan")},
+    ],
+    ids=repr,
+)
+def test_a_dict_is_refused_as_the_event_would_be(fields: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)) as by_event:
+        ServerSentEvent(**fields)
+    for event in (fields, SimpleNamespace(**{**dict.fromkeys(NAMES), **fields})):
+        with pytest.raises(type(by_event.value)) as refused:
+            encode(event)
+        assert str(refused.value) == str(by_event.value)
+
+
+def test_a_surrogate_in_a_plain_str_is_refused_in_the_same_words() -> None:
+    with pytest.raises(ValueError, match="data has a lone surrogate at 1"):
+        encode("a\ud800")
+
+
+NAMES = ("data", "event", "id", "retry", "comment")
+
+any_text = st.text(st.characters(exclude_categories=["Cs"]))
+#: Full of what splits lines, in the standard and elsewhere.
+tricky_text = st.text(st.sampled_from("ab: \r\n\t\0\x0b\x0c\x1c\x85\u2028\u2029\ufeffé☃😀"))
+texts = st.one_of(any_text, tricky_text)
+lines = texts.map(lambda text: text.replace("\r", "").replace("\n", ""))
+events = st.builds(
+    ServerSentEvent,
+    st.none() | texts,
+    event=st.none() | lines,
+    id=st.none() | lines.map(lambda text: text.replace("\0", "")),
+    retry=st.none() | st.integers(0, 2**53 - 1),
+    comment=st.none() | texts,
+)
+
+
+def lf(text: str) -> str:
+    """What a client gets to see of line ends: they all become LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def chunked(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    return [data[a:b] for a, b in pairwise(edges)]
+
+
+@given(
+    st.lists(events, max_size=5),
+    st.sampled_from(SEPARATORS),
+    st.lists(st.integers(0, 10_000), max_size=8),
+)
+def test_decoding_gives_back_what_was_encoded(
+    sent: list[ServerSentEvent], sep: str, cuts: list[int]
+) -> None:
+    comments: list[str] = []
+    decoder = EventStreamDecoder(on_comment=comments.append)
+    received: list[DecodedEvent] = []
+    for chunk in chunked(b"".join(encode(event, sep) for event in sent), cuts):
+        received += decoder.feed(chunk)
+
+    last_id = ""
+    expected: list[DecodedEvent] = []
+    expected_comments: list[str] = []
+    retry = None
+    for event in sent:
+        last_id = last_id if event.id is None else event.id
+        retry = retry if event.retry is None else event.retry
+        if event.data is not None:
+            # An empty event name is no name (WHATWG HTML 9.2.6).
+            expected.append(DecodedEvent(event.event or "message", lf(event.data), last_id))
+        if event.comment is not None:
+            expected_comments += lf(event.comment).split("\n")
+    assert received == expected
+    assert comments == expected_comments
+    assert decoder.reconnection_time == retry
+    assert decoder.last_event_id == last_id
+
+
+@given(events, st.sampled_from(SEPARATORS))
+def test_all_ways_to_give_an_event_make_the_same_frame(event: ServerSentEvent, sep: str) -> None:
+    fields = {name: getattr(event, name) for name in NAMES}
+    frame = encode(event, sep)
+    assert encode(fields, sep) == encode(SimpleNamespace(**fields), sep) == frame
+    if event.data is not None:
+        assert encode(event.data, sep) == encode(ServerSentEvent(event.data), sep)

@@ -1,0 +1,124 @@
+"""The imports, as DESIGN has them, and the public names, held against reality."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sse_asgi
+
+PACKAGE = Path(sse_asgi.__file__).parent
+
+#: What each module may import of the package, from the ground up.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "types": set(),
+    "loops": set(),
+    "event": {"errors", "types"},
+    "encoder": {"errors", "types", "event"},
+    "decoder": {"errors"},
+    "request": {"types"},
+    "shutdown": {"loops"},
+    "source": {"errors", "types", "loops"},
+    "options": {"types", "event", "encoder", "shutdown"},
+    "supervisor": {"errors", "types", "loops", "encoder", "source", "shutdown", "options"},
+    "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
+    "testing": {"types", "decoder"},
+    "__init__": {
+        "app", "errors", "event", "options", "request", "shutdown", "source", "supervisor",
+    },
+    # The demo is a user: the public names of the package and nothing else.
+    "demo": {"", "demo", "types"},
+    "__main__": {"demo"},
+}  # fmt: skip
+
+#: Imports that only a type checker sees may look up: options and supervisor name each other.
+FOR_TYPES = {("options", "supervisor"), ("request", "supervisor")}
+
+
+def module_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[tuple[str, bool]]:
+    """The modules of the package that ``path`` imports, and whether for type checkers only."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    inside = len(path.relative_to(PACKAGE).parts) - 1
+    found = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            if node.level == inside + 1:
+                names = [node.module or "."] if node.module else [a.name for a in node.names]
+            elif node.level:
+                names = [module_name(path)]
+            elif node.module and node.module.split(".")[0] == "sse_asgi":
+                names = [node.module.removeprefix("sse_asgi").removeprefix(".")]
+        elif isinstance(node, ast.Import):
+            names = [
+                alias.name.removeprefix("sse_asgi").removeprefix(".")
+                for alias in node.names
+                if alias.name.split(".")[0] == "sse_asgi"
+            ]
+        found |= {(name.split(".")[0], node in typing_only) for name in names}
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_imports_go_one_way(path: Path) -> None:
+    name = module_name(path)
+    assert name in MAY_IMPORT, f"{name} is new: say here what it may import"
+    for imported, for_types in imports(path):
+        if not (for_types and (name, imported) in FOR_TYPES):
+            assert imported in MAY_IMPORT[name], f"{path.name} imports {imported}"
+
+
+def test_the_check_of_imports_sees_them() -> None:
+    assert ("encoder", False) in imports(PACKAGE / "supervisor.py")
+    assert ("supervisor", True) in imports(PACKAGE / "request.py")
+
+
+def test_the_core_needs_anyio_alone() -> None:
+    """Importing the package loads nothing else that is not in the standard library."""
+    code = (
+        "import sys, anyio; before = set(sys.modules); import sse_asgi, sse_asgi.testing; "
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    foreign = set(run.stdout.split()) - set(sys.stdlib_module_names) - {"sse_asgi"}
+    assert foreign <= {"anyio", "exceptiongroup", "sniffio", "typing_extensions"}
+
+
+MODULES = [
+    name
+    for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "sse_asgi.")
+    if not name.startswith(("sse_asgi.demo", "sse_asgi.__main__"))
+]
+
+
+@pytest.mark.parametrize("name", ["sse_asgi", *MODULES])
+def test_all_lists_what_is_public(name: str) -> None:
+    module = importlib.import_module(name)
+    public = getattr(module, "__all__", [])
+    assert len(public) == len(set(public))
+    for exported in public:
+        assert hasattr(module, exported)
+
+
+def test_public_names_are_documented() -> None:
+    for name in sse_asgi.__all__:
+        assert getattr(sse_asgi, name).__doc__, name
