@@ -151,13 +151,13 @@ class _ServerSignals:
         # it stops, and the next one installs its own.
         for number in _SIGNALS:
             handler = signal.getsignal(number)
-            if handler == self._handle or handler is signal.default_int_handler:
+            if handler == self._handle:
                 continue
-            if callable(handler):
+            if number == signal.SIGTERM:  # not the server of before, if there was one
+                self._stopping = _is_stopping(handler)
+            if callable(handler) and handler is not signal.default_int_handler:
                 signal.signal(number, self._handle)
                 self._chained[number] = handler
-                if number == signal.SIGTERM:
-                    self._stopping = _is_stopping(handler)
 
     def _restore(self) -> None:
         for number, handler in list(self._chained.items()):

@@ -160,7 +160,7 @@ class Stream:
 
         self._clock = loops.clock()
         self._opened = self._last_write = self._last_turn = now = self._clock()
-        self._started = False
+        self._starting = self._started = False
         self._starts = now + _deferred(options.defer_start)
         # Spread, so that streams that were opened together do not end together.
         self._lifetime_ends = now + _or_forever(options.max_lifetime) * random.uniform(0.9, 1)
@@ -221,7 +221,8 @@ class Stream:
         try:
             with self._interruption, self._cleanup:
                 try:
-                    await self._pump()
+                    if self._clock() < self._drain_ends:
+                        await self._pump()
                     self._close(CloseReason.FINISHED)
                 except _Gone:
                     self._close(CloseReason.CLIENT_DISCONNECTED)
@@ -325,7 +326,9 @@ class Stream:
             self._last_turn = self._clock()
 
     async def _send_start(self) -> None:
-        self._started = True
+        # A shutdown waits for it: of a start that is interrupted nobody knows whether it has
+        # taken place, so that nothing could be sent after it.
+        self._starting = True
         await self._send(
             {
                 "type": "http.response.start",
@@ -333,6 +336,9 @@ class Stream:
                 "headers": self._options.response_headers,
             }
         )
+        self._started = True
+        self._starting = False
+        self._wake_watchdog(self._drain_ends)
 
     async def _send_body(self, frame: bytes) -> None:
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})
@@ -415,7 +421,7 @@ class Stream:
             if self._cancelled_natively():
                 self._close(CloseReason.CANCELLED)
                 self._cleanup.cancel()
-        if now >= self._drain_ends:
+        if now >= self._drain_ends and not self._starting:
             self._interrupt(self._reason or CloseReason.SHUTDOWN)
         elif sending_since is not None:
             if now >= sending_since + self._send_timeout:
@@ -428,7 +434,9 @@ class Stream:
 
     def _next_deadline(self) -> float:
         now = self._clock()
-        deadline = min(self._lifetime_ends, self._drain_ends)
+        deadline = self._lifetime_ends
+        if not self._starting:
+            deadline = min(deadline, self._drain_ends)
         if self._thrown_at is not None:
             deadline = min(deadline, self._thrown_at + self._cleanup_timeout)
         if self._sending_since is not None:
@@ -460,7 +468,9 @@ class Stream:
         """Send from the watchdog, while the host is not sending; it waits if it wants to."""
         now = self._clock()
         self._watchdog_sends = True
-        self._wakes = min(now + self._send_timeout, self._drain_ends)
+        self._wakes = now + self._send_timeout
+        if self._started:
+            self._wakes = min(self._wakes, self._drain_ends)
         try:
             with CancelScope(deadline=self._wakes) as self._pause:
                 if not self._started:
@@ -472,7 +482,7 @@ class Stream:
             if self._turn_comes is not None:
                 self._turn_comes.set()
                 self._turn_comes = None
-        if self._pause.cancelled_caught and self._clock() < self._drain_ends:
+        if self._pause.cancelled_caught and (self._starting or self._clock() < self._drain_ends):
             self._interrupt(CloseReason.SEND_TIMEOUT)
 
     def _wake_watchdog(self, at: float) -> None:
@@ -493,7 +503,8 @@ class Stream:
     def _drain(self, reason: CloseReason, grace: float) -> None:
         """Tell the source to end; the watchdog closes it after ``grace`` seconds."""
         self._drain_ends = min(self._drain_ends, self._clock() + grace)
-        self._wake_watchdog(self._drain_ends)
+        if not self._starting:
+            self._wake_watchdog(self._drain_ends)
         if self._state is not State.OPEN:
             return
         self._state = State.DRAINING
@@ -540,7 +551,9 @@ class Stream:
         )
         with anyio.move_on_after(timeout, shield=True):
             try:
-                if reason is CloseReason.ERROR:
+                if self._starting:
+                    pass  # it was interrupted, and not by us
+                elif reason is CloseReason.ERROR:
                     await self._send_error()
                 elif reason is CloseReason.SEND_TIMEOUT:
                     await self._break_off()

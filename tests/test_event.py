@@ -156,14 +156,14 @@ def test_an_event_is_immutable_comparable_and_hashable() -> None:
         "c\nd",
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
-        event.data = "other"  # type: ignore[misc]
+        event.data = "other"  # type: ignore[call-arg]
     assert event == ServerSentEvent('{"a":1}', event="x", id="7", retry=0, comment="c\nd")
     assert len({event, ServerSentEvent("b")}) == 2
 
 
 def test_fields_are_keyword_only_but_data() -> None:
     with pytest.raises(TypeError):
-        ServerSentEvent("data", "event")  # type: ignore[misc]
+        ServerSentEvent("data", "event")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -625,13 +625,55 @@ async def test_a_stream_that_starts_while_draining_ends_at_once() -> None:
     shutdown = Shutdown()
     shutdown.drain()
     recorder = Recorder()
-    app = sse_app(lambda: recorder.source(), shutdown=shutdown, on_close=recorder.on_close)
+    app = sse_app(lambda: recorder.source("a"), shutdown=shutdown, on_close=recorder.on_close)
     async with connect(app) as stream:
         assert stream.status_code == 200
         assert [event async for event in stream] == []
         assert stream.complete
-    assert recorder.closed
+    assert not recorder.cleanup_began  # nothing was begun
     assert recorder.report.reason is CloseReason.SHUTDOWN
+
+
+@on_mock_clock
+async def test_a_shutdown_waits_for_a_start_that_is_on_its_way() -> None:
+    """A middleware may take its time with it; then comes the last chunk, and nothing twice."""
+    for ready in (True, False):  # the host starts the response, or the watchdog
+        shutdown = Shutdown()
+        recorder = Recorder()
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                shutdown.drain()
+                await trio.sleep(2)
+            sent.append((message["type"], message.get("more_body")))
+
+        events = ["a"] if ready else []
+        app = sse_app(
+            lambda: recorder.source(*events), shutdown=shutdown, on_close=recorder.on_close
+        )
+        await app(http_scope(), never, send)
+        assert sent[0] == ("http.response.start", None)
+        assert sent[-1] == ("http.response.body", False)
+        assert [kind for kind, _ in sent].count("http.response.start") == 1
+        assert recorder.report.reason is CloseReason.SHUTDOWN
+        assert recorder.report.duration == 2
+
+
+@on_mock_clock
+async def test_a_start_that_is_not_accepted_is_a_send_timeout() -> None:
+    for ready in (True, False):
+        recorder = Recorder()
+        events = ["a"] if ready else []
+
+        async def send(message: Any) -> None:
+            await trio.sleep_forever()
+
+        app = sse_app(lambda: recorder.source(*events), send_timeout=3, on_close=recorder.on_close)
+        await app(http_scope(), never, send)
+        assert recorder.closed
+        assert recorder.report.reason is CloseReason.SEND_TIMEOUT
+        assert recorder.report.duration == 3
 
 
 # -- closing the source ----------------------------------------------------------------------------

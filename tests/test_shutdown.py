@@ -1,0 +1,241 @@
+"""How streams learn that the server stops: drain(), signals, and who gets the handlers back."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from sse_asgi import CloseReason, Shutdown, sse_app
+from sse_asgi.testing import connect
+
+from .streams import Recorder
+
+pytestmark = pytest.mark.anyio
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Server:
+    """A server as uvicorn is one: its handlers are methods, and say what it was told."""
+
+    def __init__(self) -> None:
+        self.should_exit = False
+        self.signals: list[int] = []
+
+    def handle_exit(self, number: int, frame: Any) -> None:
+        self.signals.append(number)
+        self.should_exit = True
+
+    def start(self) -> None:
+        self.found = {number: signal.signal(number, self.handle_exit) for number in NUMBERS}
+
+    def stop(self) -> None:
+        for number, handler in self.found.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Leave the process with the handlers that it had; fail where a test does not."""
+    before = [signal.getsignal(number) for number in NUMBERS]
+    yield
+    after = [signal.getsignal(number) for number in NUMBERS]
+    for number, handler in zip(NUMBERS, before, strict=True):
+        signal.signal(number, handler)
+    assert after == before
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+async def test_a_signal_ends_the_streams_and_reaches_the_server(number: signal.Signals) -> None:
+    server = Server()
+    server.start()
+    recorder = Recorder()
+    app = sse_app(lambda: recorder.source("a"), on_close=recorder.on_close)
+    async with connect(app) as first, connect(app) as second:
+        await first.receive()
+        await second.receive()
+        signal.raise_signal(number)
+        assert server.signals == [number]
+        for stream in (first, second):
+            assert [event async for event in stream] == []
+            assert stream.complete
+    assert {report.reason for report in recorder.reports} == {CloseReason.SHUTDOWN}
+    # The last stream has ended: the server has its own handlers back.
+    assert signal.getsignal(number) == server.handle_exit
+    server.stop()
+
+
+async def test_a_stream_between_the_signal_and_the_stop_ends_at_once() -> None:
+    server = Server()
+    server.start()
+    app = sse_app(lambda: Recorder().source("a"))
+    async with connect(app) as stream:
+        await stream.receive()
+        signal.raise_signal(signal.SIGTERM)
+        assert [event async for event in stream] == []
+    for _ in range(2):
+        async with connect(app) as late:
+            assert [event async for event in late] == []
+            assert late.complete
+    server.stop()
+
+
+async def test_the_next_server_in_the_same_event_loop_starts_fresh() -> None:
+    """Regression 2: modelcontextprotocol/python-sdk#3494."""
+    for shutdown in (None, Shutdown()):  # the one of the event loop, and one of the application
+        recorder = Recorder()
+        app = sse_app(
+            lambda: recorder.source("a", "b"), on_close=recorder.on_close, shutdown=shutdown
+        )
+        for _ in range(3):
+            server = Server()
+            server.start()
+            async with connect(app) as stream:
+                # Complete: it gets all that there is, and ends when this server is told to.
+                assert [(await stream.receive()).data for _ in "ab"] == ["a", "b"]
+                signal.raise_signal(signal.SIGTERM)
+                assert [event async for event in stream] == []
+            server.stop()
+            assert recorder.reports.pop().reason is CloseReason.SHUTDOWN
+        async with connect(app) as stream:  # no server at all
+            assert [(await stream.receive()).data for _ in "ab"] == ["a", "b"]
+
+
+async def test_a_server_that_is_replaced_while_a_stream_is_open() -> None:
+    first, second = Server(), Server()
+    app = sse_app(lambda: Recorder().source("a"))
+    first.start()
+    async with connect(app) as old:
+        await old.receive()
+        first.stop()  # puts back what it found, over the handler that was chained
+        second.start()
+        async with connect(app) as new:
+            await new.receive()
+            signal.raise_signal(signal.SIGTERM)
+            assert second.signals == [signal.SIGTERM]
+            assert first.signals == []
+            for stream in (old, new):
+                assert [event async for event in stream] == []
+    second.stop()
+
+
+async def test_no_handler_is_installed_where_there_is_none_to_chain() -> None:
+    terminate = signal.getsignal(signal.SIGTERM)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert terminate is signal.SIG_DFL
+        async with connect(sse_app(lambda: Recorder().source("a"))) as stream:
+            await stream.receive()
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+
+
+async def test_somebody_who_chains_our_handler_is_left_alone() -> None:
+    server = Server()
+    server.start()
+    calls: list[int] = []
+    app = sse_app(lambda: Recorder().source("a"))
+    async with connect(app) as stream:
+        await stream.receive()
+        ours: Any = signal.getsignal(signal.SIGTERM)
+
+        def theirs(number: int, frame: Any) -> None:
+            calls.append(number)
+            ours(number, frame)
+
+        signal.signal(signal.SIGTERM, theirs)
+    assert signal.getsignal(signal.SIGTERM) is theirs
+    signal.raise_signal(signal.SIGTERM)
+    assert calls == server.signals == [signal.SIGTERM]
+    server.stop()
+
+
+async def test_drain_from_another_thread() -> None:
+    shutdown = Shutdown()
+    app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown)
+    async with connect(app) as stream:
+        await stream.receive()
+        await anyio.to_thread.run_sync(shutdown.drain)
+        assert [event async for event in stream] == []
+        assert stream.complete
+    assert shutdown.draining
+
+
+def test_one_shutdown_for_several_event_loops(anyio_backend: str) -> None:
+    shutdown = Shutdown()
+    app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown)
+    open_streams = threading.Barrier(4, timeout=20)
+    complete: list[bool] = []
+
+    async def client() -> None:
+        async with connect(app) as stream:
+            await stream.receive()
+            await anyio.to_thread.run_sync(open_streams.wait)
+            assert [event async for event in stream] == []
+            complete.append(stream.complete)
+
+    threads = [
+        threading.Thread(target=anyio.run, args=(client,), kwargs={"backend": anyio_backend})
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    open_streams.wait()
+    shutdown.drain()
+    for thread in threads:
+        thread.join(20)
+    assert complete == [True] * 3
+    shutdown.drain()  # their event loops are gone
+
+
+async def test_wait() -> None:
+    shutdown = Shutdown()
+    woken: list[str] = []
+
+    async def waiter(name: str) -> None:
+        await shutdown.wait()
+        woken.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(waiter, "a")
+        tasks.start_soon(waiter, "b")
+        await anyio.wait_all_tasks_blocked()
+        assert woken == []
+        assert not shutdown.draining
+        shutdown.drain()
+    assert sorted(woken) == ["a", "b"]
+    await shutdown.wait()  # at once
+    assert repr(shutdown) == "<Shutdown draining=True streams=0>"
+
+
+async def test_a_source_that_waits_for_its_shutdown_learns_of_a_signal() -> None:
+    shutdown = Shutdown()
+    server = Server()
+    server.start()
+
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        await shutdown.wait()
+        yield "goodbye"
+
+    async with connect(sse_app(source, shutdown=shutdown, shutdown_grace_period=20)) as stream:
+        await stream.receive()
+        signal.raise_signal(signal.SIGTERM)
+        assert [event.data async for event in stream] == ["goodbye"]
+    server.stop()
+
+
+@pytest.mark.parametrize("grace", [-1, float("nan")])
+def test_a_wrong_grace_is_refused(grace: float) -> None:
+    shutdown = Shutdown()
+    with pytest.raises(ValueError, match="grace must be"):
+        shutdown.drain(grace)
+    assert not shutdown.draining
