@@ -7,7 +7,6 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio
 from anyio.lowlevel import RunVar, current_token
 
 if TYPE_CHECKING:
@@ -39,7 +38,9 @@ def clock() -> Callable[[], float]:
     try:
         return asyncio.get_running_loop().time
     except RuntimeError:
-        return anyio.current_time
+        import trio.lowlevel
+
+        return trio.lowlevel.current_clock().current_time
 
 
 def cancel_requests() -> Callable[[], int | None]:

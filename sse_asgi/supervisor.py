@@ -252,8 +252,8 @@ class Stream:
         was accepted.
         """
         sep = self._options.sep
-        start_step = self._source.step
-        while self._state < State.CLOSING:
+        start_step, closing = self._source.step, State.CLOSING  # looked up once
+        while self._state < closing:
             step = start_step()
             try:
                 trap = step.send(None)
@@ -266,12 +266,24 @@ class Stream:
                     event = await self._resume(step, trap)
                 except StopAsyncIteration:
                     return
-            self._thrown_at = None
-            if self._state >= State.CLOSING:
-                if self._cleanup.shield:  # the source has been told
-                    logger.warning(_YIELD_IN_CLEANUP)
-                return
-            await self._send_event(encode(event, sep))
+                self._thrown_at = None
+                if self._state >= closing:
+                    if self._cleanup.shield:  # the source has been told
+                        logger.warning(_YIELD_IN_CLEANUP)
+                    return
+                self._last_turn = self._clock()
+            frame = encode(event, sep)
+            if self._watchdog_sends:
+                await self._my_turn()
+            if not self._started:
+                await self._send_start()
+                frame = self._preamble() + frame
+            await self._send(_body(frame))
+            self._events += 1
+            self._bytes += len(frame)
+            if self._last_write - self._last_turn >= TURN:
+                await checkpoint()
+                self._last_turn = self._clock()
 
     @types.coroutine
     def _resume(self, step: Step, trap: Any) -> Generator[Any, Any, EventLike]:
@@ -312,19 +324,6 @@ class Stream:
         before = self._cancel_requests_before
         return pending is None or before is None or pending > before
 
-    async def _send_event(self, frame: bytes) -> None:
-        if self._watchdog_sends:
-            await self._my_turn()
-        if not self._started:
-            await self._send_start()
-            frame = self._preamble() + frame
-        await self._send_body(frame)
-        self._events += 1
-        now = self._last_write
-        if now - self._last_turn >= TURN:
-            await checkpoint()
-            self._last_turn = self._clock()
-
     async def _send_start(self) -> None:
         # A shutdown waits for it: of a start that is interrupted nobody knows whether it has
         # taken place, so that nothing could be sent after it.
@@ -339,10 +338,6 @@ class Stream:
         self._started = True
         self._starting = False
         self._wake_watchdog(self._drain_ends)
-
-    async def _send_body(self, frame: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
-        self._bytes += len(frame)
 
     async def _send(self, message: Message) -> None:
         now = self._clock()
@@ -475,7 +470,8 @@ class Stream:
             with CancelScope(deadline=self._wakes) as self._pause:
                 if not self._started:
                     await self._send_start()
-                await self._send_body(frame)
+                await self._send(_body(frame))
+                self._bytes += len(frame)
         finally:
             self._watchdog_sends = False
             self._sending_since = None
@@ -569,8 +565,9 @@ class Stream:
             await self._send_start()
             frame = self._preamble() + frame
         if frame:
-            await self._send_body(frame)
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send(_body(frame))
+            self._bytes += len(frame)
+        await self._send(_body(b"", more_body=False))
 
     def _farewell(self) -> bytes:
         """Spread the clients of a server that stops over some time: they come back to another."""
@@ -630,6 +627,10 @@ def _hides_broken_responses(scope: Scope) -> bool:
     if scope.get("http_version") in ("2", "3"):
         return "http.response.push" in (scope.get("extensions") or {})
     return "daphne.server" in sys.modules and "spec_version" not in scope.get("asgi", {})
+
+
+def _body(frame: bytes, more_body: bool = True) -> Message:
+    return {"type": "http.response.body", "body": frame, "more_body": more_body}
 
 
 def _or_forever(seconds: float | None) -> float:

@@ -1,0 +1,24 @@
+"""Run benchmarks by name, or all of them."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import encode, pump
+
+BENCHMARKS = {"encode": encode.main, "pump": pump.main}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHMARKS))
+    names = parser.parse_args().names
+    for name in names:
+        if name not in BENCHMARKS:
+            parser.error(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    for name in names or BENCHMARKS:
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What a stream costs an event, beside the bare loop: ``async for … await send(…)``.
+
+The server is a ``send`` that does nothing, the worst case for the ratio; send timeout and ping are
+on, as they are by default.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+
+from sse_asgi import sse_app
+
+from .measure import side_by_side, table
+
+SCOPE = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+
+
+async def never() -> Any:
+    await anyio.sleep_forever()
+
+
+async def send(message: Any) -> None:
+    pass
+
+
+async def source(operations: int, event: Any) -> AsyncIterator[Any]:
+    for _ in range(operations):
+        yield event
+
+
+async def bare(operations: int, event: Any) -> None:
+    async for data in source(operations, event):
+        frame = data if isinstance(data, bytes) else f"data: {data}\n\n".encode()
+        await send({"type": "http.response.body", "body": frame, "more_body": True})
+
+
+async def stream(operations: int, event: Any) -> None:
+    app = sse_app(lambda: source(operations, event))
+    await app(dict(SCOPE), never, send)
+
+
+def on(backend: str, function: Callable[..., Any], event: Any) -> Callable[[int], None]:
+    def run(operations: int) -> None:
+        anyio.run(functools.partial(function, operations, event), backend=backend)
+
+    return run
+
+
+def main() -> None:
+    for backend in ("asyncio", "trio"):
+        for event in (b"data: hello\n\n", "hello", {"event": "tick", "data": "hello"}):
+            plain = "hello" if isinstance(event, dict) else event
+            candidates = {
+                "bare loop": on(backend, bare, plain),
+                "sse_app": on(backend, stream, event),
+            }
+            figures = side_by_side(candidates, 50_000)
+            print(table(f"pump on {backend}, {type(event).__name__}", figures, base="bare loop"))
