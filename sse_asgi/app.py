@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
 from .errors import HTTPError
@@ -127,12 +127,9 @@ class SSEApp:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         phase = "startup"
-        context: AbstractAsyncContextManager[Any] = (
-            nullcontext() if self.options.lifespan is None else self.options.lifespan(self)
-        )
+        await receive()
         try:
-            await receive()
-            async with context as state:
+            async with (self.options.lifespan or _no_lifespan)(self) as state:
                 if state is not None:
                     if "state" not in scope:
                         raise RuntimeError("the server has no lifespan state to put a mapping in")
@@ -140,10 +137,14 @@ class SSEApp:
                 await send({"type": "lifespan.startup.complete"})
                 phase = "shutdown"
                 await receive()
-        except BaseException as exc:
-            await send({"type": f"lifespan.{phase}.failed", "message": f"{exc!r}"})
+        except Exception as exc:
+            await send({"type": f"lifespan.{phase}.failed", "message": repr(exc)})
             raise
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _no_lifespan(app: SSEApp) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
 
 
 async def _respond(send: Send, answer: HTTPError) -> None:
@@ -153,8 +154,11 @@ async def _respond(send: Send, answer: HTTPError) -> None:
     headers = merge_headers(defaults, answer.headers)
     if answer.status_code not in (204, 304):
         headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    with suppress(OSError):  # the client is gone
+        await send(
+            {"type": "http.response.start", "status": answer.status_code, "headers": headers}
+        )
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _takes_request(factory: Factory) -> bool:

@@ -122,6 +122,9 @@ class ThreadSource:
 
     async def aclose(self) -> None:
         """Call ``close()`` when the last step has ended; it goes on without us if need be."""
+        if not hasattr(self._iterator, "close") and not self._running.locked():
+            self._note_closed()
+            return
         # In a thread of its own: a worker thread that is abandoned in time never starts.
         threading.Thread(target=self._close, name="sse_asgi close", daemon=True).start()
         await self._closed.wait()

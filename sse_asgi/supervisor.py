@@ -452,7 +452,7 @@ class Stream:
         with CancelScope(deadline=self._wakes) as self._pause:
             if self._replays:
                 # A middleware that answers every receive() with the body again, at once.
-                await anyio.sleep(min(1, 0.01 * 2**self._replays))
+                await anyio.sleep(0.01 * 2 ** min(self._replays, 7))
             message = await self._receive()
             if message["type"] == "http.request" and not message.get("more_body"):
                 self._replays += self._body_seen
@@ -545,8 +545,8 @@ class Stream:
             if reason is CloseReason.FINISHED
             else self._options.cleanup_timeout
         )
-        with anyio.move_on_after(timeout, shield=True):
-            try:
+        try:
+            with anyio.move_on_after(timeout, shield=True):
                 if self._starting:
                     pass  # it was interrupted, and not by us
                 elif reason is CloseReason.ERROR:
@@ -555,10 +555,11 @@ class Stream:
                     await self._break_off()
                 elif reason is not CloseReason.CLIENT_DISCONNECTED:
                     await self._send_last(self._farewell())
-            except _Gone:
-                pass
-        if self._options.on_close is not None:
-            await self._report(self._options.on_close)
+        except _Gone:
+            pass
+        finally:
+            if self._options.on_close is not None:
+                await self._report(self._options.on_close)
 
     async def _send_last(self, frame: bytes) -> None:
         if not self._started:

@@ -1084,6 +1084,26 @@ async def test_a_replayed_request_body_is_no_disconnect_and_no_busy_loop() -> No
     assert recorder.report.reason is CloseReason.CLIENT_DISCONNECTED
 
 
+@on_mock_clock
+async def test_a_body_may_be_replayed_for_days() -> None:
+    calls = 0
+
+    async def receive() -> Any:
+        nonlocal calls
+        calls += 1
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def source() -> AsyncIterator[str]:
+        await trio.sleep(3600)
+        yield "a"
+
+    async def send(message: Any) -> None:
+        pass
+
+    await sse_app(source)(http_scope(), receive, send)
+    assert 2500 < calls < 4000
+
+
 # -- on_close --------------------------------------------------------------------------------------
 
 
