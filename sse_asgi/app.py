@@ -69,14 +69,7 @@ class SSEApp:
         elif method not in self._methods:
             await _respond(send, HTTPError(405, headers={"allow": self._allow()}))
         elif method == "HEAD" and "HEAD" not in self.options.methods:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 200,
-                    "headers": self.options.response_headers,
-                }
-            )
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await _send_response(send, 200, self.options.response_headers, b"")
         elif not self._enter():
             await _respond(send, HTTPError(503, "too many streams", {"retry-after": "5"}))
         else:
@@ -154,10 +147,14 @@ async def _respond(send: Send, answer: HTTPError) -> None:
     headers = merge_headers(defaults, answer.headers)
     if answer.status_code not in (204, 304):
         headers.append((b"content-length", str(len(body)).encode()))
+    await _send_response(send, answer.status_code, headers, body)
+
+
+async def _send_response(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
     with suppress(OSError):  # the client is gone
-        await send(
-            {"type": "http.response.start", "status": answer.status_code, "headers": headers}
-        )
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
