@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -32,3 +33,13 @@ def require_node() -> str:
         if not (NODE_DIR / "node_modules" / package / "package.json").is_file():
             missing("node", f"{package} is not installed: run npm install in tests/node")
     return node
+
+
+def require_browser() -> str:
+    """Return the path of the system's Chromium, and see to it that Playwright can drive it."""
+    if importlib.util.find_spec("playwright") is None:
+        missing("browser", "playwright is not installed")
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if (path := shutil.which(name)) is not None:
+            return path
+    missing("browser", "there is no chromium on the PATH")

@@ -442,9 +442,9 @@ def test_where_eventsource_parser_deviates(oracle: Oracle) -> None:
         (b"foo\n", 3),
         (b"data: a\ndata: b\n", 2 + 7),
         (b"data\ndata\ndata\n", 2 + 4),
-        (b"event: abcd\ndata: a\n", 4 + 7),
+        (b"event: abcd\ndata: abcdef\n", 4 + 12),
         (b"event: abcd\nevent\ndata: abcdef\n", 12),
-        (b"id: abcd\ndata: a\n", 4 + 7),
+        (b"id: abcd\ndata: abcdef\n", 4 + 12),
         (b"id: abcd\nid: e\ndata: abcd\n", 1 + 10),
         (b"retry: 10\ndata: abc\n", 9),
         ("data: 😀\n".encode(), 10),
@@ -487,8 +487,10 @@ def test_too_large_in_the_last_chunk_does_not_go_unnoticed() -> None:
 
 
 def test_nothing_happens_behind_an_event_that_is_too_large() -> None:
-    result = decode([b"data: abcdef\n: b\nretry: 1\nid: 1\n\n"], max_event_size=10)
-    assert result == Result(too_large=True)
+    behind = b": b\nretry: 1\nid: 1\ndata: c\n\n" * 10_000
+    assert decode([b"data: abcdef\n" + behind], max_event_size=10) == Result(too_large=True)
+    result = decode([b"data: a\n\ndata: abcdef\n" + behind], max_event_size=10)
+    assert result == Result([message("a")], too_large=True)
 
 
 def test_max_event_size_must_be_positive() -> None:
@@ -540,6 +542,20 @@ def test_memory_is_bounded_in_an_endless_event(
     chunk = repeated * (1 + chunk_size // len(repeated)) if chunk_size > 1 else repeated
     chunks = [beginning, *[chunk] * (1 + 300_000 // len(chunk))]
     assert peak_memory(chunks, too_large=True) < MEMORY
+
+
+def test_an_event_that_is_too_large_is_not_kept() -> None:
+    decoder = EventStreamDecoder()
+    tracemalloc.start()
+    try:
+        decoder.feed(b"data: " + b"a" * 500_000 + b"\n" + b"data: " + b"a" * 500_000)
+        before = tracemalloc.get_traced_memory()[0]
+        with pytest.raises(EventTooLargeError):
+            decoder.feed(b"a" * 100_000)
+        assert before > 1_000_000
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("chunk_size", [4096, 1_000_000])

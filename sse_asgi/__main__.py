@@ -1,0 +1,158 @@
+"""``python -m sse_asgi``: a page with this machine's load, and a log file, as they change."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import math
+import os
+import signal
+import socket
+import stat
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+PROG = "python -m sse_asgi"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and one line, without the usage."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the demo until SIGINT or SIGTERM; return the exit status."""
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        import uvicorn
+
+        from .demo.app import create_app
+    except ModuleNotFoundError as exc:
+        if exc.name not in {"psutil", "uvicorn"}:
+            raise
+        parser.error(f"{exc.name} is not installed: pip install 'sse-asgi[demo]'")
+    try:
+        listener = _listen(options.host, options.port)
+    except (OSError, UnicodeError) as exc:
+        parser.error(f"can't listen on {options.host!r}, port {options.port}: {_reason(exc)}")
+    with listener:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(options.tail, ping=options.ping),
+                lifespan="off",
+                ws="none",
+                log_level="warning",
+                access_log=False,
+            )
+        )
+
+        # uvicorn stops on these signals, and sends them again to whoever was there before it.
+        # As that is this function, the process ends by returning from here.
+        def stop(signum: int, frame: FrameType | None) -> None:
+            server.should_exit = True
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        print(f"sse_asgi demo on {_url(options.host, listener)} (Ctrl-C to stop)", flush=True)
+        server.run(sockets=[listener])
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROG, description="Serve a page that shows this machine live, by Server-Sent Events."
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address or name to listen on (%(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=_port, default=8000, help="port to listen on; 0: any free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--ping",
+        type=_seconds,
+        default=15.0,
+        metavar="SECONDS",
+        help="send a comment after so long a silence; 0: never (%(default)s)",
+    )
+    parser.add_argument(
+        "--tail", type=_log_file, metavar="FILE", help="stream the lines of this log file, too"
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    try:
+        port = int(text)
+    except ValueError:
+        port = -1
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text!r}")
+    return port
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text!r}")
+    return seconds
+
+
+def _log_file(text: str) -> str:
+    try:
+        # Opening a pipe would wait for somebody to write to it.
+        if not stat.S_ISREG(os.stat(text).st_mode):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a regular file")
+        with open(text, "rb"):
+            return text
+    except OSError as exc:
+        raise argparse.ArgumentTypeError(f"can't read {text!r}: {exc.strerror}") from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen on the first address of ``host`` that this machine has.
+
+    :raises OSError: the name has no address, none is this machine's, or the port is taken.
+    """
+    failure = OSError(errno.EADDRNOTAVAIL, "no address")
+    for family, _, _, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        try:
+            return socket.create_server(address, family=family)
+        except OSError as exc:
+            if exc.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                raise
+            failure = exc
+    raise failure
+
+
+def _reason(exc: OSError | UnicodeError) -> str:
+    if isinstance(exc, UnicodeError):  # what encoding the name for DNS ends with
+        return "not a host name"
+    if isinstance(exc, socket.gaierror) or exc.errno is None:
+        return exc.strerror or str(exc)
+    return os.strerror(exc.errno)
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    # No browser can go to the address that stands for all addresses.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}/"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before there was a server to stop
+        sys.exit(130)
