@@ -7,7 +7,7 @@ from .options import StreamOptions
 from .request import SSERequest
 from .shutdown import Shutdown
 from .source import current_thread_limiter
-from .supervisor import CloseReason, CloseReport
+from .states import CloseReason, CloseReport
 
 __all__ = [
     "CloseReason",

@@ -90,7 +90,7 @@ class SSEApp:
                 send,
                 shutdown=self.options.shutdown or server_shutdown(),
             )
-            request.follow(stream)
+            request.follow(stream.draining)
             await stream.run()
         except HTTPError as exc:
             if stream is not None and stream.started:

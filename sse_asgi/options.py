@@ -7,15 +7,13 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from .encoder import check_separator
 from .event import milliseconds
 from .shutdown import Shutdown
+from .states import CloseReport
 from .types import EventLike, Headers
-
-if TYPE_CHECKING:
-    from .supervisor import CloseReport
 
 __all__ = ["StreamOptions"]
 

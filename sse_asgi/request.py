@@ -10,7 +10,6 @@ from urllib.parse import parse_qsl
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .supervisor import Stream
     from .types import Scope
 
 __all__ = ["Address", "MultiMapping", "SSERequest"]
@@ -64,11 +63,11 @@ class SSERequest:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._stream: Stream | None = None
+        self._draining: Callable[[], bool] = bool  # False, until there is a stream
 
-    def follow(self, stream: Stream) -> None:
-        """Let ``shutting_down`` speak of ``stream``. For the application, not for factories."""
-        self._stream = stream
+    def follow(self, draining: Callable[[], bool]) -> None:
+        """Have ``shutting_down`` answered by the stream. For the application, not for factories."""
+        self._draining = draining
 
     @property
     def scope(self) -> Scope:
@@ -146,7 +145,7 @@ class SSERequest:
 
         A source that looks at it can end by itself within ``shutdown_grace_period``.
         """
-        return self._stream is not None and self._stream.draining
+        return self._draining()
 
 
 def _decoded_id(value: bytes) -> str | None:

@@ -5,7 +5,7 @@ what comes and sends it. The *watchdog* waits on ``receive()``, with the next de
 timeout, and decides when it is time to end. Everything that happens at a time of its own (the
 start of the response, a ping, a timeout, a disconnect, a shutdown) happens there.
 
-A stream moves through :class:`State` in one direction, and ends for one :class:`CloseReason`.
+A stream moves through its states in one direction and ends for one reason: see ``states.py``.
 
 Scopes of the host, from the outside in:
 
@@ -25,8 +25,6 @@ import math
 import random
 import sys
 import types
-from dataclasses import dataclass
-from enum import Enum, IntEnum
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +35,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from . import loops
 from .encoder import encode
 from .errors import HTTPError
+from .states import CloseReason, CloseReport, State
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from .source import OpenSource, Step
     from .types import EventLike, Message, Receive, Scope, Send
 
-__all__ = ["CloseReason", "CloseReport", "Stream"]
+__all__ = ["Stream"]
 
 logger = logging.getLogger("sse_asgi")
 
@@ -59,45 +58,6 @@ PING = b":\n\n"
 #: Go once round the event loop after so many seconds without having waited (a source that never
 #: waits would starve everybody else). Short against what people and other requests notice.
 TURN = 0.005
-
-
-class State(IntEnum):
-    """Where a stream is in its life."""
-
-    OPEN = 0  #: events flow
-    DRAINING = 1  #: told to end; the source has the grace period to do so
-    CLOSING = 2  #: the source is being closed, at most ``cleanup_timeout``
-    CLOSED = 3  #: nothing but the last chunk and ``on_close``
-
-
-class CloseReason(str, Enum):
-    """Why a stream has ended."""
-
-    FINISHED = "finished"  #: the source came to its end
-    CLIENT_DISCONNECTED = "client_disconnected"  #: the client went away
-    SHUTDOWN = "shutdown"  #: the server or the application is stopping
-    SEND_TIMEOUT = "send_timeout"  #: the client stopped reading
-    MAX_LIFETIME = "max_lifetime"  #: the stream was old enough
-    ERROR = "error"  #: the source, or a function of the application's, raised
-    CANCELLED = "cancelled"  #: the server, or a scope around the application, cancelled it
-
-
-@dataclass(frozen=True)
-class CloseReport:
-    """What ``on_close`` gets.
-
-    :param reason: why the stream has ended.
-    :param events: how many events were sent; pings are none.
-    :param bytes: how many bytes of body were sent.
-    :param duration: how long the stream was open, in seconds.
-    :param error: what the source raised, where the reason is an error.
-    """
-
-    reason: CloseReason
-    events: int
-    bytes: int
-    duration: float
-    error: BaseException | None = None
 
 
 #: Ways to end that are no reason of their own for a stream that was told to end.
@@ -170,6 +130,7 @@ class Stream:
 
         self._interruption = CancelScope(shield=True)
         self._cleanup = CancelScope()
+        self._source_told = False  # whether a cancellation has entered it
         self._cancel_requests = loops.cancel_requests()
         self._cancel_requests_before = self._cancel_requests()
 
@@ -185,7 +146,6 @@ class Stream:
         """Whether the response has started, so that its status can't change any more."""
         return self._started
 
-    @property
     def draining(self) -> bool:
         """Whether the stream has been told to end."""
         return self._state is not State.OPEN
@@ -268,7 +228,7 @@ class Stream:
                     return
                 self._thrown_at = None
                 if self._state >= closing:
-                    if self._cleanup.shield:  # the source has been told
+                    if self._source_told:
                         logger.warning(_YIELD_IN_CLEANUP)
                     return
                 self._last_turn = self._clock()
@@ -302,6 +262,11 @@ class Stream:
                     if self._state >= State.CLOSING and hasattr(value, "error"):
                         self._cancellation_enters()
                     trap = step.send(value)
+                if self._source_told:
+                    # Only now: a scope of the source's own, whose deadline has come too, has to
+                    # see that somebody around it is cancelled, or it would take the cancellation
+                    # for its own and let the source go on.
+                    self._cleanup.shield = True
         except StopIteration as got:
             event: EventLike = got.value
             return event
@@ -311,7 +276,7 @@ class Stream:
         # for on its way out is its cleanup. Where the watchdog has not decided to close, a scope
         # inside the source is cancelled, which is the source's own business.
         if self._state >= State.CLOSING:
-            self._cleanup.shield = True
+            self._source_told = True
         elif self._thrown_at is None:
             # Or the server has cancelled the task, which no scope can tell. The watchdog has a
             # look at it when the time for a cleanup is over.

@@ -567,7 +567,7 @@ async def test_a_finished_stream_is_freed_without_the_garbage_collector() -> Non
     refs: list[weakref.ref[Any]] = []
 
     async def source(request: SSERequest) -> AsyncIterator[str]:
-        refs.append(weakref.ref(request._stream))
+        refs.append(weakref.ref(request._draining.__self__))  # type: ignore[attr-defined]
         yield "a"
 
     gc.collect()

@@ -26,37 +26,31 @@ MAY_IMPORT: dict[str, set[str]] = {
     "request": {"types"},
     "shutdown": {"loops"},
     "source": {"errors", "types", "loops"},
-    "options": {"types", "event", "encoder", "shutdown"},
-    "supervisor": {"errors", "types", "loops", "encoder", "source", "shutdown", "options"},
+    "states": set(),
+    "options": {"types", "event", "encoder", "shutdown", "states"},
+    "supervisor": {
+        "errors", "types", "loops", "encoder", "source", "shutdown", "states", "options",
+    },
     "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
     "testing": {"types", "decoder"},
     "__init__": {
-        "app", "errors", "event", "options", "request", "shutdown", "source", "supervisor",
+        "app", "errors", "event", "options", "request", "shutdown", "source", "states",
     },
     # The demo is a user: the public names of the package and nothing else.
     "demo": {"", "demo", "types"},
     "__main__": {"demo"},
 }  # fmt: skip
 
-#: Imports that only a type checker sees may look up: options and supervisor name each other.
-FOR_TYPES = {("options", "supervisor"), ("request", "supervisor")}
-
 
 def module_name(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> set[tuple[str, bool]]:
-    """The modules of the package that ``path`` imports, and whether for type checkers only."""
+def imports(path: Path) -> set[str]:
+    """The modules of the package that ``path`` imports, for type checkers too."""
     tree = ast.parse(path.read_text())
-    typing_only = {
-        node
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
     inside = len(path.relative_to(PACKAGE).parts) - 1
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.ImportFrom):
@@ -72,7 +66,7 @@ def imports(path: Path) -> set[tuple[str, bool]]:
                 for alias in node.names
                 if alias.name.split(".")[0] == "sse_asgi"
             ]
-        found |= {(name.split(".")[0], node in typing_only) for name in names}
+        found |= {name.split(".")[0] for name in names}
     return found
 
 
@@ -82,14 +76,15 @@ def imports(path: Path) -> set[tuple[str, bool]]:
 def test_imports_go_one_way(path: Path) -> None:
     name = module_name(path)
     assert name in MAY_IMPORT, f"{name} is new: say here what it may import"
-    for imported, for_types in imports(path):
-        if not (for_types and (name, imported) in FOR_TYPES):
-            assert imported in MAY_IMPORT[name], f"{path.name} imports {imported}"
+    for imported in imports(path):
+        assert imported in MAY_IMPORT[name], f"{path.name} imports {imported}"
 
 
 def test_the_check_of_imports_sees_them() -> None:
-    assert ("encoder", False) in imports(PACKAGE / "supervisor.py")
-    assert ("supervisor", True) in imports(PACKAGE / "request.py")
+    assert "encoder" in imports(PACKAGE / "supervisor.py")
+    assert "options" in imports(PACKAGE / "supervisor.py")  # for type checkers
+    assert "demo" in imports(PACKAGE / "__main__.py")
+    assert {"", "demo"} <= imports(PACKAGE / "demo" / "app.py")
 
 
 def test_the_core_needs_anyio_alone() -> None:
