@@ -68,7 +68,7 @@ class SSEApp:
             await _respond(send, HTTPError(204, headers={"allow": self._allow()}))
         elif method not in self._methods:
             await _respond(send, HTTPError(405, headers={"allow": self._allow()}))
-        elif method == "HEAD" and "HEAD" not in self.options.methods:
+        elif method == "HEAD":
             await _send_response(send, 200, self.options.response_headers, b"")
         elif not self._enter():
             await _respond(send, HTTPError(503, "too many streams", {"retry-after": "5"}))
@@ -159,20 +159,24 @@ async def _send_response(
 
 
 def _takes_request(factory: Factory) -> bool:
-    """Whether ``factory`` is called with the request, or with nothing."""
+    """Whether ``factory`` is called with the request, or with nothing.
+
+    With the request if it has to be called with something; one whose parameters all have defaults
+    has them for a purpose of its own, unless the first is named ``request``.
+    """
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # some builtins have none
         return True
-    for arguments in ((object(),), ()):
-        try:
-            signature.bind(*arguments)
-        except TypeError:
-            continue
-        return bool(arguments)
-    raise TypeError(
-        f"the factory must take the request, or nothing: {factory!r:.80} takes {signature}"
-    )
+    first = next(iter(signature.parameters.values()), None)
+    takes = first is not None and (first.default is first.empty or first.name == "request")
+    try:
+        signature.bind(*[None] * takes)
+    except TypeError:
+        raise TypeError(
+            f"the factory must take the request, or nothing: {factory!r:.80} takes {signature}"
+        ) from None
+    return takes
 
 
 class _SSEAppFunction(Protocol[P]):
@@ -204,7 +208,7 @@ def _with_options(
 
 
 @_with_options(StreamOptions)
-def sse_app(factory: Factory | None = None, **options: Any) -> Any:
+def sse_app(factory: Any = ..., **options: Any) -> Any:
     """Make an ASGI application that answers each request with an event stream.
 
     ::
@@ -227,7 +231,10 @@ def sse_app(factory: Factory | None = None, **options: Any) -> Any:
     :raises TypeError: for a factory that can't be called so, or an option of a wrong type.
     :raises ValueError: for an option out of range.
     """
+    known = StreamOptions.__dataclass_fields__
+    if unknown := [name for name in options if name not in known or not known[name].init]:
+        raise TypeError(f"sse_app() has no option {', '.join(map(repr, unknown))}")
     checked = StreamOptions(**options)
-    if factory is None:
+    if factory is ...:
         return lambda factory: SSEApp(factory, checked)
     return SSEApp(factory, checked)

@@ -6,6 +6,7 @@ the line ends of an event stream, and U+2028 or a vertical tab is a character li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,12 @@ _fields_of: Callable[[object], tuple[Any, Any, Any, Any, Any]] = attrgetter(*_NA
 def encode(event: EventLike, sep: str = "\n") -> bytes:
     r"""Encode one event-like as a frame.
 
-    :param event: a :class:`~sse_asgi.ServerSentEvent`, a ``dict`` of its fields, a ``str`` (the
+    :param event: a :class:`~sse_asgi.ServerSentEvent`, a mapping of its fields, a ``str`` (the
         data), ``bytes`` (a frame encoded already: returned untouched), or an object with the
         attributes ``data``, ``event``, ``id``, ``retry`` and ``comment``.
     :param sep: how lines end: ``"\n"``, ``"\r\n"`` or ``"\r"``; not checked here, since it is
         the same for a whole stream (see :func:`check_separator`).
-    :raises TypeError: something that is no event-like, a ``dict`` with an unknown key, a field
+    :raises TypeError: something that is no event-like, a mapping with an unknown key, a field
         of a wrong type.
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
     """
@@ -63,6 +64,8 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
     try:
         fields = _fields_of(event)
     except AttributeError:
+        if isinstance(event, Mapping):
+            return encode(dict(event), sep)
         raise TypeError(
             f"a source must yield ServerSentEvent, dict, str or bytes, not "
             f"{type(event).__name__}; to send it as data, yield ServerSentEvent(data=...)"

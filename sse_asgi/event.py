@@ -117,8 +117,8 @@ def single_line(name: str, value: object) -> str:
 
 def id_text(value: object) -> str:
     """``value`` as an event id."""
-    if type(value) is int:
-        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(int(value))
     value = single_line("id", value)
     if "\0" in value:  # a client ignores such an id (WHATWG HTML 9.2.6)
         raise ValueError(f"id must not contain NUL: {_short(value)}")

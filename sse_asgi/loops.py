@@ -35,12 +35,13 @@ def clock() -> Callable[[], float]:
 
     ``anyio.current_time`` looks the event loop up at each call, at ten times the price.
     """
-    try:
-        return asyncio.get_running_loop().time
-    except RuntimeError:
-        import trio.lowlevel
+    # Not asyncio.get_running_loop(): trio may be a guest in asyncio's.
+    loop: Any = current_loop()
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return loop.time
+    import trio.lowlevel
 
-        return trio.lowlevel.current_clock().current_time
+    return trio.lowlevel.current_clock().current_time
 
 
 def cancel_requests() -> Callable[[], int | None]:

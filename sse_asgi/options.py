@@ -185,12 +185,12 @@ def _methods(methods: object) -> tuple[str, ...]:
     names: list[str] = []
     for name in methods:
         if not isinstance(name, str):
-            raise TypeError(f"methods must be a sequence of str, not {name!r} in it")
+            raise TypeError(f"methods must be a sequence of str, not {methods!r}")
         if not name.isascii() or not _TOKEN.fullmatch(name.encode()):
-            raise ValueError(f"methods: {name!r} is no HTTP method")
+            raise ValueError(f"methods: {name!r} is no HTTP method, in {methods!r}")
         names.append(name.upper())
     if not names:
-        raise ValueError("methods must not be empty")
+        raise ValueError(f"methods must not be empty: {methods!r}")
     return tuple(dict.fromkeys(names))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -23,11 +24,14 @@ from .loops import call_soon, current_loop, of_this_loop
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
+    from typing import TypeGuard
 
 __all__ = ["Shutdown"]
 
 #: Called in its own event loop with the grace period in seconds that drain() was given, if any.
 Listener: TypeAlias = "Callable[[float | None], None]"
+
+Handler: TypeAlias = "Callable[[int, FrameType | None], Any]"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -48,7 +52,6 @@ class Shutdown:
         self._said = False
         # Apart from what was said: a signal speaks of one server, and another may follow it.
         self._signalled = False
-        self._grace: float | None = None
         self._listeners: dict[Listener, object] = {}
 
     def __repr__(self) -> str:
@@ -69,8 +72,7 @@ class Shutdown:
         if grace is not None and not grace >= 0:
             raise ValueError(f"grace must be a number of seconds >= 0, not {grace!r}")
         self._said = True
-        self._grace = grace
-        self._notify()
+        self._notify(grace)
 
     async def wait(self) -> None:
         """Wait until :meth:`drain` is called or the server is told to stop."""
@@ -90,11 +92,6 @@ class Shutdown:
 
     # What follows is for the supervisor.
 
-    @property
-    def grace(self) -> float | None:
-        """What :meth:`drain` was given last."""
-        return self._grace
-
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` in this event loop when draining starts; look at ``draining`` too."""
         self._listeners[listener] = current_loop()
@@ -111,11 +108,11 @@ class Shutdown:
             self._notify()
         self._signalled = stopping
 
-    def _notify(self) -> None:
+    def _notify(self, grace: float | None = None) -> None:
         # One call an event loop: each wakes its loop by a system call. No lock: this may run in
         # a signal handler, on top of a thread that holds it.
         for loop in set(self._listeners.values()):
-            call_soon(loop, self._notify_here, loop, self._grace)
+            call_soon(loop, self._notify_here, loop, grace)
 
     def _notify_here(self, loop: object, grace: float | None) -> None:
         for listener, its_loop in list(self._listeners.items()):
@@ -130,7 +127,6 @@ class _ServerSignals:
         self.shutdown = Shutdown()
         self._stopping = False
         self._attached: Counter[Shutdown] = Counter()
-        self._chained: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     def attach(self, shutdown: Shutdown) -> None:
         self._attached[shutdown] += 1
@@ -149,28 +145,31 @@ class _ServerSignals:
     def _chain(self) -> None:
         # Looked at anew with every stream: a server puts the handlers that it found back when
         # it stops, and the next one installs its own.
-        for number in _SIGNALS:
-            handler = signal.getsignal(number)
-            if handler == self._handle:
+        found = {number: signal.getsignal(number) for number in _SIGNALS}
+        if not any(map(self._is_ours, found.values())):
+            # Not the server of before, if there was one.
+            self._stopping = any(map(_is_stopping, found.values()))
+        for number, handler in found.items():
+            if self._is_ours(handler) or handler is signal.default_int_handler:
                 continue
-            if number == signal.SIGTERM:  # not the server of before, if there was one
-                self._stopping = _is_stopping(handler)
-            if callable(handler) and handler is not signal.default_int_handler:
-                signal.signal(number, self._handle)
-                self._chained[number] = handler
+            if callable(handler):
+                signal.signal(number, partial(self._handle, handler))
 
     def _restore(self) -> None:
-        for number, handler in list(self._chained.items()):
-            # Somebody may have chained ours in turn, and will call it.
-            if signal.getsignal(number) == self._handle:
-                signal.signal(number, handler)
-                del self._chained[number]
+        for number in _SIGNALS:
+            # Ours only: somebody may have chained it in turn, and will call it.
+            while self._is_ours(link := signal.getsignal(number)):
+                signal.signal(number, link.args[0])
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _is_ours(self, handler: object) -> TypeGuard[partial[Any]]:
+        return isinstance(handler, partial) and handler.func == self._handle
+
+    def _handle(self, chained: Handler, number: int, frame: FrameType | None) -> None:
+        # Each link carries the handler that it was put before: others may put theirs in between.
         self._stopping = True
         for shutdown in list(self._attached):
             shutdown.signalled(True)
-        self._chained[number](number, frame)
+        chained(number, frame)
 
 
 def _is_stopping(handler: object) -> bool:

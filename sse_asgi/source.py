@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextvars
 import math
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import partial
+from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import anyio.to_thread
@@ -70,7 +71,7 @@ class AsyncSource:
     def __init__(self, source: AsyncIterable[EventLike]) -> None:
         self._iterator: AsyncIterator[EventLike] = aiter(source)
         self.step: Callable[[], Step]
-        if isinstance(self._iterator, AsyncGenerator):
+        if isinstance(self._iterator, AsyncGeneratorType):
             # Its awaitable has send and throw itself: no coroutine around it.
             self.step = cast("Callable[[], Step]", self._iterator.__anext__)
         else:
@@ -103,11 +104,13 @@ class ThreadSource:
                 503, "all threads for streams are busy", headers={"retry-after": "5"}
             ) from None
         self._source = source
-        self._iterator: Iterator[EventLike] | None = None
+        # Not iter() here: it is user code, and may block.
+        self._iterator = source if isinstance(source, Iterator) else None
         # One context for all calls, as in one thread: a ContextVar set in one step is there in
         # the next, and its token is good in the last.
         self._context = contextvars.copy_context()
         self._running = threading.Lock()
+        self._closing = False
         self._closed = anyio.Event()
         self._close_error: BaseException | None = None
 
@@ -122,6 +125,7 @@ class ThreadSource:
 
     async def aclose(self) -> None:
         """Call ``close()`` when the last step has ended; it goes on without us if need be."""
+        self._closing = True
         if not hasattr(self._iterator, "close") and not self._running.locked():
             self._note_closed()
             return
@@ -129,10 +133,16 @@ class ThreadSource:
         threading.Thread(target=self._close, name="sse_asgi close", daemon=True).start()
         await self._closed.wait()
         if self._close_error is not None:
-            raise self._close_error
+            error, self._close_error = self._close_error, None
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame: no cycle for the collector
 
     def _next(self) -> EventLike:
         with self._running:
+            if self._closing:  # a thread that was abandoned may start late
+                return _END
             if self._iterator is None:
                 self._iterator = self._context.run(iter, self._source)
             return self._context.run(next, self._iterator, _END)

@@ -72,6 +72,9 @@ _SCOPE_AROUND_YIELD = (
 )
 
 
+_AWAITED_CANCELLED = "the source was cancelled, and not by us: it awaited a cancelled task, say"
+
+
 class _Gone(Exception):
     pass
 
@@ -120,13 +123,14 @@ class Stream:
 
         self._clock = loops.clock()
         self._opened = self._last_write = self._last_turn = now = self._clock()
-        self._starting = self._started = False
+        self._starting = self._started = self._finishing = self._ended = False
         self._starts = now + _deferred(options.defer_start)
         # Spread, so that streams that were opened together do not end together.
         self._lifetime_ends = now + _or_forever(options.max_lifetime) * random.uniform(0.9, 1)
         self._drain_ends = math.inf
         self._sending_since: float | None = None
         self._thrown_at: float | None = None
+        self._cancelled_type = anyio.get_cancelled_exc_class()
 
         self._interruption = CancelScope(shield=True)
         self._cleanup = CancelScope()
@@ -138,13 +142,12 @@ class Stream:
         self._wakes = math.inf  # its deadline
         self._watchdog_sends = False
         self._turn_comes: anyio.Event | None = None
-        self._body_seen = False
-        self._replays = 0
+        self._listen_again = self._patience = 0.0
 
     @property
     def started(self) -> bool:
         """Whether the response has started, so that its status can't change any more."""
-        return self._started
+        return self._started or self._starting
 
     def draining(self) -> bool:
         """Whether the stream has been told to end."""
@@ -155,7 +158,7 @@ class Stream:
         self._shutdown.listen(self._shut_down)
         try:
             if self._shutdown.draining:
-                self._shut_down(self._shutdown.grace)
+                self._shut_down(0)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch)
                 await self._host()
@@ -167,7 +170,7 @@ class Stream:
             self._shutdown.forget(self._shut_down)
         await self._end()
         leaves = self._error or self._cancelled
-        self._error = self._cancelled = None
+        self._error = self._failure = self._cancelled = None
         if leaves is not None:
             try:
                 raise leaves
@@ -179,33 +182,53 @@ class Stream:
 
     async def _host(self) -> None:
         try:
-            with self._interruption, self._cleanup:
-                try:
-                    if self._clock() < self._drain_ends:
-                        await self._pump()
+            with self._interruption:
+                with self._cleanup:
+                    await self._read_source()
+                if self._state < State.CLOSING:
+                    self._finishing = True
+                    await self._send_last(self._farewell())
                     self._close(CloseReason.FINISHED)
-                except _Gone:
-                    self._close(CloseReason.CLIENT_DISCONNECTED)
-                except Exception as exc:
-                    self._fail(exc)
-                finally:
-                    await self._close_source()
-        except anyio.get_cancelled_exc_class() as exc:
-            # Not the interruption, which ends above: Task.cancel() by the server, or a scope of
-            # the source's own.
-            if self._cancelled_natively():
-                self._close(CloseReason.CANCELLED)
-                self._cancelled = exc
-            elif self._error is None:
-                error = RuntimeError(_SCOPE_AROUND_YIELD)
-                error.__cause__ = exc
-                self._fail(error)
+        except _Gone:
+            self._close(CloseReason.CLIENT_DISCONNECTED)
+        except self._cancelled_type as exc:
+            self._cancelled_by_others(exc)
         except BaseException as exc:  # such as KeyboardInterrupt
             self._close(CloseReason.CANCELLED)
             self._cancelled = exc
         if self._watchdog_sends:
             with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
                 await self._my_turn()
+
+    async def _read_source(self) -> None:
+        """Send what the source has, and close it, whatever happens."""
+        try:
+            if self._clock() < self._drain_ends:
+                await self._pump()
+        except _Gone:
+            self._close(CloseReason.CLIENT_DISCONNECTED)
+        except Exception as exc:
+            self._fail(exc)
+        finally:
+            await self._close_source()
+
+    def _cancelled_by_others(self, exc: BaseException) -> None:
+        """Deal with a cancellation that is not our interruption, which ends at its scope.
+
+        ``Task.cancel()`` by the server leaves when the stream has been ended in an orderly way.
+        Anything else is the source's fault, and gets words.
+        """
+        native = self._cancelled_natively()
+        if native is None:  # Python 3.10: all there is to tell them apart is what anyio says
+            native = "cancel scope" not in str(exc)
+        if native:
+            self._close(CloseReason.CANCELLED)
+            self._cancelled = exc
+        elif self._error is None:
+            at_yield = self._sending_since is not None
+            error = RuntimeError(_SCOPE_AROUND_YIELD if at_yield else _AWAITED_CANCELLED)
+            error.__cause__ = exc
+            self._fail(error)
 
     async def _pump(self) -> None:
         """Send what the source yields, one event at a time: the next is asked for when the last
@@ -255,43 +278,49 @@ class Stream:
                 try:
                     value = yield trap
                 except BaseException as exc:
-                    self._cancellation_enters()
+                    cancelled = self._is_cancellation(exc)
                     trap = step.throw(exc)
                 else:
                     # trio hands everything over as an outcome: a value, or an error to raise.
-                    if self._state >= State.CLOSING and hasattr(value, "error"):
-                        self._cancellation_enters()
+                    cancelled = self._is_cancellation(getattr(value, "error", None))
                     trap = step.send(value)
-                if self._source_told:
-                    # Only now: a scope of the source's own, whose deadline has come too, has to
-                    # see that somebody around it is cancelled, or it would take the cancellation
-                    # for its own and let the source go on.
-                    self._cleanup.shield = True
+                if cancelled:
+                    self._source_waits_cancelled()
         except StopIteration as got:
             event: EventLike = got.value
             return event
 
-    def _cancellation_enters(self) -> None:
-        # Cancel scopes cancel every wait from now on. The source gets that once; what it waits
-        # for on its way out is its cleanup. Where the watchdog has not decided to close, a scope
-        # inside the source is cancelled, which is the source's own business.
-        if self._state >= State.CLOSING:
-            self._source_told = True
-        elif self._thrown_at is None:
-            # Or the server has cancelled the task, which no scope can tell. The watchdog has a
-            # look at it when the time for a cleanup is over.
+    def _is_cancellation(self, exc: object) -> bool:
+        """Whether ``exc``, which is about to enter the source, is a cancellation; note it."""
+        if not isinstance(exc, self._cancelled_type):
+            return False  # what the source was waiting for has come, or failed
+        self._source_told = self._state >= State.CLOSING
+        return True
+
+    def _source_waits_cancelled(self) -> None:
+        """See whether what a cancelled source waits for is its cleanup."""
+        if self._source_told:
+            # Cancel scopes cancel every wait from now on. The source has got that once. The
+            # shield comes no earlier: a scope of the source's own, whose deadline has come too,
+            # must see that somebody around it is cancelled, or it would take the cancellation
+            # for its own and let the source go on.
+            self._cleanup.shield = True
+        elif self._cancelled_natively():
+            # By the server, it seems, which no scope can tell. (A scope of the source's own has
+            # taken its cancellation back, unless it is slow.) The watchdog has another look when
+            # the time for a cleanup is over.
             self._thrown_at = self._clock()
             self._wake_watchdog(self._thrown_at + self._cleanup_timeout)
 
-    def _cancelled_natively(self) -> bool:
-        """Whether somebody has called ``Task.cancel()`` on the host (asyncio)."""
-        pending = self._cancel_requests()
-        before = self._cancel_requests_before
-        return pending is None or before is None or pending > before
+    def _cancelled_natively(self) -> bool | None:
+        """Whether somebody has called ``Task.cancel()`` on the host (asyncio).
+
+        ``None`` where that is not known.
+        """
+        pending, before = self._cancel_requests(), self._cancel_requests_before
+        return None if pending is None or before is None else pending > before
 
     async def _send_start(self) -> None:
-        # A shutdown waits for it: of a start that is interrupted nobody knows whether it has
-        # taken place, so that nothing could be sent after it.
         self._starting = True
         await self._send(
             {
@@ -302,7 +331,7 @@ class Stream:
         )
         self._started = True
         self._starting = False
-        self._wake_watchdog(self._drain_ends)
+        self._wake_watchdog(self._drain_deadline())
 
     async def _send(self, message: Message) -> None:
         now = self._clock()
@@ -313,6 +342,9 @@ class Stream:
             await self._raw_send(message)
         except OSError:  # some servers raise it when the client is gone (ASGI HTTP spec 2.4)
             raise _Gone from None
+        except Exception:
+            self._ended = True  # whatever it is, the response is beyond repair
+            raise
         self._sending_since = None
         self._last_write = self._clock()
 
@@ -381,7 +413,7 @@ class Stream:
             if self._cancelled_natively():
                 self._close(CloseReason.CANCELLED)
                 self._cleanup.cancel()
-        if now >= self._drain_ends and not self._starting:
+        if now >= self._drain_deadline():
             self._interrupt(self._reason or CloseReason.SHUTDOWN)
         elif sending_since is not None:
             if now >= sending_since + self._send_timeout:
@@ -394,9 +426,7 @@ class Stream:
 
     def _next_deadline(self) -> float:
         now = self._clock()
-        deadline = self._lifetime_ends
-        if not self._starting:
-            deadline = min(deadline, self._drain_ends)
+        deadline = min(self._lifetime_ends, self._drain_deadline())
         if self._thrown_at is not None:
             deadline = min(deadline, self._thrown_at + self._cleanup_timeout)
         if self._sending_since is not None:
@@ -407,6 +437,16 @@ class Stream:
             return min(deadline, self._starts)
         return min(deadline, self._last_write + self._ping_or_inf)
 
+    def _drain_deadline(self) -> float:
+        """When a stream that was told to end is ended, if it has not by then."""
+        if self._starting:
+            # Of a start that is interrupted nobody knows whether it has taken place, so nothing
+            # could be sent after it.
+            return math.inf
+        if self._finishing:  # it is doing what it was told
+            return self._drain_ends + self._cleanup_timeout
+        return self._drain_ends
+
     async def _next_message(self) -> Message | None:
         """The next message of the server, or ``None`` where a deadline comes first.
 
@@ -415,22 +455,21 @@ class Stream:
         message = None
         self._wakes = self._next_deadline()
         with CancelScope(deadline=self._wakes) as self._pause:
-            if self._replays:
-                # A middleware that answers every receive() with the body again, at once.
-                await anyio.sleep(0.01 * 2 ** min(self._replays, 7))
+            if (rest := self._listen_again - self._clock()) > 0:
+                await anyio.sleep(rest)
             message = await self._receive()
             if message["type"] == "http.request" and not message.get("more_body"):
-                self._replays += self._body_seen
-                self._body_seen = True
+                # A middleware may answer every receive() with the body again, at once.
+                self._listen_again = self._clock() + self._patience
+                self._patience = min(2 * self._patience or 0.01, 1)
         return message
 
     async def _send_aside(self, frame: bytes) -> None:
         """Send from the watchdog, while the host is not sending; it waits if it wants to."""
         now = self._clock()
         self._watchdog_sends = True
-        self._wakes = now + self._send_timeout
-        if self._started:
-            self._wakes = min(self._wakes, self._drain_ends)
+        self._starting = not self._started
+        self._wakes = min(now + self._send_timeout, self._drain_deadline())
         try:
             with CancelScope(deadline=self._wakes) as self._pause:
                 if not self._started:
@@ -443,7 +482,7 @@ class Stream:
             if self._turn_comes is not None:
                 self._turn_comes.set()
                 self._turn_comes = None
-        if self._pause.cancelled_caught and (self._starting or self._clock() < self._drain_ends):
+        if self._pause.cancelled_caught and self._clock() < self._drain_deadline():
             self._interrupt(CloseReason.SEND_TIMEOUT)
 
     def _wake_watchdog(self, at: float) -> None:
@@ -464,8 +503,7 @@ class Stream:
     def _drain(self, reason: CloseReason, grace: float) -> None:
         """Tell the source to end; the watchdog closes it after ``grace`` seconds."""
         self._drain_ends = min(self._drain_ends, self._clock() + grace)
-        if not self._starting:
-            self._wake_watchdog(self._drain_ends)
+        self._wake_watchdog(self._drain_deadline())
         if self._state is not State.OPEN:
             return
         self._state = State.DRAINING
@@ -486,6 +524,8 @@ class Stream:
         """End the stream from the watchdog: wake the host from whatever it waits for."""
         if self._state < State.CLOSING:
             self._close(reason)
+            if self._thrown_at is not None and self._cancelled_natively():
+                self._cleanup.shield = True  # the source is on its way out already
             self._interruption.cancel()
 
     def _fail(self, error: BaseException) -> None:
@@ -505,15 +545,10 @@ class Stream:
         self._close(CloseReason.CANCELLED)
         self._state = State.CLOSED
         reason, self._failure = self._reason, self._error
-        timeout = (
-            self._options.send_timeout
-            if reason is CloseReason.FINISHED
-            else self._options.cleanup_timeout
-        )
         try:
-            with anyio.move_on_after(timeout, shield=True):
-                if self._starting:
-                    pass  # it was interrupted, and not by us
+            with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
+                if self._starting or self._ended:
+                    pass  # done; or interrupted, and nobody knows how far it came
                 elif reason is CloseReason.ERROR:
                     await self._send_error()
                 elif reason is CloseReason.SEND_TIMEOUT:
@@ -527,18 +562,21 @@ class Stream:
                 await self._report(self._options.on_close)
 
     async def _send_last(self, frame: bytes) -> None:
+        if self._watchdog_sends:
+            await self._my_turn()
         if not self._started:
             await self._send_start()
             frame = self._preamble() + frame
         if frame:
             await self._send(_body(frame))
             self._bytes += len(frame)
+        self._ended = True
         await self._send(_body(b"", more_body=False))
 
     def _farewell(self) -> bytes:
         """Spread the clients of a server that stops over some time: they come back to another."""
         retry = self._options.retry
-        if retry is None or self._reason in (CloseReason.FINISHED, CloseReason.CANCELLED):
+        if retry is None or self._reason not in (CloseReason.SHUTDOWN, CloseReason.MAX_LIFETIME):
             return b""
         return encode({"retry": random.randint(retry, 2 * retry)}, self._options.sep)
 

@@ -72,9 +72,9 @@ class HasEventFields(Protocol):
         ...
 
 
-#: What a source may yield: an event, a ``dict`` of its fields, a ``str`` (the data), ``bytes``
+#: What a source may yield: an event, a mapping of its fields, a ``str`` (the data), ``bytes``
 #: (a frame that is encoded already), or an object with the five fields as attributes.
-EventLike: TypeAlias = HasEventFields | EventDict | dict[str, Any] | str | bytes
+EventLike: TypeAlias = HasEventFields | EventDict | Mapping[str, Any] | str | bytes
 
 Source: TypeAlias = AsyncIterable[EventLike] | Iterable[EventLike]
 

@@ -22,6 +22,7 @@ from sse_asgi import (
     CloseReason,
     HTTPError,
     ServerSentEvent,
+    Shutdown,
     SSEApp,
     SSERequest,
     StreamOptions,
@@ -107,7 +108,22 @@ async def test_a_decorator_with_and_without_options() -> None:
     assert repr(plain) == "sse_app(test_a_decorator_with_and_without_options.<locals>.plain)"
 
 
-@pytest.mark.parametrize("factory", [5, "text", ["a"], object()])
+async def test_parameters_with_defaults_are_the_factorys_own() -> None:
+    async def source(interval: float = 0.5) -> AsyncIterator[str]:
+        yield str(interval)
+
+    async def optional(request: Any = None) -> AsyncIterator[str]:
+        yield type(request).__name__
+
+    async def anything(*args: Any, **kwargs: Any) -> AsyncIterator[str]:
+        yield type(args[0]).__name__
+
+    assert await events_of(sse_app(source)) == ["0.5"]
+    assert await events_of(sse_app(optional)) == ["SSERequest"]
+    assert await events_of(sse_app(anything)) == ["SSERequest"]
+
+
+@pytest.mark.parametrize("factory", [None, 5, "text", ["a"]])
 def test_a_factory_that_is_not_callable_is_refused(factory: Any) -> None:
     with pytest.raises(TypeError, match="factory must be a generator function"):
         sse_app(factory)
@@ -216,7 +232,7 @@ def test_a_wrong_option_is_refused_with_its_name_and_value(
 
 
 def test_an_unknown_option_is_refused() -> None:
-    with pytest.raises(TypeError, match="pong"):
+    with pytest.raises(TypeError, match=r"sse_app\(\) has no option 'pong'"):
         sse_app(async_generator, pong=5)  # type: ignore[call-overload]
 
 
@@ -289,6 +305,9 @@ async def test_head_answers_the_headers_and_starts_nothing() -> None:
         assert stream.status_code == 200
         assert stream.headers["content-type"].startswith("text/event-stream")
         assert stream.headers["x-mine"] == "y"
+        assert [event async for event in stream] == []
+        assert stream.complete
+    async with connect(sse_app(factory, methods=["GET", "HEAD"]), method="HEAD") as stream:
         assert [event async for event in stream] == []
         assert stream.complete
 
@@ -477,6 +496,60 @@ async def test_no_thread_left_is_a_503() -> None:
         release.set()
     assert limiter.borrowed_tokens == 0
     assert await events_of(app) == ["a"]
+
+
+async def test_a_sync_source_is_never_begun_when_its_stream_is_over() -> None:
+    begun = closed = 0
+
+    def source() -> Iterator[str]:
+        nonlocal begun, closed
+        begun += 1
+        try:
+            yield "a"
+        finally:
+            closed += 1
+
+    gone = anyio.Event()
+
+    async def receive() -> Any:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    app = sse_app(source)
+    for turns in range(30):
+        gone = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(app, http_scope(), receive, send)
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            gone.set()
+        assert begun == closed
+    await anyio.sleep(0.05)
+    assert begun == closed
+
+
+async def test_an_iterator_that_was_never_stepped_is_closed() -> None:
+    class Lines:
+        closed = False
+
+        def __iter__(self) -> Lines:
+            return self
+
+        def __next__(self) -> str:
+            return "line"
+
+        def close(self) -> None:
+            self.closed = True
+
+    lines = Lines()
+    shutdown = Shutdown()
+    shutdown.drain()
+    assert await events_of(sse_app(lambda: lines, shutdown=shutdown)) == []
+    assert lines.closed
 
 
 async def test_an_error_in_a_sync_source_leaves_as_itself() -> None:

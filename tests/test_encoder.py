@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from itertools import pairwise
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +14,10 @@ from hypothesis import strategies as st
 from sse_asgi import ServerSentEvent
 from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
 from sse_asgi.encoder import SEPARATORS, check_separator, encode
+
+
+class Number(enum.IntEnum):
+    ONE = 1
 
 
 class Level(str, enum.Enum):
@@ -34,6 +38,7 @@ class Level(str, enum.Enum):
         ({"data": "x", "event": "e", "id": "1"}, b"id: 1\nevent: e\ndata: x\n\n"),
         ({"data": {"a": 1}, "id": 5}, b'id: 5\ndata: {"a":1}\n\n'),
         ({"data": None, "event": None}, b"\n"),
+        (MappingProxyType({"data": "x", "id": Number.ONE}), b"id: 1\ndata: x\n\n"),
         ({"retry": 0}, b"retry: 0\n\n"),
         ({"comment": "a\nb"}, b": a\n: b\n\n"),
         ({"id": ""}, b"id: \n\n"),

@@ -156,7 +156,7 @@ def test_an_event_is_immutable_comparable_and_hashable() -> None:
         "c\nd",
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
-        event.data = "other"  # type: ignore[call-arg]
+        event.data = "other"  # type: ignore[misc]
     assert event == ServerSentEvent('{"a":1}', event="x", id="7", retry=0, comment="c\nd")
     assert len({event, ServerSentEvent("b")}) == 2
 

@@ -158,6 +158,56 @@ async def test_somebody_who_chains_our_handler_is_left_alone() -> None:
     server.stop()
 
 
+async def test_somebody_may_chain_our_handler_between_two_streams() -> None:
+    server = Server()
+    server.start()
+    app = sse_app(lambda: Recorder().source("a"))
+    async with connect(app) as first:
+        await first.receive()
+        ours: Any = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda number, frame: ours(number, frame))
+        async with connect(app) as second:
+            await second.receive()
+            signal.raise_signal(signal.SIGTERM)
+            assert server.signals == [signal.SIGTERM]
+            for stream in (first, second):
+                assert [event async for event in stream] == []
+    server.stop()
+
+
+async def test_two_servers_in_one_event_loop_both_hear_the_signal() -> None:
+    """The second one puts back what it found, our handler, and sends the signal again."""
+    first, second = Server(), Server()
+    app = sse_app(lambda: Recorder().source("a"))
+    first.start()
+    async with connect(app) as one:
+        await one.receive()
+        second.start()
+        async with connect(app) as two:
+            await two.receive()
+            signal.raise_signal(signal.SIGTERM)
+            assert second.signals == [signal.SIGTERM]
+            assert [event async for event in two] == []
+        second.stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert first.signals == [signal.SIGTERM]
+        assert [event async for event in one] == []
+    first.stop()
+
+
+async def test_a_server_that_handles_only_one_of_the_signals() -> None:
+    signals: list[int] = []
+    found = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
+    app = sse_app(lambda: Recorder().source("a"), shutdown_grace_period=20)
+    async with connect(app) as first:
+        await first.receive()
+        signal.raise_signal(signal.SIGINT)
+        async with connect(app) as late:
+            assert [event async for event in late] == []
+    assert signals == [signal.SIGINT]
+    signal.signal(signal.SIGINT, found)
+
+
 async def test_drain_from_another_thread() -> None:
     shutdown = Shutdown()
     app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -15,7 +17,7 @@ import trio
 import trio.lowlevel
 from anyio.lowlevel import checkpoint
 
-from sse_asgi import CloseReason, CloseReport, HTTPError, Shutdown, sse_app
+from sse_asgi import CloseReason, CloseReport, HTTPError, Shutdown, loops, sse_app
 from sse_asgi.testing import connect
 
 from .streams import Recorder, http_scope, never, on_mock_clock
@@ -621,11 +623,17 @@ async def test_drain_does_not_wait_for_a_client_that_does_not_read() -> None:
         assert recorder.report.duration == pytest.approx(10 + 2 + 3)
 
 
-async def test_a_stream_that_starts_while_draining_ends_at_once() -> None:
+@pytest.mark.parametrize("grace", [None, 0, 3600])
+async def test_a_stream_that_starts_while_draining_ends_at_once(grace: float | None) -> None:
     shutdown = Shutdown()
-    shutdown.drain()
+    shutdown.drain(grace)
     recorder = Recorder()
-    app = sse_app(lambda: recorder.source("a"), shutdown=shutdown, on_close=recorder.on_close)
+    app = sse_app(
+        lambda: recorder.source("a"),
+        shutdown=shutdown,
+        shutdown_grace_period=3600,
+        on_close=recorder.on_close,
+    )
     async with connect(app) as stream:
         assert stream.status_code == 200
         assert [event async for event in stream] == []
@@ -843,6 +851,39 @@ async def test_a_scope_between_two_yields_is_the_sources_own_business() -> None:
         assert stream.complete
 
 
+async def test_a_source_may_poll_with_timeouts_of_its_own_for_longer_than_a_cleanup() -> None:
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        for _ in range(10):
+            with anyio.move_on_after(0.01):
+                await anyio.sleep_forever()
+        yield "late"
+
+    recorder = Recorder()
+    app = sse_app(source, cleanup_timeout=0.02, on_close=recorder.on_close)
+    async with connect(app) as stream:
+        assert [event.data async for event in stream] == ["a", "late"]
+    assert recorder.report.reason is CloseReason.FINISHED
+
+
+async def test_a_source_that_awaits_something_cancelled_gets_a_clear_message() -> None:
+    if "trio" in type(loops.current_loop()).__module__:
+        pytest.skip("trio has nothing that could be awaited when it is cancelled")
+
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.01, future.cancel)
+        await future
+
+    if sys.version_info < (3, 11):
+        pytest.skip("Python 3.10 can't tell it from a cancellation by the server")
+    async with connect(sse_app(source)) as stream:
+        await stream.receive()
+        with pytest.raises(RuntimeError, match="awaited a cancelled task"):
+            await stream.receive()
+
+
 async def test_a_yield_while_closing_is_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
     """Regression 21: OrcaRouter-Lite#50."""
 
@@ -884,6 +925,45 @@ async def test_an_error_in_the_cleanup_leaves_as_itself() -> None:
     with pytest.raises(LookupError, match="rollback"):
         async with connect(sse_app(source)) as stream:
             await stream.receive()
+
+
+async def test_an_async_generator_of_somebody_elses_making() -> None:
+    class Generator(AsyncGenerator[str, None]):
+        """By its methods an async generator; its awaitables are no coroutines."""
+
+        def __init__(self) -> None:
+            self.left = ["a", "b"]
+            self.closed = False
+
+        def __anext__(self) -> Any:
+            return Soon(self.left.pop(0)) if self.left else End()
+
+        async def asend(self, value: None) -> str:
+            raise AssertionError
+
+        async def athrow(self, *exc: Any) -> Any:
+            raise AssertionError
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    class Soon:
+        def __init__(self, value: str) -> None:
+            self.value = value
+
+        def __await__(self) -> Any:
+            yield from checkpoint().__await__()
+            return self.value
+
+    class End:
+        def __await__(self) -> Any:
+            raise StopAsyncIteration
+            yield
+
+    made = Generator()
+    async with connect(sse_app(lambda: made)) as stream:
+        assert [event.data async for event in stream] == ["a", "b"]
+    assert made.closed
 
 
 async def test_iterables_of_every_kind_are_closed() -> None:
@@ -948,8 +1028,6 @@ async def test_a_scope_around_the_app_ends_the_stream_in_order() -> None:
 @pytest.mark.parametrize("where", ["waiting", "sending", "ignoring"])
 async def test_a_native_cancellation_ends_the_stream_in_order(where: str) -> None:
     """What hypercorn and daphne do at the end: Task.cancel()."""
-    import asyncio
-
     recorder = Recorder()
     messages: list[Any] = []
 
@@ -983,6 +1061,122 @@ async def test_a_native_cancellation_ends_the_stream_in_order(where: str) -> Non
     assert recorder.closed is (where != "ignoring")
     assert recorder.report.reason is CloseReason.CANCELLED
     assert messages[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("then", ["disconnect", "drain"])
+async def test_a_native_cancellation_and_another_end_leave_the_cleanup_alone(then: str) -> None:
+    recorder = Recorder()
+    shutdown = Shutdown()
+    gone = anyio.Event()
+
+    async def receive() -> Any:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    app = sse_app(
+        lambda: recorder.source("a", cleanup=0.1), on_close=recorder.on_close, shutdown=shutdown
+    )
+    task = asyncio.ensure_future(app(http_scope(), receive, send))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    assert recorder.cleanup_began
+    if then == "drain":
+        shutdown.drain()
+    gone.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    if sys.version_info >= (3, 11):  # before, nobody can tell that it was cancelled
+        assert recorder.closed
+    assert len(recorder.reports) == 1
+
+
+# -- the last chunk --------------------------------------------------------------------------------
+
+
+@on_mock_clock
+async def test_a_last_chunk_that_is_not_accepted_can_be_ended_in_every_way() -> None:
+    for way in ("timeout", "disconnect", "drain", "outer"):
+        recorder = Recorder()
+        shutdown = Shutdown()
+        gone = trio.Event()
+
+        async def receive() -> Any:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message.get("more_body") is False:
+                await trio.sleep_forever()
+
+        async def source() -> AsyncIterator[str]:
+            yield "a"
+
+        app = sse_app(
+            source,
+            shutdown=shutdown,
+            send_timeout=100 if way == "timeout" else None,
+            on_close=recorder.on_close,
+        )
+        with trio.CancelScope() as outer:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(app, http_scope(), receive, send)
+                await trio.sleep(7)
+                if way == "disconnect":
+                    gone.set()
+                elif way == "drain":
+                    shutdown.drain()
+                elif way == "outer":
+                    outer.cancel()
+        reason, duration = {
+            "timeout": (CloseReason.SEND_TIMEOUT, 100),
+            "disconnect": (CloseReason.CLIENT_DISCONNECTED, 7),
+            "drain": (CloseReason.SHUTDOWN, 7 + 5),
+            "outer": (CloseReason.CANCELLED, 7),
+        }[way]
+        assert recorder.report.reason is reason
+        assert recorder.report.duration == pytest.approx(duration, abs=0.1)
+
+
+@on_mock_clock
+async def test_nothing_is_sent_twice_where_a_start_is_stuck() -> None:
+    sent: list[str] = []
+
+    async def source() -> AsyncIterator[str]:
+        await trio.sleep(1)
+        raise HTTPError(403)
+        yield "never"
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+        await trio.sleep(1000)
+
+    with pytest.raises(HTTPError):
+        await sse_app(source, send_timeout=None)(http_scope(), never, send)
+    assert sent == ["http.response.start"]
+
+
+async def test_what_send_raises_leaves_as_itself_and_ends_all_sending() -> None:
+    sent: list[Any] = []
+    asked: list[Exception] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message.get("body"):
+            raise KeyError("the server is broken")
+
+    def on_error(exc: Exception) -> str:
+        asked.append(exc)
+        return "sorry"
+
+    with pytest.raises(KeyError, match="the server is broken"):
+        await sse_app(lambda: ["a", "b"], on_error=on_error)(http_scope(), never, send)
+    assert [message.get("body") for message in sent if message.get("body")] == [b"data: a\n\n"]
+    assert asked == []
 
 
 # -- fairness and order ----------------------------------------------------------------------------
@@ -1082,6 +1276,29 @@ async def test_a_replayed_request_body_is_no_disconnect_and_no_busy_loop() -> No
         assert calls < 10
         gone = True
     assert recorder.report.reason is CloseReason.CLIENT_DISCONNECTED
+
+
+@on_mock_clock
+async def test_a_replayed_body_does_not_hide_the_disconnect_behind_pings() -> None:
+    for ping in (0.05, 1.0, 15.0, None):
+        recorder = Recorder()
+        gone = False
+
+        async def receive() -> Any:
+            if gone:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": b"x", "more_body": False}
+
+        async def send(message: Any) -> None:
+            pass
+
+        app = sse_app(lambda: recorder.source("a"), ping=ping, on_close=recorder.on_close)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app, http_scope(), receive, send)
+            await trio.sleep(100)
+            gone = True
+        assert recorder.report.reason is CloseReason.CLIENT_DISCONNECTED
+        assert recorder.report.duration <= 101
 
 
 @on_mock_clock
