@@ -16,7 +16,12 @@ from sse_asgi.testing import connect
 
 from .streams import Recorder
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    # Some versions of Starlette leave a generator of their own to the collector, which trio minds.
+    pytest.mark.filterwarnings("ignore:.*Request.stream.*was garbage collected:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*Request.stream:pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 class PassThrough(BaseHTTPMiddleware):

@@ -1028,6 +1028,8 @@ async def test_a_scope_around_the_app_ends_the_stream_in_order() -> None:
 @pytest.mark.parametrize("where", ["waiting", "sending", "ignoring"])
 async def test_a_native_cancellation_ends_the_stream_in_order(where: str) -> None:
     """What hypercorn and daphne do at the end: Task.cancel()."""
+    if where == "ignoring" and sys.version_info < (3, 11):
+        pytest.skip("on Python 3.10 a task can't tell whether it was cancelled")
     recorder = Recorder()
     messages: list[Any] = []
 
@@ -1066,6 +1068,8 @@ async def test_a_native_cancellation_ends_the_stream_in_order(where: str) -> Non
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("then", ["disconnect", "drain"])
 async def test_a_native_cancellation_and_another_end_leave_the_cleanup_alone(then: str) -> None:
+    if sys.version_info < (3, 11):
+        pytest.skip("on Python 3.10 a task can't tell whether it was cancelled")
     recorder = Recorder()
     shutdown = Shutdown()
     gone = anyio.Event()
@@ -1090,8 +1094,7 @@ async def test_a_native_cancellation_and_another_end_leave_the_cleanup_alone(the
     gone.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    if sys.version_info >= (3, 11):  # before, nobody can tell that it was cancelled
-        assert recorder.closed
+    assert recorder.closed
     assert len(recorder.reports) == 1
 
 
