@@ -390,7 +390,7 @@ class Stream:
                 if self._state < State.CLOSING:
                     message = await self._next_message()
                     if message is not None and message["type"] == "http.disconnect":
-                        raise _Gone
+                        self._disconnected()
         except (_Gone, OSError):
             self._interrupt(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:  # ping_message_factory, or receive() of a middleware
@@ -400,6 +400,14 @@ class Stream:
             # Cancelled from around the application, which the host is shielded from.
             self._interrupt(CloseReason.CANCELLED)
             raise
+
+    def _disconnected(self) -> None:
+        if not self._ended:
+            raise _Gone
+        # The last chunk is on its way: that may be all that the server wants to say. If not, the
+        # chunk is not waited for much longer.
+        self._listen_again = math.inf
+        self._drain_ends = min(self._drain_ends, self._clock())
 
     async def _attend(self) -> None:
         """Do what is due now."""
@@ -414,7 +422,7 @@ class Stream:
                 self._close(CloseReason.CANCELLED)
                 self._cleanup.cancel()
         if now >= self._drain_deadline():
-            self._interrupt(self._reason or CloseReason.SHUTDOWN)
+            self._interrupt(self._reason or CloseReason.CLIENT_DISCONNECTED)
         elif sending_since is not None:
             if now >= sending_since + self._send_timeout:
                 self._interrupt(CloseReason.SEND_TIMEOUT)

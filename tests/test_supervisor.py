@@ -1137,12 +1137,35 @@ async def test_a_last_chunk_that_is_not_accepted_can_be_ended_in_every_way() -> 
                     outer.cancel()
         reason, duration = {
             "timeout": (CloseReason.SEND_TIMEOUT, 100),
-            "disconnect": (CloseReason.CLIENT_DISCONNECTED, 7),
+            "disconnect": (CloseReason.CLIENT_DISCONNECTED, 7 + 5),
             "drain": (CloseReason.SHUTDOWN, 7 + 5),
             "outer": (CloseReason.CANCELLED, 7),
         }[way]
         assert recorder.report.reason is reason
         assert recorder.report.duration == pytest.approx(duration, abs=0.1)
+
+
+@on_mock_clock
+async def test_a_disconnect_that_only_says_that_the_response_is_complete() -> None:
+    """hypercorn gives it while ``send`` of the last chunk has not returned."""
+    recorder = Recorder()
+    complete = trio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+
+    async def receive() -> Any:
+        await complete.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message.get("more_body") is False:
+            complete.set()
+            await trio.sleep(1)
+
+    await sse_app(source, on_close=recorder.on_close)(http_scope(), receive, send)
+    assert recorder.report.reason is CloseReason.FINISHED
+    assert recorder.report.duration == 1
 
 
 @on_mock_clock
