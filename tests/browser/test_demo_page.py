@@ -1,0 +1,361 @@
+"""The page of `python -m sse_asgi`, in a browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.test_demo import append, rotate, running
+
+from .conftest import NewContext, port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Page
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "app.log"
+    path.touch()
+    return path
+
+
+def write(log: Path, *lines: str) -> None:
+    append(log, "".join(f"{line}\n" for line in lines).encode())
+
+
+class Demo:
+    """The page, as somebody sees it."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.requests: list[str] = []
+        self.page: Page = context.new_page()
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(url)
+
+    def evaluate(self, expression: str) -> Any:
+        return self.page.evaluate(f"() => ({expression})")
+
+    def text(self, selector: str) -> str:
+        text: str = self.evaluate(f"document.querySelector({selector!r}).textContent")
+        return text
+
+    def state(self, stream: str) -> str:
+        return self.text(f"#{stream}-status .state")
+
+    def number(self, stream: str, name: str) -> int:
+        """What it says of the stream: so many events, or so many reconnects."""
+        return int(self.text(f"#{stream}-status [data-is={name}]").replace(",", ""))
+
+    def wait_for_text(self, selector: str, text: str) -> None:
+        self._wait_for(f"document.querySelector({selector!r})?.textContent === {text!r}")
+
+    def wait_for_state(self, stream: str, state: str) -> None:
+        self.wait_for_text(f"#{stream}-status .state", state)
+
+    def wait_for_number(self, stream: str, name: str, least: int) -> None:
+        selector = f"#{stream}-status [data-is={name}]"
+        text = f"document.querySelector({selector!r})?.textContent"
+        self._wait_for(f"Number({text}?.replaceAll(',', '')) >= {least}")
+
+    def wait_for_rows(self, count: int) -> None:
+        self._wait_for(f"document.querySelectorAll('#lines .row').length >= {count}")
+
+    def _wait_for(self, condition: str) -> None:
+        try:
+            self.page.wait_for_function(f"() => {condition}")
+        except Exception as exc:
+            raise AssertionError(f"never {condition}: {self.text('main')}") from exc
+
+    def rows(self) -> list[str]:
+        """The lines of the log that are shown."""
+        rows: list[str] = self.evaluate(
+            "[...document.querySelectorAll('#lines .row > :last-child')].map((e) => e.textContent)"
+        )
+        return rows
+
+    def notes(self) -> list[str]:
+        """What is said between them."""
+        notes: list[str] = self.evaluate(
+            "[...document.querySelectorAll('#lines .note')].map((e) => e.textContent)"
+        )
+        return notes
+
+    def painted(self, canvas: str, variable: str) -> int:
+        """How many pixels of the canvas have the colour of a style variable."""
+        pixels: int = self.page.evaluate(
+            """
+            ([id, variable]) => {
+              const style = getComputedStyle(document.documentElement).getPropertyValue(variable);
+              const colour = style.trim().match(/[0-9a-f]{2}/g).map((byte) => parseInt(byte, 16));
+              const canvas = document.getElementById(id);
+              const { data } = canvas.getContext("2d")
+                .getImageData(0, 0, canvas.width, canvas.height);
+              let count = 0;
+              for (let at = 0; at < data.length; at += 4) {
+                const near = colour.every((c, i) => Math.abs(c - data[at + i]) < 30);
+                count += near && data[at + 3] > 150;
+              }
+              return count;
+            }
+            """,
+            [canvas, variable],
+        )
+        return pixels
+
+    def overflow(self) -> int:
+        """How many pixels are to be scrolled to the side."""
+        pixels: int = self.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        return pixels
+
+
+def test_charts_show_this_machine(context: BrowserContext) -> None:
+    with running() as program:
+        demo = Demo(context, program.url)
+        demo.wait_for_state("stats", "open")
+        demo.wait_for_number("stats", "events", 4)
+        texts = "[...document.querySelectorAll('#stats-status dd')].map((e) => e.textContent)"
+        events, reconnects, last_event_id = demo.evaluate(texts)
+        assert (int(events), reconnects) == (int(last_event_id) + 1, "0")
+        assert demo.page.title() == f"{demo.text('#host')}, live: sse_asgi"
+        assert 0 <= int(demo.text("#cpu")) <= 100
+        cores = len(psutil.cpu_times(percpu=True))
+        assert demo.evaluate("document.getElementById('cores').childElementCount") == cores
+        value, unit = demo.text("#memory-share").split()[-2:]
+        total = float(value) * 2 ** {"MiB": 20, "GiB": 30, "TiB": 40}[unit]
+        assert total == pytest.approx(psutil.virtual_memory().total, rel=0.01)
+        for canvas, said, variable in (
+            ("cpu-chart", "CPU load, last two minutes: all processors ", "--cpu"),
+            ("memory-chart", "Memory in use, last two minutes: used ", "--memory"),
+            ("network-chart", "Network traffic, last two minutes: received ", "--sent"),
+        ):
+            label = demo.evaluate(f"document.getElementById('{canvas}').ariaLabel")
+            assert label.startswith(said)
+            assert demo.painted(canvas, variable) > 10
+        assert demo.page.locator("#hint").is_visible()
+        assert not demo.page.locator("#lines").is_visible()
+        # With more samples lines become longer.
+        before = demo.painted("memory-chart", "--memory")
+        demo.wait_for_number("stats", "events", demo.number("stats", "events") + 2)
+        assert demo.painted("memory-chart", "--memory") > before
+        # It needs nobody else.
+        assert demo.requests
+        assert all(url.startswith((program.url, "data:")) for url in demo.requests)
+
+
+def test_log_grows(context: BrowserContext, log: Path) -> None:
+    write(log, *(f"old {number}" for number in range(20)))
+    with running("--tail", str(log)) as program:
+        demo = Demo(context, program.url)
+        expected = [f"old {number}" for number in range(10, 20)]
+        demo.wait_for_rows(len(expected))
+        assert demo.rows() == expected
+        assert demo.text("#log-name") == str(log)
+        special = [
+            "<b>bold</b> &amp; <script>throw 1</script>",
+            "snow \u2603 \U0001f389 \u6f22\u5b57",
+            "  indented\tand tabbed",
+            "",
+            "an ERROR",
+            "a warning",
+        ]
+        for line in special:
+            write(log, line)
+            expected.append(line)
+            demo.wait_for_rows(len(expected))
+        assert demo.rows() == expected
+        assert demo.evaluate("document.querySelectorAll('#lines :is(b, script)').length") == 0
+        assert demo.text("#lines .bad > :last-child") == "an ERROR"
+        assert demo.text("#lines .warn > :last-child") == "a warning"
+        # The id of a line is what is beside it, and what the stream says it has.
+        assert demo.text("#lines .row:last-child > :first-child") == str(log.stat().st_size)
+        assert demo.text("#log-status [data-is=id]") == str(log.stat().st_size)
+        rotate(log, b"new\n")
+        demo.wait_for_rows(len(expected) + 1)
+        assert demo.rows() == [*expected, "new"]
+        assert demo.notes() == ["file rotated: reading from its beginning"]
+
+
+def test_log_is_followed_until_somebody_reads(context: BrowserContext, log: Path) -> None:
+    with running("--tail", str(log)) as program:
+        demo = Demo(context, program.url)
+        demo.wait_for_state("log", "open")
+        write(log, *(f"line {number}" for number in range(200)))
+        demo.wait_for_rows(200)
+        lines, jump = demo.page.locator("#lines"), demo.page.locator("#jump")
+        left = "document.getElementById('lines')"
+        left = f"{left}.scrollHeight - {left}.scrollTop - {left}.clientHeight"
+        demo.page.wait_for_function(f"() => {left} < 2")
+        assert not jump.is_visible()
+        lines.evaluate("(element) => { element.scrollTop = 0; }")
+        demo.wait_for_text("#jump", "\u2193 Follow")
+        write(log, *(f"more {number}" for number in range(5)))
+        demo.wait_for_text("#jump", "\u2193 5 new lines")
+        assert lines.evaluate("(element) => element.scrollTop") == 0
+        jump.click()
+        jump.wait_for(state="hidden")
+        demo.page.wait_for_function(f"() => {left} < 2")
+        write(log, "last")
+        demo.wait_for_rows(206)
+        demo.page.wait_for_function(f"() => {left} < 2")
+        assert not jump.is_visible()
+
+
+def test_survives_a_killed_server(context: BrowserContext, log: Path, tmp_path: Path) -> None:
+    """SIGKILL, and another server on the same port: no line is lost or comes twice."""
+    arguments = ("--port", str(port()), "--tail", str(log))
+    expected = [f"first {number}" for number in range(5)]
+    write(log, *expected)
+
+    def more(what: str) -> None:
+        lines = [f"{what} {number}" for number in range(20)]
+        write(log, *lines)
+        expected.extend(lines)
+
+    with running(*arguments) as program:
+        demo = Demo(context, program.url)
+        demo.wait_for_rows(5)
+        demo.wait_for_number("stats", "events", 2)
+        more("before")
+        demo.wait_for_rows(10)
+        program.process.kill()
+        demo.wait_for_state("stats", "connecting")
+        demo.wait_for_state("log", "connecting")
+        demo.page.screenshot(path=tmp_path / "disconnected.png", full_page=True)
+    for kill in (1, 2):
+        more(f"while down {kill}")
+        with running(*arguments) as program:
+            for stream in ("stats", "log"):
+                demo.wait_for_state(stream, "open")
+                demo.wait_for_number(stream, "reconnects", kill)
+            more(f"after {kill}")
+            demo.wait_for_rows(len(expected))
+            assert demo.rows() == expected
+            demo.wait_for_number("stats", "events", demo.number("stats", "events") + 2)
+            program.process.kill()
+            demo.wait_for_state("stats", "connecting")
+            demo.wait_for_state("log", "connecting")
+    assert [demo.number(stream, "reconnects") for stream in ("stats", "log")] == [2, 2]
+    lost, again, *_ = notes = demo.notes()
+    assert lost == "connection lost"
+    assert again.startswith("connected again, continuing at byte ")
+    assert notes[2::2] == [lost, lost]
+    demo.page.screenshot(path=tmp_path / "killed.png", full_page=True)
+
+
+@contextmanager
+def refusing(port: int) -> Iterator[None]:
+    """Something that answers 502, as a proxy does whose server is away."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(502)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_survives_a_proxy_that_refuses(context: BrowserContext, log: Path) -> None:
+    """After an HTTP error an EventSource gives up; the page does not, and knows where it was."""
+    number = port()
+    arguments = ("--port", str(number), "--tail", str(log))
+    with running(*arguments) as program:
+        demo = Demo(context, program.url)
+        demo.wait_for_state("log", "open")
+        write(log, *(f"before {number}" for number in range(20)))
+        demo.wait_for_rows(20)
+        position = log.stat().st_size
+        demo.wait_for_number("stats", "events", 2)
+        program.process.kill()
+    write(log, *(f"meanwhile {number}" for number in range(20)))
+    with refusing(number):
+        demo.wait_for_state("stats", "closed")
+        demo.wait_for_state("log", "closed")
+        before = len(demo.requests)
+        # It tries by itself.
+        with demo.page.expect_response(lambda response: response.status == 502):
+            pass
+        assert len(demo.requests) > before
+        demo.wait_for_state("log", "closed")
+    with running(*arguments):
+        demo.wait_for_state("stats", "open")
+        demo.wait_for_state("log", "open")
+        write(log, "after")
+        demo.wait_for_rows(41)
+        demo.wait_for_number("stats", "events", demo.number("stats", "events") + 2)
+    assert demo.rows() == [
+        *(f"before {number}" for number in range(20)),
+        *(f"meanwhile {number}" for number in range(20)),
+        "after",
+    ]
+    assert demo.notes()[:2] == [
+        "connection lost",
+        f"connected again, continuing at byte {position}",
+    ]
+
+
+def test_survives_a_server_without_the_log(context: BrowserContext, log: Path) -> None:
+    """What is shown is what came since there is a log again."""
+    arguments = ("--port", str(port()))
+    write(log, "one", "two")
+    with running(*arguments, "--tail", str(log)) as program:
+        demo = Demo(context, program.url)
+        demo.wait_for_rows(2)
+        program.process.kill()
+    with running(*arguments) as program:
+        demo.page.locator("#hint").wait_for()
+        assert not demo.page.locator("#lines").is_visible()
+        program.process.kill()
+    write(log, "three")
+    with running(*arguments, "--tail", str(log)):
+        demo.page.locator("#lines").wait_for()
+        write(log, "four")
+        demo.wait_for_text("#lines .row:last-child > :last-child", "four")
+    assert demo.rows() == ["one", "two", "three", "four"]
+
+
+def test_looks(new_context: NewContext, log: Path, tmp_path: Path) -> None:
+    """Screenshots, to be looked at; nothing is to be scrolled to the side."""
+    write(log, *(f"2026-11-22 15:00:0{number} INFO worker-{number} started" for number in range(7)))
+    write(log, "2026-11-22 15:00:08 WARNING queue is nearly full: 97 of 100")
+    write(log, "2026-11-22 15:00:09 ERROR " + "a line that is long, " * 30)
+    write(log, "https://example.org/" + "without-a-space" * 30)
+    with running("--tail", str(log)) as program, running() as without_log:
+        light, dark = new_context(color_scheme="light"), new_context(color_scheme="dark")
+        demos = [
+            ("light", Demo(light, program.url), [320, 768, 1280, 1920]),
+            ("dark", Demo(dark, program.url), [390, 1280]),
+            ("without-log", Demo(light, without_log.url), [320, 1280]),
+        ]
+        for name, demo, widths in demos:
+            demo.wait_for_number("stats", "events", 4)
+            for width in widths:
+                demo.page.set_viewport_size({"width": width, "height": 800})
+                # The charts are drawn anew.
+                demo.page.wait_for_function(
+                    "() => charts.every((c) => c.width === c.canvas.clientWidth)"
+                )
+                assert demo.overflow() == 0, width
+                picture = tmp_path / f"{name}-{width}.png"
+                demo.page.screenshot(path=picture, full_page=True)
+                assert picture.stat().st_size > 10_000

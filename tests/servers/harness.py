@@ -1,0 +1,304 @@
+"""Servers under test, started through their command lines as users start them."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.peers import missing
+
+from .clients import DEADLINE, Address, Response, wait_for
+
+ROOT = Path(__file__).parents[2]
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate for localhost, and the context of a client that trusts it."""
+
+    chain: Path
+    key: Path
+    authority: Path
+    client: ssl.SSLContext
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A server, and one way to run it."""
+
+    arguments: tuple[str, ...]  # with {port}
+    packages: tuple[str, ...]
+    tls: bool = False
+    http2: bool = False
+    #: Whether `send` waits for a client that does not read.
+    back_pressure: bool = True
+    #: Whether a `send` that waits can be given up. hypercorn's worker for trio shields it.
+    sends_can_be_cancelled: bool = True
+    #: Whether a client can tell that a response was broken off.
+    shows_errors: bool = True
+
+
+_UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}")
+_HYPERCORN = ("-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "1")
+_GRANIAN = ("-m", "granian", "--host", "127.0.0.1", "--port", "{port}", "--interface", "asgi")
+
+KINDS: Mapping[str, Kind] = {
+    "uvicorn-h11": Kind((*_UVICORN, "--http", "h11", "--loop", "asyncio"), ("uvicorn",)),
+    "uvicorn-httptools": Kind(
+        (*_UVICORN, "--http", "httptools", "--loop", "uvloop"), ("uvicorn", "httptools", "uvloop")
+    ),
+    "hypercorn": Kind(_HYPERCORN, ("hypercorn",)),
+    "hypercorn-trio": Kind(
+        (*_HYPERCORN, "-k", "trio"), ("hypercorn",), sends_can_be_cancelled=False
+    ),
+    "hypercorn-h2": Kind(_HYPERCORN, ("hypercorn",), tls=True, http2=True, shows_errors=False),
+    "granian": Kind((*_GRANIAN, "--http", "1"), ("granian",)),
+    "granian-h2": Kind((*_GRANIAN, "--http", "2"), ("granian",), http2=True),
+    "daphne": Kind(
+        ("-m", "daphne", "--bind", "127.0.0.1", "--port", "{port}"),
+        ("daphne",),
+        back_pressure=False,
+        shows_errors=False,
+    ),
+}
+
+
+def kinds(condition: Callable[[Kind], bool] = lambda kind: True) -> list[str]:
+    """The names of those servers that fulfil `condition`."""
+    return [name for name, kind in KINDS.items() if condition(kind)]
+
+
+def on_servers(names: list[str]) -> pytest.MarkDecorator:
+    """Run a test that takes `server` on some of them."""
+    return pytest.mark.parametrize("server", names, indirect=True)
+
+
+#: What no server writes where all goes well. Python's warnings are among it.
+_ABOVE_INFO = re.compile(
+    r"\b(?:warn|fatal|critical|traceback)\b|(?:error|exception|warning)\b", re.IGNORECASE
+)
+_INFO = re.compile(r"\bINFO\b")
+
+
+class Process:
+    """A process with its output in a file; it leads a process group that ends with it."""
+
+    def __init__(self, arguments: list[str], log: Path, token: str = "") -> None:
+        self.log_file = log
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": "default",
+            "SSE_ASGI_TEST_TOKEN": token,
+        }
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process that was started, as a process manager does."""
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until it has exited by itself; the exit code."""
+        return self.process.wait(DEADLINE)
+
+    def kill(self) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+    def summary(self) -> dict[str, int]:
+        """What the streams of a server that has stopped have gone through, and how many."""
+        (line,) = re.findall(r"^summary (.*)$", self.log(), re.MULTILINE)
+        summary: dict[str, int] = json.loads(line)
+        return summary
+
+    def log(self, start: int = 0) -> str:
+        return self.log_file.read_bytes()[start:].decode(errors="replace")
+
+    def complaints(self, start: int = 0) -> list[str]:
+        """Lines of the log that are no mere information."""
+        return [
+            line
+            for line in self.log(start).splitlines()
+            if _ABOVE_INFO.search(line) and not _INFO.search(line)
+        ]
+
+
+class Server(Process):
+    """A server that runs, and answers at `address`."""
+
+    def __init__(
+        self, name: str, directory: Path, certificate: Certificate | None, port: int
+    ) -> None:
+        self.name = name
+        self.kind = kind = KINDS[name]
+        arguments = [argument.format(port=port) for argument in kind.arguments]
+        context = None
+        if kind.tls:
+            assert certificate is not None
+            arguments += ["--certfile", str(certificate.chain), "--keyfile", str(certificate.key)]
+            context = certificate.client
+        self.address = Address(port, context, kind.http2)
+        token = f"{os.getpid()}-{next(_serial)}"
+        log = directory / f"{name}-{token}.log"
+        super().__init__([*arguments, "tests.servers.apps:app"], log, token)
+        self._client = self.address.client()
+        self._token = token
+        self._checked = 0
+        self._forgiven: list[str] = []
+
+    def kill(self) -> None:
+        self.hang_up()
+        super().kill()
+
+    def hang_up(self) -> None:
+        """Close the connection of `status`. With TLS a server that closes it waits for the client
+        to agree, who would not notice, and logs an error in the end.
+        """
+        self._client.close()
+        self._client = self.address.client()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.hang_up()  # it may wait for a connection that is kept alive
+        super().signal(number)
+
+    def ready(self) -> bool:
+        """Wait until it answers; false where it has exited instead."""
+        ends = time.monotonic() + DEADLINE
+        while self.process.poll() is None:
+            assert time.monotonic() < ends, f"{self.name} does not answer: {self.log()}"
+            try:
+                if self.status("")["token"] == self._token:
+                    self._checked = len(self.log_file.read_bytes())
+                    return True
+            except httpx.TransportError:
+                time.sleep(0.02)
+        return False
+
+    def open(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: list[tuple[bytes, bytes]] | None = None,
+        receive_buffer: int | None = None,
+    ) -> Response:
+        return self.address.open(
+            path, method=method, headers=headers or [], receive_buffer=receive_buffer
+        )
+
+    def status(self, tag: str) -> dict[str, Any]:
+        """What the process says of itself, and of the streams of `tag`: see apps.status."""
+        path = f"/status?tag={tag}"
+        try:
+            response = self._client.get(path)
+        except (httpx.NetworkError, httpx.RemoteProtocolError):  # it was idle and got closed
+            response = self._client.get(path)
+        status: dict[str, Any] = response.raise_for_status().json()
+        return status
+
+    def wait_for_status(
+        self, tag: str, condition: Callable[[dict[str, Any]], bool]
+    ) -> dict[str, Any]:
+        """Wait until the server has noticed what it is expected to."""
+        status = self.status(tag)
+
+        def fulfilled() -> bool:
+            nonlocal status
+            status = self.status(tag)
+            return condition(status)
+
+        wait_for(
+            fulfilled, lambda: f"{self.name} says {status}; log: {self.log(self._checked)[-2000:]}"
+        )
+        return status
+
+    def wait_for_end(self, tag: str, streams: int = 1) -> list[str]:
+        """Wait until streams of `tag` are over, and the application with them; its history."""
+
+        def over(status: dict[str, Any]) -> bool:
+            ends = sum(what.startswith("app ") for what in status["history"])
+            return ends >= streams and not status["running"]
+
+        history: list[str] = self.wait_for_status(tag, over)["history"]
+        return history
+
+    def wait_for_complaint(self, message: str) -> None:
+        """Wait until the log has an error that the test meant to cause; it counts for nothing."""
+        wait_for(
+            lambda: any(message in line for line in self.complaints(self._checked)),
+            lambda: f"not there: {self.log(self._checked)}",
+        )
+        self.new_complaints()
+
+    def forgive(self, message: str) -> None:
+        """Take lines with this message for information until the end of the test."""
+        self._forgiven.append(message)
+
+    def new_complaints(self) -> list[str]:
+        """What came into the log since this was called last, information apart."""
+        start, self._checked = self._checked, len(self.log_file.read_bytes())
+        forgiven, self._forgiven = self._forgiven, []
+        return [
+            line
+            for line in self.complaints(start)
+            if not any(message in line for message in forgiven)
+        ]
+
+
+def require_package(name: str) -> None:
+    """Skip the test, or fail it where servers are required, if a package is not installed."""
+    if importlib.util.find_spec(name) is None:
+        missing("servers", f"{name} is not installed")
+
+
+def start(name: str, directory: Path, certificate: Certificate | None) -> Server:
+    """Start a server, and wait until it answers; skip where it is not installed."""
+    for package in KINDS[name].packages:
+        require_package(package)
+    for _ in range(3):
+        server = Server(name, directory, certificate, free_port())
+        try:
+            if server.ready():
+                return server
+        except BaseException:
+            server.kill()
+            raise
+        server.kill()  # perhaps somebody else has taken the port
+    raise AssertionError(f"{name} does not start: {server.log()}")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,208 @@
+"""Servers that are told to stop while streams are open."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from .clients import Response
+from .conftest import StartServer
+from .harness import Server, start
+
+UVICORN = ["uvicorn-h11", "uvicorn-httptools"]
+#: Servers that tell nobody: they wait until the last stream is over. The worker of granian has a
+#: handler for the signal, which is chained as that of uvicorn is.
+WAITING = [*UVICORN, "granian"]
+#: Not by HTTP/2: there hypercorn cancels the task that writes together with the application.
+HYPERCORN = ["hypercorn", "hypercorn-trio"]
+
+#: Generous: it takes a few tenths of a second.
+SOON = 5.0
+
+signals = pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"]
+)
+
+UsualExitCode = Callable[[str, signal.Signals], int]
+
+
+@pytest.fixture(scope="module")
+def usual_exit_code(tmp_path_factory: pytest.TempPathFactory) -> UsualExitCode:
+    """The exit code of a server that has no streams when it gets a signal."""
+    known: dict[tuple[str, signal.Signals], int] = {}
+
+    def usual(name: str, number: signal.Signals) -> int:
+        if (name, number) not in known:
+            server = start(name, tmp_path_factory.mktemp("log"), None)
+            try:
+                server.signal(number)
+                known[name, number] = server.wait()
+            finally:
+                server.kill()
+        return known[name, number]
+
+    return usual
+
+
+def open_streams(server: Server, stack: ExitStack, path: str, count: int) -> list[Response]:
+    responses = [stack.enter_context(server.open(path)) for _ in range(count)]
+    for response in responses:
+        assert response.status == 200
+    return responses
+
+
+def stop(server: Server, number: signal.Signals) -> tuple[int, float]:
+    """Have the server stop; its exit code, and the seconds that it took."""
+    begin = time.monotonic()
+    server.signal(number)
+    code = server.wait()
+    return code, time.monotonic() - begin
+
+
+@signals
+@pytest.mark.parametrize("name", WAITING)
+def test_server_stops(
+    start_server: StartServer,
+    usual_exit_code: UsualExitCode,
+    record_property: Callable[[str, object], None],
+    name: str,
+    number: signal.Signals,
+) -> None:
+    """Regression 1: idle and busy streams end as they should, and the process with them
+    (sse-starlette#132).
+    """
+    server = start_server(name)
+    with ExitStack() as stack:
+        responses = [
+            response
+            for path in ("/idle", "/clock")
+            for response in open_streams(server, stack, path, 10)
+        ]
+        code, seconds = stop(server, number)
+        record_property("seconds until exit", seconds)
+        for response in responses:
+            assert response.read_to_end() == "complete"
+            assert response.tail.endswith(b"0\r\n\r\n")
+    assert code == usual_exit_code(name, number)
+    assert seconds < SOON
+    assert server.complaints() == []
+    assert server.summary() == {
+        "source started": 20,
+        "source cleaned up on the loop": 20,
+        "closed shutdown": 20,
+        "app returned": 20,
+    }
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_server_stops_with_many_clients(
+    start_server: StartServer,
+    usual_exit_code: UsualExitCode,
+    record_property: Callable[[str, object], None],
+    name: str,
+) -> None:
+    """Regression 1, with clients that all read at the same time."""
+    server = start_server(name)
+    clients = 100
+
+    async def main() -> tuple[int, float]:
+        open_clients = 0
+        all_open = asyncio.Event()
+
+        async def client(path: str) -> bytes:
+            nonlocal open_clients
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.address.port)
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: test\r\n\r\n".encode())
+            data = await reader.readuntil(b"\r\n\r\n")
+            open_clients += 1
+            if open_clients == clients:
+                all_open.set()
+            data += await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            return data
+
+        paths = ["/idle", "/clock"] * (clients // 2)
+        answers = asyncio.gather(*map(client, paths))
+        await asyncio.wait_for(all_open.wait(), 30)
+        stopped = await asyncio.to_thread(stop, server, signal.SIGTERM)
+        for answer in await answers:
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert answer.endswith(b"0\r\n\r\n")
+        return stopped
+
+    code, seconds = asyncio.run(main())
+    record_property("seconds until exit", seconds)
+    assert code == usual_exit_code(name, signal.SIGTERM)
+    assert seconds < SOON
+    assert server.complaints() == []
+    assert server.summary()["closed shutdown"] == clients
+
+
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("name", UVICORN)
+def test_requests_that_race_the_signal(
+    start_server: StartServer, usual_exit_code: UsualExitCode, name: str, others: int
+) -> None:
+    """Regression 1: a request just before the signal, and one just after it, be it the first
+    stream of the server or one more. It ends, or is not taken at all.
+    """
+    server = start_server(name)
+    with ExitStack() as stack:
+        responses = open_streams(server, stack, "/idle", others)
+        before, after = (stack.enter_context(server.address.connect()) for _ in range(2))
+        request = b"GET /clock HTTP/1.1\r\nhost: test\r\n\r\n"
+        before.sendall(request)
+        server.signal(signal.SIGTERM)
+        try:
+            after.sendall(request)
+        except ConnectionError:
+            pass
+        for sock in (before, after):
+            answer = read_all(sock)
+            assert answer == b"" or answer.endswith(b"\r\n0\r\n\r\n")
+        for response in responses:
+            assert response.read_to_end() == "complete"
+        assert server.wait() == usual_exit_code(name, signal.SIGTERM)
+    assert server.complaints() == []
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = b""
+    try:
+        while chunk := sock.recv(65536):
+            data += chunk
+    except ConnectionError:
+        pass
+    return data
+
+
+@pytest.mark.parametrize("name", HYPERCORN)
+def test_hypercorn_stops(
+    start_server: StartServer, record_property: Callable[[str, object], None], name: str
+) -> None:
+    """Regression 1: hypercorn cancels what is still there after its graceful timeout, here of one
+    second, and the streams come to their end.
+    """
+    server = start_server(name)
+    with ExitStack() as stack:
+        responses = [
+            response
+            for path in ("/idle", "/clock")
+            for response in open_streams(server, stack, path, 10)
+        ]
+        begin = time.monotonic()
+        server.signal(signal.SIGTERM)
+        for response in responses:
+            assert response.read_to_end() == "complete"
+    assert server.wait() == 0
+    record_property("seconds until exit", time.monotonic() - begin)
+    # hypercorn itself, and asyncio, complain about the tasks that hypercorn cancels.
+    assert [line for line in server.complaints() if "sse_asgi" in line] == []
+    assert server.summary()["source cleaned up on the loop"] == 20
