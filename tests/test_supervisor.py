@@ -1147,7 +1147,7 @@ async def test_a_last_chunk_that_is_not_accepted_can_be_ended_in_every_way() -> 
 
 @on_mock_clock
 async def test_a_disconnect_that_only_says_that_the_response_is_complete() -> None:
-    """hypercorn gives it while ``send`` of the last chunk has not returned."""
+    """Some servers (hypercorn) give it while ``send`` of the last chunk has not returned."""
     recorder = Recorder()
     complete = trio.Event()
 
