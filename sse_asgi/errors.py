@@ -46,9 +46,9 @@ class HTTPError(SSEError):
             except ValueError:  # a status of the application's own, such as 499
                 detail = ""
         super().__init__(status_code, detail)
-        self.status_code = int(status_code)
-        self.detail = detail
-        self.headers = dict(headers or {})
+        self.status_code: int = int(status_code)
+        self.detail: str = detail
+        self.headers: dict[str, str] = dict(headers or {})
 
     def __str__(self) -> str:
         return f"{self.status_code} {self.detail}".rstrip()

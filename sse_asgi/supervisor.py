@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream"]
 
-logger = logging.getLogger("sse_asgi")
+logger: logging.Logger = logging.getLogger("sse_asgi")
 
 #: The default ping: an empty comment, the shortest thing that keeps a connection busy.
 PING = b":\n\n"
