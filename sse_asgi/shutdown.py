@@ -146,14 +146,17 @@ class _ServerSignals:
         # Looked at anew with every stream: a server puts the handlers that it found back when
         # it stops, and the next one installs its own.
         found = {number: signal.getsignal(number) for number in _SIGNALS}
-        if not any(map(self._is_ours, found.values())):
-            # Not the server of before, if there was one.
-            self._stopping = any(map(_is_stopping, found.values()))
+        another = not any(map(self._is_ours, found.values()))
+        if another:
+            self._stopping = False  # that was the server of before, if there was one
         for number, handler in found.items():
             if self._is_ours(handler) or handler is signal.default_int_handler:
                 continue
             if callable(handler):
                 signal.signal(number, partial(self._handle, handler))
+        # Only now: the signal may come at any moment, and until here it went to the server alone.
+        if another and any(map(_is_stopping, found.values())):
+            self._stopping = True
 
     def _restore(self) -> None:
         for number in _SIGNALS:

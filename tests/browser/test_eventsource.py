@@ -347,8 +347,10 @@ def test_other_origin_that_lets_it(page: Page, server: BrowserServer, tag: str) 
     source.wait_for_events(6)
     source.close()
     assert source.messages()[:6] == ["1", "2", "3", "4", "5", "6"]
-    # Last-Event-ID needs no leave: there was no OPTIONS.
     assert starts(server, tag)[:2] == ["None", "3"]
+    # To send Last-Event-ID, the browser needs no leave.
+    assert f"GET /cors?tag={tag}" in server.log()
+    assert f"OPTIONS /cors?tag={tag}" not in server.log()
 
 
 def test_other_origin_that_does_not_let_it(page: Page, server: BrowserServer, tag: str) -> None:

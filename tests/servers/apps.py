@@ -55,6 +55,7 @@ tag: ContextVar[str] = ContextVar("tag")
 history: defaultdict[str, list[str]] = defaultdict(list)
 yielded: Counter[str] = Counter()
 running: Counter[str] = Counter()
+stopped = False
 loop_threads: set[int] = set()
 apps: dict[str, SSEApp] = {}
 
@@ -271,11 +272,21 @@ def status() -> dict[str, Any]:
     }
 
 
+def print_summary() -> None:
+    """Say what there has been, when the last stream and the lifespan are over: hypercorn ends the
+    lifespan while streams that it has cancelled are still being closed.
+    """
+    if sum(running.values()) == 0:
+        total = Counter(what for notes in history.values() for what in notes)
+        print("summary", json.dumps(total), flush=True)
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         await apps["/idle"](scope, receive, send)
-        total = Counter(what for notes in history.values() for what in notes)
-        print("summary", json.dumps(total), flush=True)
+        global stopped
+        stopped = True
+        print_summary()
         return
     loop_threads.add(threading.get_ident())
     query = parse_qs(scope["query_string"].decode())
@@ -294,6 +305,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
                 note("app returned")
             finally:
                 running[tag.get()] -= 1
+                if stopped:
+                    print_summary()
         else:
             await respond(send, 404, b"not found")
     finally:

@@ -137,7 +137,7 @@ class Process:
 
     def summary(self) -> dict[str, int]:
         """What the streams of a server that has stopped have gone through, and how many."""
-        (line,) = re.findall(r"^summary (.*)$", self.log(), re.MULTILINE)
+        *_, line = re.findall(r"^summary (.*)$", self.log(), re.MULTILINE)
         summary: dict[str, int] = json.loads(line)
         return summary
 

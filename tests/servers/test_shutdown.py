@@ -205,4 +205,5 @@ def test_hypercorn_stops(
     record_property("seconds until exit", time.monotonic() - begin)
     # hypercorn itself, and asyncio, complain about the tasks that hypercorn cancels.
     assert [line for line in server.complaints() if "sse_asgi" in line] == []
-    assert server.summary()["source cleaned up on the loop"] == 20
+    # It cancels them once more when it closes the event loop, which may cut a cleanup short.
+    assert server.summary()["closed cancelled"] == 20
