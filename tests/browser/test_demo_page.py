@@ -118,6 +118,12 @@ class Demo:
         return pixels
 
 
+def begin(log: Path, demo: Demo, line: str) -> None:
+    """Write a first line, and wait for it. Who has an open stream may not have a position yet."""
+    write(log, line)
+    demo.wait_for_rows(1)
+
+
 def test_charts_show_this_machine(context: BrowserContext) -> None:
     with running() as program:
         demo = Demo(context, program.url)
@@ -188,8 +194,8 @@ def test_log_grows(context: BrowserContext, log: Path) -> None:
 def test_log_is_followed_until_somebody_reads(context: BrowserContext, log: Path) -> None:
     with running("--tail", str(log)) as program:
         demo = Demo(context, program.url)
-        demo.wait_for_state("log", "open")
-        write(log, *(f"line {number}" for number in range(200)))
+        begin(log, demo, "line 0")
+        write(log, *(f"line {number}" for number in range(1, 200)))
         demo.wait_for_rows(200)
         lines, jump = demo.page.locator("#lines"), demo.page.locator("#jump")
         left = "document.getElementById('lines')"
@@ -282,8 +288,8 @@ def test_survives_a_proxy_that_refuses(context: BrowserContext, log: Path) -> No
     arguments = ("--port", str(number), "--tail", str(log))
     with running(*arguments) as program:
         demo = Demo(context, program.url)
-        demo.wait_for_state("log", "open")
-        write(log, *(f"before {number}" for number in range(20)))
+        begin(log, demo, "before 0")
+        write(log, *(f"before {number}" for number in range(1, 20)))
         demo.wait_for_rows(20)
         position = log.stat().st_size
         demo.wait_for_number("stats", "events", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -190,6 +191,11 @@ def test_hypercorn_stops(
     """Regression 1: hypercorn cancels what is still there after its graceful timeout, here of one
     second, and the streams come to their end.
     """
+    if name == "hypercorn" and sys.version_info >= (3, 12):
+        pytest.skip(
+            "since Python 3.12 asyncio's Server.wait_closed() waits for the connections too: "
+            "hypercorn does not come to cancelling anything"
+        )
     server = start_server(name)
     with ExitStack() as stack:
         responses = [
