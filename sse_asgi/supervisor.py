@@ -84,7 +84,7 @@ class Stream:
 
     :param source: closed on every way out, in the task that calls :meth:`run`.
     :param options: what :func:`~sse_asgi.sse_app` was given.
-    :param on_drain: called when the stream is told to end, before the grace period.
+    :param shutdown: what tells the stream to end.
     """
 
     def __init__(
@@ -96,8 +96,6 @@ class Stream:
         send: Send,
         *,
         shutdown: Shutdown,
-        status: int = 200,
-        on_drain: Callable[[], object] | None = None,
     ) -> None:
         self._source = source
         self._options = options
@@ -105,8 +103,6 @@ class Stream:
         self._receive = receive
         self._raw_send = send
         self._shutdown = shutdown
-        self._status = status
-        self._on_drain = on_drain
 
         self._state = State.OPEN
         self._reason: CloseReason | None = None
@@ -325,7 +321,7 @@ class Stream:
         await self._send(
             {
                 "type": "http.response.start",
-                "status": self._status,
+                "status": 200,
                 "headers": self._options.response_headers,
             }
         )
@@ -512,12 +508,9 @@ class Stream:
         """Tell the source to end; the watchdog closes it after ``grace`` seconds."""
         self._drain_ends = min(self._drain_ends, self._clock() + grace)
         self._wake_watchdog(self._drain_deadline())
-        if self._state is not State.OPEN:
-            return
-        self._state = State.DRAINING
-        self._reason = reason
-        if self._on_drain is not None:
-            self._on_drain()
+        if self._state is State.OPEN:
+            self._state = State.DRAINING
+            self._reason = reason
 
     def _close(self, reason: CloseReason) -> None:
         """The stream ends here, for ``reason`` unless there was another before."""
