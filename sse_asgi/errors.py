@@ -30,6 +30,7 @@ class HTTPError(SSEError):
         status. Never sent with 204 and 304, which have no body (RFC 9110, 6.4.1).
     :param headers: header fields to send with it, such as ``Retry-After`` or ``Location``.
     :raises ValueError: for a status that can't be a final response.
+    :raises TypeError: for a detail that is no text.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class HTTPError(SSEError):
                 detail = HTTPStatus(status_code).phrase
             except ValueError:  # a status of the application's own, such as 499
                 detail = ""
+        if not isinstance(detail, str):
+            raise TypeError(f"detail must be a str or None, not {detail!r}")
         super().__init__(status_code, detail)
         self.status_code: int = int(status_code)
         self.detail: str = detail

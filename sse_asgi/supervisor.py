@@ -596,6 +596,8 @@ class Stream:
                     event = await event
                 last = None if event is None else encode(event, self._options.sep)
             except Exception as exc:
+                if exc is not error:
+                    exc.__context__ = exc.__context__ or error  # as if raised while handling it
                 self._error = exc
             else:
                 if last is not None:

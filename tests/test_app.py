@@ -168,6 +168,8 @@ def test_http_errors() -> None:
     for wrong in (100, 600, "404", None):
         with pytest.raises(ValueError, match="status_code must be"):
             HTTPError(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="detail must be a str or None, not 5"):
+        HTTPError(404, 5)  # type: ignore[arg-type]
 
 
 # -- options ---------------------------------------------------------------------------------------

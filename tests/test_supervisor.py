@@ -396,7 +396,7 @@ async def test_on_error_may_leave_it_or_raise_another() -> None:
         raise ValueError("oops")
 
     def another(exc: Exception) -> None:
-        raise LookupError("other") from exc
+        raise LookupError("other")
 
     async with connect(sse_app(source, on_error=lambda exc: None)) as stream:
         await stream.receive()
@@ -405,8 +405,9 @@ async def test_on_error_may_leave_it_or_raise_another() -> None:
         assert not stream.complete
     async with connect(sse_app(source, on_error=another)) as stream:
         await stream.receive()
-        with pytest.raises(LookupError, match="other"):
+        with pytest.raises(LookupError, match="other") as caught:
             await stream.receive()
+        assert isinstance(caught.value.__context__, ValueError)  # the first one is not lost
 
 
 @on_mock_clock
