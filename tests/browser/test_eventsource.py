@@ -64,7 +64,7 @@ def test_events(page: Page, tag: str, separator: str) -> None:
         Happened("message", " : indented, and a field: too\n\n :", "\xfc \u6f22\u5b57 \U0001f389"),
         Happened("json", None, "\xfc \u6f22\u5b57 \U0001f389"),
         Happened("json", None, "2"),
-        # Whether an id without data is the next event's is the browser's business; it is.
+        # What came with nothing but an id was no event, but its id counts.
         Happened("message", "raw", "3"),
         Happened("message", "the id is forgotten", ""),
         Happened("constructor", "a name that objects have", ""),
