@@ -12,7 +12,7 @@ from .errors import HTTPError
 from .options import StreamOptions, merge_headers
 from .request import SSERequest
 from .shutdown import server_shutdown
-from .source import open_source
+from .source import discard, open_source
 from .supervisor import Stream
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class SSEApp:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope["method"]
         if method == "OPTIONS" and method not in self._methods:
-            await _respond(send, HTTPError(204, headers={"allow": self._allow()}))
+            await respond(send, HTTPError(204, headers={"allow": self._allow()}))
         elif method not in self._methods:
-            await _respond(send, HTTPError(405, headers={"allow": self._allow()}))
+            await respond(send, HTTPError(405, headers={"allow": self._allow()}))
         elif method == "HEAD":
-            await _send_response(send, 200, self.options.response_headers, b"")
+            await send_response(send, 200, self.options.response_headers, b"")
         elif not self._enter():
-            await _respond(send, HTTPError(503, "too many streams", {"retry-after": "5"}))
+            await respond(send, HTTPError(503, "too many streams", {"retry-after": "5"}))
         else:
             try:
                 await self._stream(scope, receive, send)
@@ -95,13 +95,17 @@ class SSEApp:
         except HTTPError as exc:
             if stream is not None and stream.started:
                 raise
-            await _respond(send, exc)
+            await respond(send, exc)
 
     async def _open(self, request: SSERequest) -> OpenSource:
         source = self.factory(request) if self._takes_request else self.factory()
         if inspect.isawaitable(source):
             source = await source
-        return open_source(source)
+        try:
+            return open_source(source)
+        except HTTPError:
+            await discard(source, self.options.cleanup_timeout)
+            raise
 
     def _allow(self) -> str:
         return ", ".join(sorted(self._methods | {"OPTIONS"}))
@@ -140,17 +144,17 @@ def _no_lifespan(app: SSEApp) -> AbstractAsyncContextManager[None]:
     return nullcontext()
 
 
-async def _respond(send: Send, answer: HTTPError) -> None:
+async def respond(send: Send, answer: HTTPError) -> None:
     """Answer a request with a status instead of a stream."""
     body = b"" if answer.status_code in (204, 304) else answer.detail.encode()
     defaults = {b"content-type": b"text/plain; charset=utf-8"} if body else {}
     headers = merge_headers(defaults, answer.headers)
     if answer.status_code not in (204, 304):
         headers.append((b"content-length", str(len(body)).encode()))
-    await _send_response(send, answer.status_code, headers, body)
+    await send_response(send, answer.status_code, headers, body)
 
 
-async def _send_response(
+async def send_response(
     send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
     with suppress(OSError):  # the client is gone

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from .event import ServerSentEvent, data_text, id_text, milliseconds, single_line, text
+from .event import ServerSentEvent, data_text, id_text, json_text, milliseconds, single_line, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,7 +32,8 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
 
     :param event: a :class:`~sse_asgi.ServerSentEvent`, a mapping of its fields, a ``str`` (the
         data), ``bytes`` (a frame encoded already: returned untouched), or an object with the
-        attributes ``data``, ``event``, ``id``, ``retry`` and ``comment``.
+        attributes ``data``, ``event``, ``id``, ``retry`` and ``comment``, such as FastAPI's
+        ``ServerSentEvent``.
     :param sep: how lines end: ``"\n"``, ``"\r\n"`` or ``"\r"``; not checked here, since it is
         the same for a whole stream (see :func:`check_separator`).
     :raises TypeError: something that is no event-like, a mapping with an unknown key, a field
@@ -70,6 +71,10 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
             f"a source must yield ServerSentEvent, dict, str or bytes, not "
             f"{type(event).__name__}; to send it as data, yield ServerSentEvent(data=...)"
         ) from None
+    raw_data = getattr(event, "raw_data", ...)
+    if raw_data is not ...:  # FastAPI's ServerSentEvent: what is not raw is JSON, a str too
+        data = raw_data if fields[0] is None else json_text(fields[0])
+        return _checked_frame(data, *fields[1:], sep)
     return _checked_frame(*fields, sep)
 
 

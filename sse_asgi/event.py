@@ -12,17 +12,28 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # What is not said is Any: nobody has to write ServerSentEvent[Any].
+    DataT_co = TypeVar("DataT_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    DataT_co = TypeVar("DataT_co", covariant=True)
 
 __all__ = ["JSONServerSentEvent", "ServerSentEvent"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, init=False)
-class ServerSentEvent:
+@dataclasses.dataclass(frozen=True, init=False)
+class ServerSentEvent(Generic[DataT_co]):
     """One event: what the browser's ``EventSource`` dispatches.
 
-    All fields but ``data`` are keyword-only.
+    All fields but ``data`` are keyword-only. ``ServerSentEvent[Model]`` says to a type checker
+    what the data is made from.
 
     :param data: the data field. A ``str`` is sent as it is, one ``data:`` line for each of its
         lines; ``bytes`` are decoded as UTF-8; Pydantic models, dataclasses, msgspec structs,
@@ -40,6 +51,9 @@ class ServerSentEvent:
     After construction ``data`` is the text that will be sent, or ``None``.
     """
 
+    # Not slots=True, which copies the class: its __setattr__ would not know subclasses of the copy.
+    __slots__ = ("comment", "data", "event", "id", "retry")
+
     data: str | None
     event: str | None
     id: str | None
@@ -48,7 +62,7 @@ class ServerSentEvent:
 
     def __init__(
         self,
-        data: Any = None,
+        data: DataT_co | None = None,
         *,
         event: str | None = None,
         id: str | int | None = None,  # noqa: A002 - the field's name in the standard
@@ -62,8 +76,14 @@ class ServerSentEvent:
         set_field(self, "retry", None if retry is None else milliseconds(retry))
         set_field(self, "comment", None if comment is None else text("comment", comment))
 
+    def __setstate__(self, state: tuple[dict[str, Any] | None, dict[str, Any]]) -> None:
+        """Restore a copy, or one that was pickled: what sets attributes otherwise is frozen."""
+        for part in state:
+            for name, value in (part or {}).items():
+                object.__setattr__(self, name, value)
 
-class JSONServerSentEvent(ServerSentEvent):
+
+class JSONServerSentEvent(ServerSentEvent[DataT_co]):
     """An event whose data is always JSON: a ``str`` too, and ``None``, which becomes ``null``.
 
     The parameters are those of :class:`ServerSentEvent`.
@@ -76,14 +96,15 @@ class JSONServerSentEvent(ServerSentEvent):
 
     def __init__(
         self,
-        data: Any = None,
+        data: DataT_co | None = None,
         *,
         event: str | None = None,
         id: str | int | None = None,  # noqa: A002 - the field's name in the standard
         retry: int | None = None,
         comment: str | None = None,
     ) -> None:
-        super().__init__(json_text(data), event=event, id=id, retry=retry, comment=comment)
+        as_json: Any = json_text(data)
+        super().__init__(as_json, event=event, id=id, retry=retry, comment=comment)
 
 
 # The checks, one for each kind of field. The encoder uses them for events given as a dict, so

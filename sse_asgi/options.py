@@ -106,7 +106,7 @@ class StreamOptions:
             object.__setattr__(self, name, value)
 
         normal("ping", _seconds("ping", self.ping) or None)
-        _function("ping_message_factory", self.ping_message_factory)
+        check_function("ping_message_factory", self.ping_message_factory)
         check_separator(self.sep)
         if self.retry is not None:
             milliseconds(self.retry)
@@ -132,9 +132,9 @@ class StreamOptions:
             raise NotImplementedError(
                 f"compression={self.compression!r}: event streams can't be compressed yet"
             )
-        _function("on_error", self.on_error)
-        _function("on_close", self.on_close)
-        _function("lifespan", self.lifespan)
+        check_function("on_error", self.on_error)
+        check_function("on_close", self.on_close)
+        check_function("lifespan", self.lifespan)
         normal("response_headers", merge_headers(_DEFAULT_HEADERS, self.headers))
 
 
@@ -207,6 +207,7 @@ def _seconds(name: str, value: object, *, above_zero: bool = False) -> float | N
     return float(value)
 
 
-def _function(name: str, value: object) -> None:
+def check_function(name: str, value: object) -> None:
+    """Refuse an option that can't be called."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable or None, not {value!r}")

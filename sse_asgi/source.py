@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
     from .types import EventLike
 
-__all__ = ["AsyncSource", "Step", "ThreadSource", "current_thread_limiter", "open_source"]
+__all__ = [
+    "AsyncSource",
+    "Step",
+    "ThreadSource",
+    "check_source",
+    "current_thread_limiter",
+    "discard",
+    "open_source",
+]
 
 #: Something with the ``send`` and ``throw`` of a coroutine; returns the event.
 Step: TypeAlias = "Generator[Any, Any, EventLike] | Coroutine[Any, Any, EventLike]"
@@ -57,12 +65,31 @@ def open_source(source: object) -> OpenSource:
     """
     if isinstance(source, AsyncIterable):
         return AsyncSource(source)
-    if isinstance(source, (str, bytes, dict)) or not isinstance(source, Iterable):
+    return ThreadSource(check_source(source))
+
+
+def check_source(source: Any) -> Any:
+    """Return ``source``, if it can be one: it is not touched.
+
+    :raises TypeError: for what is no iterable of events.
+    """
+    if not isinstance(source, AsyncIterable) and (
+        isinstance(source, (str, bytes, dict)) or not isinstance(source, Iterable)
+    ):
         raise TypeError(
-            "the factory must return an async iterable or an iterable of events, not "
+            "a source must be an async iterable or an iterable of events, not "
             f"{type(source).__name__}: {source!r:.80}"
         )
-    return ThreadSource(source)
+    return source
+
+
+async def discard(source: object, timeout: float | None) -> None:
+    """Close a source that will not be read, in at most ``timeout`` seconds."""
+    with anyio.move_on_after(timeout, shield=True):
+        if (aclose := getattr(source, "aclose", None)) is not None:
+            await aclose()
+        elif (close := getattr(source, "close", None)) is not None:
+            await anyio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=_unlimited())
 
 
 class AsyncSource:

@@ -41,7 +41,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator
 
     from .options import StreamOptions
     from .shutdown import Shutdown
@@ -85,6 +85,12 @@ class Stream:
     :param source: closed on every way out, in the task that calls :meth:`run`.
     :param options: what :func:`~sse_asgi.sse_app` was given.
     :param shutdown: what tells the stream to end.
+    :param status: the status code of the response.
+    :param headers: its header fields, instead of those of the options.
+    :param encode: makes a frame of what the source yields, with the separator of the options.
+    :param on_drain: called when the stream is told to end, before the grace period.
+    :param feed: a coroutine function that runs in a task of its own while the stream is open; an
+        exception that leaves it ends the stream like one of the source.
     """
 
     def __init__(
@@ -96,6 +102,11 @@ class Stream:
         send: Send,
         *,
         shutdown: Shutdown,
+        status: int = 200,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        encode: Callable[[Any, str], bytes] = encode,
+        on_drain: Callable[[], object] | None = None,
+        feed: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._source = source
         self._options = options
@@ -103,6 +114,11 @@ class Stream:
         self._receive = receive
         self._raw_send = send
         self._shutdown = shutdown
+        self._status = status
+        self._headers = options.response_headers if headers is None else headers
+        self._encode = encode
+        self._on_drain = on_drain
+        self._feed = feed
 
         self._state = State.OPEN
         self._reason: CloseReason | None = None
@@ -134,6 +150,7 @@ class Stream:
         self._cancel_requests = loops.cancel_requests()
         self._cancel_requests_before = self._cancel_requests()
 
+        self._feeding = CancelScope()
         self._pause = CancelScope()  # what the watchdog waits in
         self._wakes = math.inf  # its deadline
         self._watchdog_sends = False
@@ -144,6 +161,11 @@ class Stream:
     def started(self) -> bool:
         """Whether the response has started, so that its status can't change any more."""
         return self._started or self._starting
+
+    @property
+    def reason(self) -> CloseReason | None:
+        """Why the stream has ended, or is about to; ``None`` while it is open."""
+        return self._reason
 
     def draining(self) -> bool:
         """Whether the stream has been told to end."""
@@ -157,6 +179,8 @@ class Stream:
                 self._shut_down(0)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch)
+                if self._feed is not None:
+                    tasks.start_soon(self._run_feed, self._feed)
                 await self._host()
                 # Not the scope of the group: an exception that leaves a task is kept in a cycle.
                 self._pause.cancel()
@@ -231,7 +255,8 @@ class Stream:
         was accepted.
         """
         sep = self._options.sep
-        start_step, closing = self._source.step, State.CLOSING  # looked up once
+        # Looked up once.
+        start_step, encode, closing = self._source.step, self._encode, State.CLOSING
         while self._state < closing:
             step = start_step()
             try:
@@ -321,8 +346,8 @@ class Stream:
         await self._send(
             {
                 "type": "http.response.start",
-                "status": 200,
-                "headers": self._options.response_headers,
+                "status": self._status,
+                "headers": self._headers,
             }
         )
         self._started = True
@@ -377,6 +402,14 @@ class Stream:
                     "the source was not closed within cleanup_timeout=%s s", self._cleanup_timeout
                 )
 
+    async def _run_feed(self, feed: Callable[[], Awaitable[object]]) -> None:
+        """Run what feeds the source, for as long as the source is read."""
+        with self._feeding:
+            try:
+                await feed()
+            except Exception as exc:
+                self._break(exc)
+
     # -- the watchdog: waits for the client and the clock ----------------------------------------
 
     async def _watch(self) -> None:
@@ -390,8 +423,7 @@ class Stream:
         except (_Gone, OSError):
             self._interrupt(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:  # ping_message_factory, or receive() of a middleware
-            self._interrupt(CloseReason.ERROR)
-            self._fail(exc)
+            self._break(exc)
         except BaseException:
             # Cancelled from around the application, which the host is shielded from.
             self._interrupt(CloseReason.CANCELLED)
@@ -495,7 +527,7 @@ class Stream:
 
     def _ping_frame(self) -> bytes:
         factory = self._options.ping_message_factory
-        return PING if factory is None else encode(factory(), self._options.sep)
+        return PING if factory is None else self._encode(factory(), self._options.sep)
 
     # -- ways to end -----------------------------------------------------------------------------
 
@@ -511,6 +543,11 @@ class Stream:
         if self._state is State.OPEN:
             self._state = State.DRAINING
             self._reason = reason
+            if self._on_drain is not None:
+                try:
+                    self._on_drain()
+                except Exception as exc:
+                    self._break(exc)
 
     def _close(self, reason: CloseReason) -> None:
         """The stream ends here, for ``reason`` unless there was another before."""
@@ -519,6 +556,7 @@ class Stream:
             if not told_to:
                 self._reason = reason
             self._state = State.CLOSING
+            self._feeding.cancel()
             self._bound_cleanup()
 
     def _interrupt(self, reason: CloseReason) -> None:
@@ -528,6 +566,11 @@ class Stream:
             if self._thrown_at is not None and self._cancelled_natively():
                 self._cleanup.shield = True  # the source is on its way out already
             self._interruption.cancel()
+
+    def _break(self, error: Exception) -> None:
+        """End the stream, from outside the host, with an exception of the user's code."""
+        self._interrupt(CloseReason.ERROR)
+        self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         """The stream ends with an exception of the user's code; the first one counts."""
@@ -594,7 +637,7 @@ class Stream:
                 event = self._options.on_error(error)
                 if isawaitable(event):
                     event = await event
-                last = None if event is None else encode(event, self._options.sep)
+                last = None if event is None else self._encode(event, self._options.sep)
             except Exception as exc:
                 if exc is not error:
                     exc.__context__ = exc.__context__ or error  # as if raised while handling it

@@ -10,7 +10,7 @@ from collections.abc import (
     Mapping,
     MutableMapping,
 )
-from typing import Any, Protocol, TypeAlias, TypedDict
+from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 __all__ = [
     "ASGIApp",
@@ -43,6 +43,7 @@ class EventDict(TypedDict, total=False):
     comment: str | None
 
 
+@runtime_checkable
 class HasEventFields(Protocol):
     """Any object that has the five fields of an event as attributes."""
 

@@ -32,6 +32,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "types", "loops", "encoder", "source", "shutdown", "states", "options",
     },
     "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
+    # An adapter translates; it imports one framework, and never the hub.
+    "starlette": {
+        "errors", "types", "event", "encoder", "loops", "source", "shutdown", "states", "options",
+        "supervisor", "app",
+    },
+    "fastapi": {"types", "event", "starlette"},
     "testing": {"types", "decoder"},
     "__init__": {
         "app", "errors", "event", "options", "request", "shutdown", "source", "states",

@@ -1,0 +1,389 @@
+"""Server-Sent Events as a Starlette response: a drop-in for sse-starlette's.
+
+Names, parameters, their order and their defaults are those of sse-starlette 3, and what a program
+written for it yields leaves in the same bytes. The stream itself is that of
+:func:`~sse_asgi.sse_app`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import anyio
+from anyio.lowlevel import RunVar
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from .app import respond, send_response
+from .encoder import check_separator
+from .encoder import encode as encode_event
+from .errors import HTTPError, SSEError
+from .event import DataT_co, data_text, json_text
+from .event import ServerSentEvent as StrictEvent
+from .loops import of_this_loop
+from .options import StreamOptions, check_function, merge_headers
+from .shutdown import server_shutdown
+from .source import check_source, discard, open_source
+from .states import CloseReason
+from .supervisor import Stream
+from .types import HasEventFields
+
+if TYPE_CHECKING:
+    from starlette.background import BackgroundTask
+
+    from .shutdown import Shutdown
+    from .states import CloseReport
+    from .types import EventLike, Headers, Message, Receive, Scope, Send
+
+__all__ = ["EventSourceResponse", "JSONServerSentEvent", "SendTimeoutError", "ServerSentEvent"]
+
+ContentStream: TypeAlias = AsyncIterable[Any] | Iterable[Any]
+
+
+class SendTimeoutError(SSEError, TimeoutError):
+    """The client has not read for ``send_timeout`` seconds."""
+
+
+class ServerSentEvent(StrictEvent[DataT_co]):
+    r"""An event that takes what sse-starlette's takes.
+
+    It leaves line breaks in ``event`` and ``id``, and NUL in ``id``, out, where
+    :class:`sse_asgi.ServerSentEvent` refuses them. Data with a ``str()`` of its own (numbers,
+    ``bool``, ``UUID``, ``datetime``, ``Enum`` ...) is sent as that; Pydantic models, dataclasses,
+    msgspec structs, ``dict``, ``list`` and ``tuple`` become JSON.
+
+    :param sep: how the lines of this event end, whatever those of the stream do: ``"\r\n"``
+        (default), ``"\n"`` or ``"\r"``.
+    :raises TypeError: a field of a wrong type, or ``data`` that has no defined text.
+    :raises ValueError: a negative ``retry``, another ``sep``, text that UTF-8 can't carry.
+    """
+
+    DEFAULT_SEPARATOR = "\r\n"
+
+    _sep: str | None = None
+
+    def __init__(
+        self,
+        data: DataT_co | None = None,
+        *,
+        event: str | None = None,
+        id: str | int | None = None,  # noqa: A002 - the field's name in the standard
+        retry: int | None = None,
+        comment: Any = None,
+        sep: str | None = None,
+    ) -> None:
+        text: Any = None if data is None else _text(data)
+        super().__init__(
+            text,
+            event=_without("\r\n", event),
+            id=_without("\r\n\0", id),
+            retry=retry,
+            comment=None if comment is None else str(comment),
+        )
+        if sep is not None:
+            self._sep = check_separator(sep)
+
+    def encode(self) -> bytes:
+        """Return the frame of the event."""
+        return encode_event(self, self._sep or self.DEFAULT_SEPARATOR)
+
+
+class JSONServerSentEvent(ServerSentEvent[DataT_co]):
+    """An event whose data is JSON, a ``str`` too; ``None`` is no data, as in sse-starlette.
+
+    The parameters are those of :class:`ServerSentEvent`.
+
+    :raises TypeError: ``data`` that JSON has no form for.
+    :raises ValueError: NaN or infinity, and what :class:`ServerSentEvent` refuses.
+    """
+
+    def __init__(
+        self,
+        data: DataT_co | None = None,
+        *,
+        event: str | None = None,
+        id: str | int | None = None,  # noqa: A002 - the field's name in the standard
+        retry: int | None = None,
+        comment: Any = None,
+        sep: str | None = None,
+    ) -> None:
+        text: Any = None if data is None else json_text(data)
+        super().__init__(text, event=event, id=id, retry=retry, comment=comment, sep=sep)
+
+
+class _HasSet(Protocol):
+    def set(self) -> object: ...
+
+
+class EventSourceResponse(Response):
+    r"""A response that streams events, for Starlette and all that is built on it.
+
+    The parameters up to ``cleanup_timeout`` are those of sse-starlette, with its defaults; the
+    keyword-only ones are those of :func:`~sse_asgi.sse_app`. Times are in seconds.
+
+    :param content: an async iterable or an iterable of what :func:`~sse_asgi.sse_app` streams;
+        besides, anything else is sent as data (see :class:`ServerSentEvent`). It is not touched
+        before the response starts, and closed when the stream is over.
+    :param status_code: the status; an ``EventSource`` takes 200 only.
+    :param headers: header fields to add; one of yours wins over a default of the same name.
+        Hop-by-hop fields are left out.
+    :param media_type: the type of the response.
+    :param background: called when the stream is over, unless it ended with an exception.
+    :param ping: send a ping when nothing was written for so long; 0: never. Default 15.
+    :param sep: how lines end: ``"\r\n"`` (default), ``"\n"`` or ``"\r"``.
+    :param ping_message_factory: called for each ping, returns an event; by default a ping is an
+        empty comment.
+    :param data_sender_callable: a coroutine function that runs while the stream is open, to feed
+        a memory channel, say; an exception that leaves it ends the stream with that exception.
+    :param send_timeout: how long one ``send`` to the server may take; then
+        :class:`SendTimeoutError` leaves the response. ``None``: for ever.
+    :param client_close_handler_callable: a coroutine function, called with the ``http.disconnect``
+        message when the client has left and the content is closed.
+    :param shutdown_event: set when the stream is told to end, at a shutdown of the server or at
+        its ``max_lifetime``.
+    :param shutdown_grace_period: how long the content may then go on, to end by itself.
+    :param cleanup_timeout: how long closing the content may take; so long may the last chunk,
+        ``client_close_handler_callable`` and ``on_close`` take, too. ``None``: as long as they
+        want.
+    :param max_connections: how many streams of this endpoint may be open at once in an event
+        loop; one more is answered with 503.
+    :param methods: the HTTP methods that open a stream, others get 405; by default all that the
+        route lets through.
+    :param lifespan: refused: it is the application that has a lifespan.
+    :raises TypeError: an option of a wrong type, or content that is no iterable of events.
+    :raises ValueError: an option out of range.
+    :raises NotImplementedError: ``compression``.
+    """
+
+    media_type = "text/event-stream"
+
+    DEFAULT_PING_INTERVAL = 15
+    DEFAULT_SEPARATOR = "\r\n"
+    DEFAULT_CLEANUP_TIMEOUT = 30.0
+
+    def __init__(
+        self,
+        content: ContentStream,
+        status_code: int = 200,
+        headers: Headers | None = None,
+        media_type: str | None = "text/event-stream",
+        background: BackgroundTask | None = None,
+        ping: float | None = None,
+        sep: str | None = None,
+        ping_message_factory: Callable[[], EventLike] | None = None,
+        data_sender_callable: Callable[[], Awaitable[object]] | None = None,
+        send_timeout: float | None = None,
+        client_close_handler_callable: Callable[[Message], Awaitable[object]] | None = None,
+        shutdown_event: _HasSet | None = None,
+        shutdown_grace_period: float = 0,
+        cleanup_timeout: float | None = DEFAULT_CLEANUP_TIMEOUT,
+        *,
+        retry: int | None = None,
+        shutdown: Shutdown | None = None,
+        max_lifetime: float | None = None,
+        max_connections: int | None = None,
+        methods: Iterable[str] | None = None,
+        defer_start: bool | float | None = None,
+        compression: Any = None,
+        on_error: Callable[[Exception], EventLike | Awaitable[EventLike | None] | None]
+        | None = None,
+        on_close: Callable[[CloseReport], object] | None = None,
+        lifespan: None = None,
+    ) -> None:
+        check_source(content)
+        if lifespan is not None:
+            raise TypeError("lifespan belongs to the application: Starlette(lifespan=...)")
+        if shutdown_event is not None and not callable(getattr(shutdown_event, "set", None)):
+            raise TypeError(f"shutdown_event must be an event or None, not {shutdown_event!r}")
+        check_function("data_sender_callable", data_sender_callable)
+        check_function("client_close_handler_callable", client_close_handler_callable)
+        self.body_iterator = content
+        self.status_code = status_code
+        if media_type is not None:
+            self.media_type = media_type
+        self.background = background
+        self.data_sender_callable = data_sender_callable
+        self.client_close_handler_callable = client_close_handler_callable
+        self.shutdown_event = shutdown_event
+        self._any_method = methods is None
+        self._options = StreamOptions(
+            ping=self.DEFAULT_PING_INTERVAL if ping is None else ping,
+            ping_message_factory=ping_message_factory,
+            sep=self.DEFAULT_SEPARATOR if sep is None else sep,
+            headers=merge_headers(self._default_headers(), headers),
+            retry=retry,
+            send_timeout=send_timeout,
+            cleanup_timeout=cleanup_timeout,
+            shutdown=shutdown,
+            shutdown_grace_period=shutdown_grace_period,
+            max_lifetime=max_lifetime,
+            max_connections=max_connections,
+            methods=("GET",) if methods is None else methods,
+            defer_start=defer_start,
+            compression=compression,
+            on_error=on_error,
+            on_close=on_close,
+        )
+        self.raw_headers = list(self._options.response_headers)
+
+    @property
+    def ping_interval(self) -> float:
+        """Seconds without a write after which a ping is sent; 0: never."""
+        return self._options.ping or 0
+
+    @ping_interval.setter
+    def ping_interval(self, value: float) -> None:
+        if value is None:
+            raise TypeError("ping_interval must be a number of seconds, not None")
+        self._options = replace(self._options, ping=value)
+
+    def enable_compression(self, force: bool = False) -> None:
+        """Raise :class:`NotImplementedError`: event streams can't be compressed yet."""
+        replace(self._options, compression=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the response. HEAD gets its headers; a websocket is denied with it."""
+        if scope["type"] == "websocket":
+            receive, send = _as_http(receive, send)
+        if scope.get("method") == "HEAD":
+            await discard(self.body_iterator, self._options.cleanup_timeout)
+            await send_response(send, self.status_code, self._headers_to_send(), b"")
+        else:
+            await self._stream(scope, receive, send)
+        if self.background is not None:
+            await self.background()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = None
+        try:
+            self._check_method(scope)
+            with _place(scope, self._options.max_connections):
+                stream = self._open(scope, receive, send)
+                await stream.run()
+            if stream.reason is CloseReason.SEND_TIMEOUT:
+                raise SendTimeoutError(f"nothing was read for {self._options.send_timeout} s")
+        except HTTPError as exc:
+            if stream is None:
+                await discard(self.body_iterator, self._options.cleanup_timeout)
+            elif stream.started:
+                raise
+            if scope["type"] == "http" and "app" in scope:  # which has handlers for it
+                raise HTTPException(exc.status_code, exc.detail, exc.headers) from None
+            await respond(send, exc)
+        finally:
+            if stream is not None and stream.reason is CloseReason.CLIENT_DISCONNECTED:
+                await self._client_has_left()
+
+    def _open(self, scope: Scope, receive: Receive, send: Send) -> Stream:
+        event = self.shutdown_event
+        return Stream(
+            open_source(self.body_iterator),
+            self._options,
+            scope,
+            receive,
+            send,
+            shutdown=self._options.shutdown or server_shutdown(),
+            status=self.status_code,
+            headers=self._headers_to_send(),
+            encode=_encode,
+            on_drain=None if event is None else event.set,
+            feed=self.data_sender_callable,
+        )
+
+    def _check_method(self, scope: Scope) -> None:
+        allowed = self._options.methods
+        if scope["type"] == "http" and not self._any_method and scope["method"] not in allowed:
+            raise HTTPError(405, headers={"allow": ", ".join(allowed)})
+
+    async def _client_has_left(self) -> None:
+        if self.client_close_handler_callable is not None:
+            with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
+                await self.client_close_handler_callable({"type": "http.disconnect"})
+
+    def _default_headers(self) -> dict[bytes, bytes]:
+        content_type = self.media_type
+        if content_type.startswith("text/") and "charset=" not in content_type:
+            content_type += "; charset=utf-8"
+        return {b"content-type": content_type.encode("latin-1"), b"cache-control": b"no-store"}
+
+    def _headers_to_send(self) -> list[tuple[bytes, bytes]]:
+        return merge_headers({}, self.raw_headers)  # checked again: they may have been changed
+
+
+_open_streams: RunVar[Counter[object]] = RunVar("sse_asgi.starlette.open_streams")
+
+
+@contextmanager
+def _place(scope: Scope, most: int | None) -> Iterator[None]:
+    """Take one of the ``most`` places for streams that the endpoint of a request has."""
+    if most is None:
+        yield
+        return
+    endpoint = scope.get("endpoint") or scope["path"]
+    streams = of_this_loop(_open_streams, Counter)
+    if streams[endpoint] >= most:
+        raise HTTPError(503, "too many streams", {"retry-after": "5"})
+    streams[endpoint] += 1
+    try:
+        yield
+    finally:
+        streams[endpoint] -= 1
+        if not streams[endpoint]:
+            del streams[endpoint]
+
+
+def _encode(event: Any, sep: str) -> bytes:
+    """Encode what sse-starlette can: any event-like, and anything else as data."""
+    if isinstance(event, ServerSentEvent):
+        return event.encode()
+    if type(event) is str or isinstance(event, (bytes, StrictEvent)):
+        return encode_event(event, sep)
+    if isinstance(event, (dict, Mapping)):
+        if type(event.get("data")) is str:
+            try:
+                return encode_event(event, sep)
+            except (TypeError, ValueError):
+                pass  # repaired below, or refused again
+        return ServerSentEvent(**{**event, "sep": sep}).encode()
+    if isinstance(event, memoryview):
+        return bytes(event)
+    if isinstance(event, HasEventFields):
+        return encode_event(event, sep)
+    return encode_event(_text(event), sep)
+
+
+def _text(data: Any) -> str:
+    """``str(data)``, which is what sse-starlette sends; JSON where that is a ``repr`` only."""
+    kind = type(data)
+    plain: Any = object.__str__  # calls repr()
+    only_repr = kind.__str__ is plain and not isinstance(data, (int, float))
+    if only_repr or isinstance(data, (bytes, bytearray)) or hasattr(kind, "model_dump_json"):
+        return data_text(data)
+    return str(data)
+
+
+def _without(characters: str, value: Any) -> Any:
+    if isinstance(value, str):
+        for character in characters:
+            value = value.replace(character, "")
+    return value
+
+
+def _as_http(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """A websocket, before it is accepted, as a request that is answered over HTTP.
+
+    See the Websocket Denial Response extension of ASGI.
+    """
+
+    async def receive_http() -> Message:
+        message = await receive()
+        return {**message, "type": message["type"].replace("websocket.", "http.")}
+
+    async def send_http(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return receive_http, send_http
