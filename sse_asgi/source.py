@@ -124,12 +124,9 @@ class ThreadSource:
     def __init__(self, source: Iterable[EventLike]) -> None:
         self._loop = current_loop()
         self._limiter = current_thread_limiter()
-        try:
-            self._limiter.acquire_on_behalf_of_nowait(self)
-        except anyio.WouldBlock:
-            raise HTTPError(
-                503, "all threads for streams are busy", headers={"retry-after": "5"}
-            ) from None
+        if self._limiter.available_tokens < 1:
+            raise HTTPError(503, "all threads for streams are busy", headers={"retry-after": "5"})
+        self._limiter.acquire_on_behalf_of_nowait(self)
         self._source = source
         # Not iter() here: it is user code, and may block.
         self._iterator = source if isinstance(source, Iterator) else None

@@ -197,6 +197,8 @@ class Stream:
             finally:
                 del leaves  # its traceback has this frame: no cycle for the collector
         await checkpoint_if_cancelled()
+        if self._cancelled_natively():  # a scope of an older anyio may have kept it
+            raise self._cancelled_type
 
     # -- the host: steps the source and sends what it yields -------------------------------------
 

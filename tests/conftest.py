@@ -2,9 +2,25 @@ from __future__ import annotations
 
 import pytest
 
+from .entry_points import ENTRY_POINTS
+
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run every async test on both event loops."""
     backend: str = request.param
     return backend
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "entry_point" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("sse_app_only")
+        metafunc.parametrize("entry_point", ["sse_app"] if only else list(ENTRY_POINTS))
+
+
+@pytest.fixture
+def through_every_entry_point(
+    entry_point: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run every test of a module with each of the entry points as its ``sse_app``."""
+    monkeypatch.setattr(request.module, "sse_app", ENTRY_POINTS[entry_point])

@@ -146,7 +146,7 @@ async def test_a_source_that_is_no_iterable_of_events_is_refused_before_the_star
     async def send(message: Any) -> None:
         messages.append(message)
 
-    with pytest.raises(TypeError, match="must return an async iterable or an iterable"):
+    with pytest.raises(TypeError, match="must be an async iterable or an iterable"):
         await sse_app(lambda: source)(http_scope(), never, send)
     assert messages == []
 

@@ -147,9 +147,7 @@ def test_fields_of_a_wrong_type_are_refused(fields: dict[str, Any]) -> None:
 
 
 def test_an_event_is_immutable_comparable_and_hashable() -> None:
-    event: ServerSentEvent = ServerSentEvent(
-        {"a": 1}, event="x", id=7, retry=0, comment="c\nd"
-    )
+    event: ServerSentEvent = ServerSentEvent({"a": 1}, event="x", id=7, retry=0, comment="c\nd")
     assert (event.data, event.event, event.id, event.retry, event.comment) == (
         '{"a":1}',
         "x",

@@ -18,6 +18,7 @@ from .streams import Recorder
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.usefixtures("through_every_entry_point"),
     # Some versions of Starlette leave a generator of their own to the collector, which trio minds.
     pytest.mark.filterwarnings("ignore:.*Request.stream.*was garbage collected:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:.*Request.stream:pytest.PytestUnraisableExceptionWarning"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,10 @@ def test_all_lists_what_is_public(name: str) -> None:
 def test_public_names_are_documented() -> None:
     for name in sse_asgi.__all__:
         assert getattr(sse_asgi, name).__doc__, name
+
+
+def test_the_oldest_starlette_that_is_allowed_is_tested() -> None:
+    pyproject, tox = ((PACKAGE.parent / name).read_text() for name in ("pyproject.toml", "tox.ini"))
+    allowed = re.findall(r'^starlette = \["starlette>=([\d.]+)"\]', pyproject, re.MULTILINE)
+    assert re.findall(r"oldest: starlette==([\d.]+?)(?:\.0)?$", tox, re.MULTILINE) == allowed
+    assert len(allowed) == 1

@@ -22,7 +22,7 @@ from sse_asgi.testing import connect
 
 from .streams import Recorder, http_scope, never, on_mock_clock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("through_every_entry_point")]
 
 
 # -- pings -----------------------------------------------------------------------------------------
@@ -176,12 +176,9 @@ async def test_an_http_error_before_the_source_waits_is_a_status() -> None:
 
     async with connect(sse_app(source)) as stream:
         assert stream.status_code == 403
-        assert await stream.read() == b"not you"
-        assert stream.headers == {
-            "content-type": "text/plain; charset=utf-8",
-            "content-length": "7",
-            "x-why": "because",
-        }
+        assert b"not you" in await stream.read()
+        assert stream.headers["x-why"] == "because"
+        assert not stream.headers["content-type"].startswith("text/event-stream")
 
 
 @pytest.mark.parametrize("defer_start", [True, 60])
@@ -336,6 +333,7 @@ async def test_an_error_leaves_as_itself_and_does_not_look_like_an_end() -> None
     assert recorder.report.error is error
 
 
+@pytest.mark.sse_app_only  # Starlette answers with 500
 async def test_an_error_before_the_start_sends_nothing() -> None:
     async def source() -> AsyncIterator[str]:
         raise KeyError("early")
@@ -353,7 +351,7 @@ async def test_an_error_before_the_start_sends_nothing() -> None:
 
 async def test_what_can_not_be_sent_is_an_error_and_closes_the_source() -> None:
     recorder = Recorder()
-    for wrong in (5, None, {"dat": "x"}, {"event": "a\nb"}):
+    for wrong in ("\ud800", {"dat": "x"}, {"data": "x", "retry": -1}):
         recorder.closed = False
         app = sse_app(lambda: recorder.source("a", wrong))
         with pytest.raises((TypeError, ValueError)):
@@ -536,6 +534,7 @@ async def test_drain_ends_an_idle_stream_with_the_last_chunk() -> None:
     assert recorder.report.duration == 1
 
 
+@pytest.mark.sse_app_only  # shutting_down; for the others see test_starlette.py
 @on_mock_clock
 async def test_a_source_may_end_by_itself_within_the_grace_period() -> None:
     shutdown = Shutdown()

@@ -1,0 +1,77 @@
+"""The ways into a stream, all called like ``sse_app``: tests of a stream run through each of them.
+
+What a framework does differently is not a stream's business; a test of something that only
+``sse_app`` has is marked ``sse_app_only``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Route
+
+from sse_asgi import SSERequest, sse_app
+from sse_asgi.starlette import EventSourceResponse, SendTimeoutError
+
+#: Where the defaults of the response are those of sse-starlette.
+DEFAULTS: dict[str, Any] = {"sep": "\n", "send_timeout": 30.0, "cleanup_timeout": 5.0}
+
+
+class Endpoint:
+    """Answers each request with a response from what a factory gives."""
+
+    def __init__(self, factory: Any, options: dict[str, Any]) -> None:
+        self.factory = factory
+        self.options = {**DEFAULTS, **options}
+        if self.options.get("ping", 0) is None:  # which means the default there
+            self.options["ping"] = 0
+
+    async def __call__(self, request: Request) -> EventSourceResponse:
+        takes_request = inspect.signature(self.factory).parameters
+        source = self.factory(SSERequest(request.scope)) if takes_request else self.factory()
+        if inspect.isawaitable(source):
+            source = await source
+        return EventSourceResponse(source, **self.options)
+
+
+def without_send_timeout_error(app: Any) -> Any:
+    """The response of sse-starlette raises what ``sse_app`` only reports."""
+
+    async def wrapper(*args: Any) -> None:
+        try:
+            await app(*args)
+        except SendTimeoutError:
+            pass
+
+    return wrapper
+
+
+def starlette_app(factory: Any, **options: Any) -> Any:
+    endpoint = Endpoint(factory, options)
+
+    async def route(request: Request) -> EventSourceResponse:
+        return await endpoint(request)
+
+    return without_send_timeout_error(Starlette(routes=[Route("/", route)]))
+
+
+def fastapi_app(factory: Any, **options: Any) -> Any:
+    endpoint = Endpoint(factory, options)
+    app = FastAPI()
+
+    @app.get("/", response_class=EventSourceResponse)
+    async def route(request: Request) -> Any:
+        return await endpoint(request)
+
+    return without_send_timeout_error(app)
+
+
+ENTRY_POINTS: dict[str, Any] = {
+    "sse_app": sse_app,
+    "starlette": starlette_app,
+    "fastapi": fastapi_app,
+}
