@@ -21,7 +21,10 @@ from typing import Any, NamedTuple
 import anyio
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
 
+import sse_asgi
 from sse_asgi import SSEApp
 from sse_asgi.testing import connect
 
@@ -63,7 +66,10 @@ def pages_with(language: str, pattern: str = "") -> list[str]:
 
 
 # Python. The blocks of a page are run in order, as one program. Each application that a block makes
-# is asked for an event, and each test that it defines is run.
+# is asked for an event, by each of its routes, and each test that it defines is run.
+
+#: What FastAPI adds by itself.
+NO_STREAMS = ("openapi", "swagger_ui_html", "swagger_ui_redirect", "redoc_html")
 
 
 # tests/frameworks runs the programs of that page, where the frameworks are.
@@ -71,7 +77,9 @@ ONE_PROGRAM = sorted({*pages_with("python")} - {"docs/how-to/frameworks.md"})
 
 
 @pytest.mark.parametrize("page", ONE_PROGRAM)
-def test_python_examples(page: str, anyio_backend: str) -> None:
+def test_python_examples(page: str, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sse_starlette", "sse_starlette.sse"):  # which a page replaces
+        monkeypatch.setitem(sys.modules, name, sys.modules.get(name, sse_asgi))
     run: Any = partial(anyio.run, backend=anyio_backend)
     # A module, for those who look up where a function was defined.
     namespace: dict[str, Any] = {"__name__": "example"}
@@ -85,14 +93,18 @@ def test_python_examples(page: str, anyio_backend: str) -> None:
             if value is before.get(name):
                 continue
             if isinstance(value, SSEApp):
-                run(give_an_event, value)
+                run(give_an_event, value, "/")
             elif name.startswith("test_"):
                 run(value) if inspect.iscoroutinefunction(value) else value()
+    for app in namespace.values():
+        for route in app.routes if isinstance(app, Starlette) else ():
+            if isinstance(route, Route) and route.name not in NO_STREAMS:
+                run(give_an_event, app, route.path)
 
 
-async def give_an_event(app: SSEApp) -> None:
+async def give_an_event(app: Any, path: str) -> None:
     with anyio.fail_after(HANG):
-        async with connect(app) as stream:
+        async with connect(app, path) as stream:
             if stream.status_code == 200:
                 await stream.receive()
             else:
@@ -169,7 +181,15 @@ def serving(command: str, directory: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["sse_asgi", "sse_asgi.testing", "sse_asgi.decoder", "sse_asgi.encoder", "sse_asgi.types"],
+    [
+        "sse_asgi",
+        "sse_asgi.starlette",
+        "sse_asgi.fastapi",
+        "sse_asgi.testing",
+        "sse_asgi.decoder",
+        "sse_asgi.encoder",
+        "sse_asgi.types",
+    ],
 )
 def test_every_public_name_is_in_the_reference(module: str) -> None:
     _, _, section = PAGES["docs/reference.md"].read_text().partition(f"## {module}\n")
