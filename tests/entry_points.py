@@ -20,6 +20,8 @@ from sse_asgi.starlette import EventSourceResponse, SendTimeoutError
 #: Where the defaults of the response are those of sse-starlette.
 DEFAULTS: dict[str, Any] = {"sep": "\n", "send_timeout": 30.0, "cleanup_timeout": 5.0}
 
+METHODS = ["GET", "HEAD", "POST"]
+
 
 class Endpoint:
     """Answers each request with a response from what a factory gives."""
@@ -56,14 +58,16 @@ def starlette_app(factory: Any, **options: Any) -> Any:
     async def route(request: Request) -> EventSourceResponse:
         return await endpoint(request)
 
-    return without_send_timeout_error(Starlette(routes=[Route("/", route)]))
+    return without_send_timeout_error(
+        Starlette(routes=[Route("/{path:path}", route, methods=METHODS)])
+    )
 
 
 def fastapi_app(factory: Any, **options: Any) -> Any:
     endpoint = Endpoint(factory, options)
     app = FastAPI()
 
-    @app.get("/", response_class=EventSourceResponse)
+    @app.api_route("/{path:path}", methods=METHODS, response_class=EventSourceResponse)
     async def route(request: Request) -> Any:
         return await endpoint(request)
 

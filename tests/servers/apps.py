@@ -29,12 +29,11 @@ from sse_asgi import (
     HTTPError,
     JSONServerSentEvent,
     ServerSentEvent,
-    SSEApp,
     SSERequest,
     current_thread_limiter,
-    sse_app,
 )
-from sse_asgi.types import EventLike, Message, Receive, Scope, Send
+from sse_asgi.types import ASGIApp, EventLike, Message, Receive, Scope, Send
+from tests.entry_points import ENTRY_POINTS
 
 # What has no handler is written without its level, and the tests look for that. Not the root
 # logger: servers that have handlers of their own would say everything twice.
@@ -48,6 +47,8 @@ Events = AsyncIterator[EventLike]
 #: Says that it is this process that answers, and not another one that got the same port.
 TOKEN = os.environ.get("SSE_ASGI_TEST_TOKEN")
 
+ENTRY_POINT = ENTRY_POINTS[os.environ.get("SSE_ASGI_TEST_ENTRY_POINT", "sse_app")]
+
 #: What /big yields: as much as one may expect a server to take in one go.
 BIG = "x" * 65536
 
@@ -57,7 +58,7 @@ yielded: Counter[str] = Counter()
 running: Counter[str] = Counter()
 stopped = False
 loop_threads: set[int] = set()
-apps: dict[str, SSEApp] = {}
+apps: dict[str, ASGIApp] = {}
 
 
 def note(what: str) -> None:
@@ -195,7 +196,7 @@ def app_at(path: str, factory: Any, **options: Any) -> None:
     def on_close(report: CloseReport) -> None:
         note(f"closed {report.reason.value}")
 
-    apps[path] = sse_app(factory, on_close=on_close, **options)
+    apps[path] = ENTRY_POINT(factory, on_close=on_close, **options)
 
 
 app_at("/events", events)
@@ -265,7 +266,7 @@ def status() -> dict[str, Any]:
         "threads": threading.active_count(),
         "threads_in_sources": threads_in_sources(),
         "thread_tokens": current_thread_limiter().borrowed_tokens,
-        "connections": sum(app.connections for app in apps.values()),
+        "connections": sum(running.values()),
         "history": history[tag.get()],
         "yielded": yielded[tag.get()],
         "running": running[tag.get()],

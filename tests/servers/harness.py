@@ -54,6 +54,8 @@ class Kind:
     sends_can_be_cancelled: bool = True
     #: Whether a client can tell that a response was broken off.
     shows_errors: bool = True
+    #: See tests/entry_points.py.
+    entry_point: str = "sse_app"
 
 
 _UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}")
@@ -78,6 +80,15 @@ KINDS: Mapping[str, Kind] = {
         back_pressure=False,
         shows_errors=False,
     ),
+    "uvicorn-starlette": Kind(
+        (*_UVICORN, "--http", "h11", "--loop", "asyncio"), ("uvicorn",), entry_point="starlette"
+    ),
+    "hypercorn-trio-starlette": Kind(
+        (*_HYPERCORN, "-k", "trio"),
+        ("hypercorn",),
+        sends_can_be_cancelled=False,
+        entry_point="starlette",
+    ),
 }
 
 
@@ -101,7 +112,9 @@ _INFO = re.compile(r"\bINFO\b")
 class Process:
     """A process with its output in a file; it leads a process group that ends with it."""
 
-    def __init__(self, arguments: list[str], log: Path, token: str = "") -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, token: str = "", entry_point: str = "sse_app"
+    ) -> None:
         self.log_file = log
         environment = {
             **os.environ,
@@ -109,6 +122,7 @@ class Process:
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": "default",
             "SSE_ASGI_TEST_TOKEN": token,
+            "SSE_ASGI_TEST_ENTRY_POINT": entry_point,
         }
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -170,7 +184,7 @@ class Server(Process):
         self.address = Address(port, context, kind.http2)
         token = f"{os.getpid()}-{next(_serial)}"
         log = directory / f"{name}-{token}.log"
-        super().__init__([*arguments, "tests.servers.apps:app"], log, token)
+        super().__init__([*arguments, "tests.servers.apps:app"], log, token, kind.entry_point)
         self._client = self.address.client()
         self._token = token
         self._checked = 0

@@ -16,12 +16,12 @@ from .clients import Response
 from .conftest import StartServer
 from .harness import Server, start
 
-UVICORN = ["uvicorn-h11", "uvicorn-httptools"]
+UVICORN = ["uvicorn-h11", "uvicorn-httptools", "uvicorn-starlette"]
 #: Servers that tell nobody: they wait until the last stream is over. The worker of granian has a
 #: handler for the signal, which is chained as that of uvicorn is.
 WAITING = [*UVICORN, "granian"]
 #: Not by HTTP/2: there hypercorn cancels the task that writes together with the application.
-HYPERCORN = ["hypercorn", "hypercorn-trio"]
+HYPERCORN = ["hypercorn", "hypercorn-trio", "hypercorn-trio-starlette"]
 
 #: Generous: it takes a few tenths of a second.
 SOON = 5.0
