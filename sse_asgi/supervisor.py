@@ -136,6 +136,7 @@ class Stream:
         self._clock = loops.clock()
         self._opened = self._last_write = self._last_turn = now = self._clock()
         self._starting = self._started = self._finishing = self._ended = False
+        self._last_words = b""
         self._starts = now + _deferred(options.defer_start)
         # Spread, so that streams that were opened together do not end together.
         self._lifetime_ends = now + _or_forever(options.max_lifetime) * random.uniform(0.9, 1)
@@ -151,6 +152,7 @@ class Stream:
         self._cancel_requests_before = self._cancel_requests()
 
         self._feeding = CancelScope()
+        self._fed = None if feed is None else anyio.Event()
         self._pause = CancelScope()  # what the watchdog waits in
         self._wakes = math.inf  # its deadline
         self._watchdog_sends = False
@@ -275,7 +277,7 @@ class Stream:
                 self._thrown_at = None
                 if self._state >= closing:
                     if self._source_told:
-                        logger.warning(_YIELD_IN_CLEANUP)
+                        self._note_last_words(event)
                     return
                 self._last_turn = self._clock()
             frame = encode(event, sep)
@@ -290,6 +292,14 @@ class Stream:
             if self._last_write - self._last_turn >= TURN:
                 await checkpoint()
                 self._last_turn = self._clock()
+
+    def _note_last_words(self, event: EventLike) -> None:
+        """Keep what a source yields when it is cancelled: one event, if the client can hear it."""
+        if self._reason in (CloseReason.SHUTDOWN, CloseReason.MAX_LIFETIME, CloseReason.CANCELLED):
+            self._last_words = self._encode(event, self._options.sep)
+            self._events += 1
+        else:
+            logger.warning(_YIELD_IN_CLEANUP)
 
     @types.coroutine
     def _resume(self, step: Step, trap: Any) -> Generator[Any, Any, EventLike]:
@@ -388,7 +398,11 @@ class Stream:
         self._bound_cleanup()
         self._cleanup.shield = True
         try:
-            await self._source.aclose()
+            try:
+                if self._fed is not None and self._state >= State.CLOSING:
+                    await self._fed.wait()  # in its cleanup it may still write to the source
+            finally:
+                await self._source.aclose()
         except Exception as exc:
             if isinstance(exc, RuntimeError) and "ignored GeneratorExit" in str(exc):
                 logger.warning(_YIELD_IN_CLEANUP)
@@ -406,11 +420,17 @@ class Stream:
 
     async def _run_feed(self, feed: Callable[[], Awaitable[object]]) -> None:
         """Run what feeds the source, for as long as the source is read."""
-        with self._feeding:
-            try:
+        assert self._fed is not None
+        try:
+            with self._feeding:
                 await feed()
-            except Exception as exc:
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+            if self._state < State.CLOSING:  # else it could not know that nobody reads any more
                 self._break(exc)
+        except Exception as exc:
+            self._break(exc)
+        finally:
+            self._fed.set()
 
     # -- the watchdog: waits for the client and the clock ----------------------------------------
 
@@ -600,7 +620,7 @@ class Stream:
                 elif reason is CloseReason.SEND_TIMEOUT:
                     await self._break_off()
                 elif reason is not CloseReason.CLIENT_DISCONNECTED:
-                    await self._send_last(self._farewell())
+                    await self._send_last(self._last_words + self._farewell())
         except _Gone:
             pass
         finally:

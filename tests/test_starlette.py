@@ -360,6 +360,30 @@ async def test_the_sender_is_cancelled_before_the_content_is_closed() -> None:
     assert ended == ["cancelled"]
 
 
+@pytest.mark.parametrize("buffer", [0, 1])
+async def test_the_cleanup_of_a_sender_may_still_send(buffer: int) -> None:
+    ended = []
+    send, receive = anyio.create_memory_object_stream[Any](buffer)
+
+    async def feed() -> None:
+        with send:
+            try:
+                await send.send("x")
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    try:
+                        await send.send("nobody will read this")
+                    finally:
+                        ended.append(receive.statistics().open_receive_streams)
+
+    response = EventSourceResponse(receive, data_sender_callable=feed, cleanup_timeout=0.05)
+    async with connect(response) as stream:
+        await stream.receive()
+    # Where there is no room for it, it waits until the time for cleanups is over.
+    assert ended == [buffer]
+
+
 async def test_a_sender_may_go_on_when_the_content_ends_and_is_cancelled_then() -> None:
     ended = []
 

@@ -914,6 +914,44 @@ async def test_a_yield_while_closing_is_a_log_line(caplog: pytest.LogCaptureFixt
         assert record.exc_info is None
 
 
+@pytest.mark.parametrize("end", ["shutdown", "cancelled", "disconnect", "finally"])
+async def test_a_source_that_is_cancelled_may_say_one_last_thing(
+    end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutdown, recorder, cleaned_up = Shutdown(), Recorder(), []
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            if end != "finally":
+                yield "last words"
+            raise
+        finally:
+            if end == "finally":
+                yield "last words"
+            cleaned_up.append(True)
+
+    app = sse_app(source, shutdown=shutdown, on_close=recorder.on_close)
+    scope = anyio.CancelScope()
+
+    async def in_scope(*args: Any) -> None:
+        with scope:
+            await app(*args)
+
+    async with connect(in_scope) as stream:
+        await stream.receive()
+        if end != "disconnect":
+            scope.cancel() if end == "cancelled" else shutdown.drain()
+            assert (await stream.receive()).data == "last words"
+            await stream.read()
+            assert stream.complete
+            assert recorder.report.events == 2
+    assert cleaned_up == ([] if end == "finally" else [True])
+    assert len(caplog.records) == (end == "disconnect")
+
+
 async def test_an_error_in_the_cleanup_leaves_as_itself() -> None:
     async def source() -> AsyncIterator[str]:
         try:

@@ -198,6 +198,17 @@ async def one_then_wait(request):
         say("closed")
 
 
+async def goodbye(request):
+    try:
+        yield {"data": "open"}
+        await anyio.sleep_forever()
+    except asyncio.CancelledError:
+        yield {"event": "goodbye", "data": "cancelled"}
+        raise
+    finally:
+        say("closed")
+
+
 async def ticks(request):
     try:
         number = 0
@@ -405,6 +416,7 @@ app = Catch(
             Route("/ping", pinged),
             Route("/background", background),
             Route("/wait", leaving(one_then_wait)),
+            Route("/goodbye", stream_of(goodbye)),
             Route("/ticks", leaving(ticks)),
             Route("/endless-channel", endless_channel),
             Route("/last-words", last_words),
@@ -448,12 +460,6 @@ FINITE = [
 ]
 
 BROKEN = ["/fails", "/fails-to-encode", "/producer-fails"]
-
-
-LAST_WORDS = pytest.param(
-    "/last-words",
-    marks=pytest.mark.xfail(reason="the channel is closed before its producer", strict=True),
-)
 
 
 class Answer(NamedTuple):
@@ -572,7 +578,7 @@ def test_ping(both: Pair) -> None:
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
-@pytest.mark.parametrize("path", ["/wait", "/ticks", "/endless-channel", LAST_WORDS])
+@pytest.mark.parametrize("path", ["/wait", "/ticks", "/endless-channel", "/last-words"])
 def test_client_leaves(both: Pair, path: str, how: str) -> None:
     """The same code of the program runs, and the server has nothing to complain about."""
 
@@ -628,7 +634,8 @@ def test_send_timeout(both: Pair) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: str(n.name))
 @pytest.mark.parametrize(
-    "path", ["/wait", "/ticks", "/endless-channel", LAST_WORDS, "/farewell", "/stubborn"]
+    "path",
+    ["/wait", "/ticks", "/endless-channel", "/last-words", "/farewell", "/goodbye", "/stubborn"],
 )
 def test_server_is_stopped(both_to_stop: Pair, path: str, number: signal.Signals) -> None:
     """The same last events, the same end of the program, the same exit code."""
