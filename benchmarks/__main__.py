@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from . import encode, pump
+from . import encode, idle, pump
 
-BENCHMARKS = {"encode": encode.main, "pump": pump.main}
+BENCHMARKS = {"encode": encode.main, "pump": pump.main, "idle": idle.main}
 
 
 def main() -> None:

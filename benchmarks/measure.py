@@ -32,10 +32,10 @@ def side_by_side(
     }
 
 
-def table(title: str, figures: Mapping[str, Figure], base: str) -> str:
+def table(title: str, figures: Mapping[str, Figure], base: str, operation: str = "an event") -> str:
     """Figures as lines of text, each with its ratio to ``base`` and its distance from it."""
     floor = figures[base].median
-    lines = [f"{title} (µs of processor time an event)"]
+    lines = [f"{title} (µs of processor time {operation})"]
     for name, figure in figures.items():
         lines.append(
             f"  {name:<34} {figure.median:7.3f} ±{figure.spread:.3f}"

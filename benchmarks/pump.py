@@ -7,12 +7,14 @@ on, as they are by default.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
 
 from sse_asgi import sse_app
+from sse_asgi.starlette import EventSourceResponse
 
 from .measure import side_by_side, table
 
@@ -43,6 +45,15 @@ async def stream(operations: int, event: Any) -> None:
     await app(dict(SCOPE), never, send)
 
 
+async def response(operations: int, event: Any) -> None:
+    await EventSourceResponse(source(operations, event))(dict(SCOPE), never, send)
+
+
+async def sse_starlette(operations: int, event: Any) -> None:
+    app = importlib.import_module("sse_starlette").EventSourceResponse(source(operations, event))
+    await app(dict(SCOPE), never, send)
+
+
 def on(backend: str, function: Callable[..., Any], event: Any) -> Callable[[int], None]:
     def run(operations: int) -> None:
         anyio.run(functools.partial(function, operations, event), backend=backend)
@@ -57,6 +68,10 @@ def main() -> None:
             candidates = {
                 "bare loop": on(backend, bare, plain),
                 "sse_app": on(backend, stream, event),
+                "EventSourceResponse": on(backend, response, event),
             }
+            # It does not run on trio.
+            if backend == "asyncio" and importlib.util.find_spec("sse_starlette"):
+                candidates["sse-starlette"] = on(backend, sse_starlette, event)
             figures = side_by_side(candidates, 50_000)
             print(table(f"pump on {backend}, {type(event).__name__}", figures, base="bare loop"))
