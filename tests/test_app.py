@@ -478,6 +478,16 @@ async def test_sync_sources_whose_clients_leave_release_their_threads() -> None:
     assert closed == [True] * count
 
 
+class NeverRead:
+    closed = False
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError
+
+    def close(self) -> None:
+        self.closed = True
+
+
 async def test_no_thread_left_is_a_503() -> None:
     limiter = current_thread_limiter()
     limiter.total_tokens = 2
@@ -494,6 +504,10 @@ async def test_no_thread_left_is_a_503() -> None:
         async with connect(app) as third:
             assert third.status_code == 503
             assert "retry-after" in third.headers
+        unread = NeverRead()
+        async with connect(sse_app(lambda: unread)) as fourth:
+            assert fourth.status_code == 503
+        assert unread.closed
         assert await events_of(sse_app(async_generator)) == ["/"]  # others are not concerned
         release.set()
     assert limiter.borrowed_tokens == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import decimal
 import enum
 import json
+import pickle
 import types
 import uuid
 from typing import Any
@@ -159,6 +161,7 @@ def test_an_event_is_immutable_comparable_and_hashable() -> None:
         event.data = "other"  # type: ignore[misc]
     assert event == ServerSentEvent('{"a":1}', event="x", id="7", retry=0, comment="c\nd")
     assert len({event, ServerSentEvent("b")}) == 2
+    assert not hasattr(event, "__dict__")  # there may be many
 
 
 def test_fields_are_keyword_only_but_data() -> None:
@@ -175,3 +178,17 @@ def test_a_json_event_is_always_json(data: object, text: str) -> None:
     assert json.loads(text) == data
     assert isinstance(event, ServerSentEvent)
     assert (event.event, event.id, event.retry, event.comment) == ("e", "1", 2, "c")
+
+
+class Tick(ServerSentEvent[int]):
+    def __init__(self, number: int) -> None:
+        super().__init__(number, event="tick")
+        self.number = number
+
+
+@pytest.mark.parametrize("event", [ServerSentEvent("a", id=7), JSONServerSentEvent([1]), Tick(3)])
+def test_events_can_be_copied_and_pickled(event: ServerSentEvent) -> None:
+    for copied in (copy.copy(event), copy.deepcopy(event), pickle.loads(pickle.dumps(event))):
+        assert copied == event
+        assert type(copied) is type(event)
+        assert getattr(copied, "number", None) == getattr(event, "number", None)

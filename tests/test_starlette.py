@@ -5,9 +5,11 @@ How its streams live and end is tested in test_supervisor.py, through this entry
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, fields
 from datetime import date
@@ -455,6 +457,33 @@ async def test_the_client_close_handler_is_told_after_the_content_was_closed() -
     assert told == [({"type": "http.disconnect"}, True)]
 
 
+async def test_the_client_close_handler_may_wait_where_all_around_it_is_cancelled() -> None:
+    recorder, told = Recorder(), []
+
+    async def left(message: Any) -> None:
+        await anyio.sleep(0.01)
+        told.append(message)
+
+    response = EventSourceResponse(
+        recorder.source("a", cleanup=0.05), client_close_handler_callable=left
+    )
+    scope = anyio.CancelScope()
+
+    async def in_scope(*args: Any) -> None:
+        with scope:
+            await response(*args)
+
+    async with connect(in_scope) as stream:
+        await stream.receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.disconnect)
+            while not recorder.cleanup_began:
+                await anyio.sleep(0.001)
+            scope.cancel()
+    assert recorder.closed
+    assert told
+
+
 async def test_the_client_close_handler_is_not_told_of_another_end() -> None:
     async def left(message: Any) -> None:
         raise AssertionError
@@ -664,6 +693,22 @@ async def test_max_connections_of_an_endpoint() -> None:
             assert (await third.receive()).data == "other"
     async with connect(app) as fourth:
         assert (await fourth.receive()).data == "again"
+
+
+async def test_an_endpoint_is_not_remembered() -> None:
+    def endpoint() -> Any:
+        async def endpoint(request: Request) -> Response:
+            return EventSourceResponse(["a"], max_connections=1)
+
+        return endpoint
+
+    app = Starlette(routes=[Route("/", remembered := endpoint())])
+    reference = weakref.ref(remembered)
+    async with connect(app) as stream:
+        await stream.receive()
+    del app, remembered, stream
+    gc.collect()
+    assert reference() is None
 
 
 async def test_no_thread_left_is_a_503() -> None:

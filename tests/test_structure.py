@@ -126,8 +126,9 @@ def test_public_names_are_documented() -> None:
         assert getattr(sse_asgi, name).__doc__, name
 
 
-def test_the_oldest_starlette_that_is_allowed_is_tested() -> None:
+@pytest.mark.parametrize("name", ["anyio", "starlette"])
+def test_the_oldest_that_is_allowed_is_tested(name: str) -> None:
     pyproject, tox = ((PACKAGE.parent / name).read_text() for name in ("pyproject.toml", "tox.ini"))
-    allowed = re.findall(r'^starlette = \["starlette>=([\d.]+)"\]', pyproject, re.MULTILINE)
-    assert re.findall(r"oldest: starlette==([\d.]+?)(?:\.0)?$", tox, re.MULTILINE) == allowed
-    assert len(allowed) == 1
+    (allowed,) = re.findall(rf'^\w+ = \["{name}>=([\d.]+)"\]', pyproject, re.MULTILINE)
+    (tested,) = re.findall(rf"oldest: {name}(?:\[\w+\])?==([\d.]+?)(?:\.0)?$", tox, re.MULTILINE)
+    assert tested == allowed
