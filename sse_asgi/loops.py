@@ -30,6 +30,33 @@ def call_soon(loop: Any, function: Callable[..., object], *args: object) -> None
         soon(function, *args)
 
 
+def repeat(seconds: float, function: Callable[[], object]) -> Callable[[], object]:
+    """Call ``function`` every so many seconds, until what is returned is called."""
+    loop: Any = current_loop()
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        timer: asyncio.TimerHandle
+
+        def again() -> None:
+            nonlocal timer
+            timer = loop.call_later(seconds, again)
+            function()
+
+        timer = loop.call_later(seconds, again)
+        return lambda: timer.cancel()
+    import trio.lowlevel
+
+    scope = trio.CancelScope()
+
+    async def call() -> None:
+        with scope:
+            while True:
+                await trio.sleep(seconds)
+                function()
+
+    trio.lowlevel.spawn_system_task(call)
+    return scope.cancel
+
+
 def clock() -> Callable[[], float]:
     """The clock of the running event loop, the one that deadlines of cancel scopes use.
 

@@ -3,13 +3,16 @@
 A server that gets SIGTERM waits for its responses to end, and an event stream ends only when it
 is told to. ASGI has no message for that: ``lifespan.shutdown`` comes after the last response. So
 while streams are open, the signal handlers that the server installed are chained: ours tells the
-streams and then calls the server's. Handlers are put back when the last stream ends. Where there
-is no handler to chain (another thread, a server that handles signals in another process),
-:meth:`Shutdown.drain` is the way to say it.
+streams and then calls the server's. Handlers are put back when the last stream ends.
+
+Where there is no signal (a server in another thread, one that was stopped by a limit or by its
+program, or that handles signals in another process), the server is watched, if it is one that can
+be: see ``servers.py``. And there is :meth:`Shutdown.drain`.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections import Counter
@@ -19,7 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 from anyio.lowlevel import RunVar, checkpoint
 
-from .loops import call_soon, current_loop, of_this_loop
+from .loops import call_soon, clock, current_loop, of_this_loop, repeat
+from .servers import stopping_servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +38,13 @@ Listener: TypeAlias = "Callable[[float | None], None]"
 Handler: TypeAlias = "Callable[[int, FrameType | None], Any]"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+#: How often, in seconds, to look whether a server is stopping that may not say so. uvicorn does
+#: not look more often itself.
+WATCH = 0.1
+
+#: How soon to look for a server again where none was found.
+LOOK_AGAIN = 1.0
 
 
 class Shutdown:
@@ -95,12 +106,12 @@ class Shutdown:
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` in this event loop when draining starts; look at ``draining`` too."""
         self._listeners[listener] = current_loop()
-        _server_signals().attach(self)
+        _servers().attach(self)
 
     def forget(self, listener: Listener) -> None:
         """Undo :meth:`listen`, in the same event loop."""
         del self._listeners[listener]
-        _server_signals().detach(self)
+        _servers().detach(self)
 
     def signalled(self, stopping: bool) -> None:
         """Note whether the server was told to stop."""
@@ -120,20 +131,30 @@ class Shutdown:
                 listener(grace)
 
 
-class _ServerSignals:
-    """The signal handlers of the server in this event loop, chained while streams are open."""
+class _Servers:
+    """What the servers of this event loop let it know, while streams are open."""
 
     def __init__(self) -> None:
         self.shutdown = Shutdown()
         self._stopping = False
         self._attached: Counter[Shutdown] = Counter()
+        self._clock = clock()
+        self._see_stopping: Callable[[], bool] | None = None
+        self._looked = -math.inf
+        self._stop_watching: Callable[[], object] | None = None
 
     def attach(self, shutdown: Shutdown) -> None:
         self._attached[shutdown] += 1
         # Handlers can be installed in the main thread only, and they run there.
-        if threading.current_thread() is threading.main_thread():
+        handles_signals = threading.current_thread() is threading.main_thread()
+        if handles_signals:
             self._chain()
-            shutdown.signalled(self._stopping)
+        stopping = self._stopping or self._sees_stopping()
+        # One that is shared with the main thread may have been told there.
+        if stopping or handles_signals or shutdown is self.shutdown:
+            shutdown.signalled(stopping)
+        if self._stop_watching is None and self._see_stopping is not None:
+            self._stop_watching = repeat(WATCH, self._watch)
 
     def detach(self, shutdown: Shutdown) -> None:
         self._attached[shutdown] -= 1
@@ -141,6 +162,29 @@ class _ServerSignals:
             del self._attached[shutdown]
         if not self._attached:
             self._restore()
+            if self._stop_watching is not None:
+                self._stop_watching()
+                self._stop_watching = None
+
+    def _sees_stopping(self) -> bool:
+        """Whether a new stream comes to servers that are stopping."""
+        see = self._see_stopping
+        if see is not None and not see():
+            return False
+        # Those that were known are about to go, and another may have come. Where none is known,
+        # not for every stream: this looks at all tasks.
+        if see is not None or self._clock() >= self._looked + LOOK_AGAIN:
+            self._looked = self._clock()
+            self._see_stopping = see = stopping_servers()
+        return see is not None and see()
+
+    def _watch(self) -> None:
+        if self._see_stopping is not None and self._see_stopping():
+            self._tell()
+
+    def _tell(self) -> None:
+        for shutdown in list(self._attached):
+            shutdown.signalled(True)
 
     def _chain(self) -> None:
         # Looked at anew with every stream: a server puts the handlers that it found back when
@@ -170,8 +214,7 @@ class _ServerSignals:
     def _handle(self, chained: Handler, number: int, frame: FrameType | None) -> None:
         # Each link carries the handler that it was put before: others may put theirs in between.
         self._stopping = True
-        for shutdown in list(self._attached):
-            shutdown.signalled(True)
+        self._tell()
         chained(number, frame)
 
 
@@ -184,13 +227,13 @@ def _is_stopping(handler: object) -> bool:
     return getattr(getattr(handler, "__self__", None), "should_exit", False) is True
 
 
-_signals: RunVar[_ServerSignals] = RunVar("sse_asgi.shutdown")
+_of_loop: RunVar[_Servers] = RunVar("sse_asgi.shutdown")
 
 
-def _server_signals() -> _ServerSignals:
-    return of_this_loop(_signals, _ServerSignals)
+def _servers() -> _Servers:
+    return of_this_loop(_of_loop, _Servers)
 
 
 def server_shutdown() -> Shutdown:
     """The Shutdown of the running event loop."""
-    return _server_signals().shutdown
+    return _servers().shutdown

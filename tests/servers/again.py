@@ -1,4 +1,5 @@
-"""Run uvicorn on one port after another, each until SIGTERM, in one process.
+"""Run uvicorn on one port after another, in one process, each until it is told to stop: by SIGTERM,
+or by SIGUSR1, of which uvicorn learns nothing but that it should exit.
 
 Arguments: `same-loop` or `new-loop`, and the ports.
 """
@@ -19,6 +20,13 @@ def main() -> None:
     servers = [
         uvicorn.Server(uvicorn.Config("tests.servers.apps:app", port=int(port))) for port in ports
     ]
+
+    def stop(*_: object) -> None:
+        running = next(server for server in servers if not server.should_exit)
+        running.should_exit = True
+        print("stopped", flush=True)
+
+    signal.signal(signal.SIGUSR1, stop)
 
     async def serve_all() -> None:
         for server in servers:

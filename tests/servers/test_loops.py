@@ -31,7 +31,8 @@ def answers(address: Address) -> bool:
 
 
 @pytest.mark.parametrize("how", ["same-loop", "new-loop"])
-def test_servers_one_after_another(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda n: str(n.name))
+def test_servers_one_after_another(tmp_path: Path, how: str, number: signal.Signals) -> None:
     """Regression 2: what the first has been told is not what the next one is told
     (modelcontextprotocol/python-sdk#3494).
     """
@@ -54,7 +55,7 @@ def test_servers_one_after_another(tmp_path: Path, how: str) -> None:
                     assert response.read_to_end() == "complete"
                     assert response.body == EVENTS
                 assert [response.ending for response in endless] == [None] * 3
-                process.signal(signal.SIGTERM)
+                process.signal(number)
                 for response in endless:
                     assert response.read_to_end() == "complete"
         assert process.wait() == 0
@@ -147,6 +148,51 @@ def test_servers_in_threads_one_after_another(
                 for response in responses:
                     assert response.read_to_end() == "complete"
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+@pytest.mark.parametrize("server", [uvicorn_thread, hypercorn_thread])
+def test_a_server_in_a_thread_is_seen_to_stop(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody says it to the application, and there is no signal. Others go on."""
+    app = sse_app(numbers)
+    with uvicorn_thread(app) as other, other.open("/") as stays, ExitStack() as stack:
+        stays.read_until(lambda body: body.count(b"\n\n") >= 3)
+        for _ in range(2):
+            with server(app) as address:
+                responses = [stack.enter_context(address.open("/")) for _ in range(5)]
+                for response in responses:
+                    response.read_until(lambda body: body.count(b"\n\n") >= 3)
+            for response in responses:
+                assert response.read_to_end() == "complete"
+        seen = stays.body.count(b"\n\n")
+        stays.read_until(lambda body: body.count(b"\n\n") > seen + 3)
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+def test_a_server_that_has_served_its_number_of_requests(tmp_path: Path) -> None:
+    require_package("uvicorn")
+    address = Address(free_port())
+    process = Process(
+        [
+            *("-m", "uvicorn", "--port", str(address.port), "--limit-max-requests", "3"),
+            "tests.servers.apps:app",
+        ],
+        tmp_path / "log",
+    )
+    try:
+        wait_for(lambda: answers(address), process.log)
+        with address.open("/idle") as idle, address.open("/clock") as clock:
+            clock.read_until(lambda body: body.count(b"\n\n") >= 3)
+            for _ in range(3):
+                with address.open("/events", method="HEAD") as response:
+                    assert response.status == 200
+            for response in (idle, clock):
+                assert response.read_to_end() == "complete"
+        assert process.wait() == 0
+        assert process.complaints() == []
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize("source", [numbers, numbers_in_thread])

@@ -1,0 +1,76 @@
+"""What can be seen of a server that stops without a word: nothing that it does is changed.
+
+uvicorn may be stopped by ``should_exit`` or its limit of requests, and hypercorn's workers get no
+signal. Both know that they are stopping, in an object that the coroutine which runs the server
+holds on to. That coroutine is looked for among the tasks of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .loops import current_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+__all__ = ["stopping_servers"]
+
+
+def stopping_servers() -> Callable[[], bool] | None:
+    """Look for servers in this event loop.
+
+    :returns: a function that tells whether they are stopping, all of them; ``None`` where there
+        is no server that it could tell of.
+    """
+    if "uvicorn.server" not in sys.modules and "hypercorn" not in sys.modules:
+        return None
+    servers = [stopping for frame in _frames() if (stopping := _stopping(frame)) is not None]
+    if not servers:
+        return None
+    return lambda: all(stopping() for stopping in servers)
+
+
+def _stopping(frame: FrameType) -> Callable[[], bool] | None:
+    """If ``frame`` runs a server: what tells whether that is stopping."""
+    name, module = frame.f_code.co_name, frame.f_globals.get("__name__")
+    if name == "_serve" and module == "uvicorn.server":
+        server = frame.f_locals["self"]
+
+        def stopping() -> bool:
+            # Stopped by its limit of requests, it only closes its sockets.
+            listening = any(socket.is_serving() for socket in server.servers)
+            return bool(server.should_exit) or (server.started and not listening)
+
+        return stopping
+    if name == "worker_serve" and module in ("hypercorn.asyncio.run", "hypercorn.trio.run"):
+        is_set: Callable[[], bool] = frame.f_locals["context"].terminated.is_set
+        return is_set
+    return None
+
+
+def _frames() -> Iterator[FrameType]:
+    """The frames of all coroutines that the tasks of this event loop wait in."""
+    for coroutine in _coroutines_of_tasks():
+        waits_in: Any = coroutine
+        while (frame := getattr(waits_in, "cr_frame", None)) is not None:
+            yield frame
+            waits_in = waits_in.cr_await
+
+
+def _coroutines_of_tasks() -> Iterator[object]:
+    if isinstance(current_loop(), asyncio.AbstractEventLoop):
+        for task in asyncio.all_tasks():
+            yield task.get_coro()
+        return
+    import trio.lowlevel
+
+    unseen = [trio.lowlevel.current_root_task()]
+    while unseen:
+        if (trio_task := unseen.pop()) is not None:
+            yield trio_task.coro
+            for nursery in trio_task.child_nurseries:
+                unseen += nursery.child_tasks
