@@ -171,11 +171,12 @@ def data_text(value: object) -> str:
 
 def json_text(value: object) -> str:
     """``value`` as JSON, compact, in UTF-8 rather than in escapes."""
-    # A model's own serializer knows its aliases and custom types; it is asked first.
+    # A model's own serializer knows its custom types; it is asked first. With aliases, as in the
+    # model's JSON schema, and in the responses of FastAPI.
     if (dump := getattr(value, "model_dump_json", None)) is not None and not isinstance(
         value, type
     ):
-        return text("data", dump())
+        return text("data", dump(by_alias=True))
     try:
         # NaN and infinity are not JSON: JSON.parse() in the browser would throw.
         encoded = json.dumps(
@@ -192,7 +193,7 @@ def _plain(value: object) -> object:
     if isinstance(value, type):
         pass
     elif (dump := getattr(value, "model_dump", None)) is not None:
-        return dump(mode="json")
+        return dump(mode="json", by_alias=True)
     elif dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif hasattr(kind, "__struct_fields__"):

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from weakref import WeakValueDictionary
 
 from pydantic import ConfigDict, create_model
 from pydantic_core import core_schema
@@ -50,13 +51,17 @@ def sse_responses(
     :raises TypeError: without any event.
     :raises pydantic.errors.PydanticSchemaGenerationError: a type that Pydantic has no schema for.
     """
-    models = [_event_model(name, data) for name, data in _by_name(*events, named_events)]
-    if not models:
+    by_name = list(_by_name(*events, named_events))
+    if not by_name:
         raise TypeError("sse_responses() needs the type of at least one event")
+    models = [_event_model(name, data) for name, data in by_name]
     content: dict[str, Any] = {"schema": {"type": "string"}}
     if item_schema:
         references = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
-        content["itemSchema"] = references[0] if len(models) == 1 else {"oneOf": references}
+        told_apart = len(dict(by_name)) == len(by_name)
+        content["itemSchema"] = {"oneOf" if told_apart else "anyOf": references}
+        if len(models) == 1:
+            content["itemSchema"] = references[0]
     return {
         200: {
             "description": "A stream of server-sent events",
@@ -75,9 +80,9 @@ def _by_name(*events: Any) -> Iterator[tuple[str, Any]]:
             yield "message", event  # what a browser calls an event without a name
 
 
-#: The models made so far: FastAPI would rename two of the same name, and references by name would
-#: lead nowhere.
-_event_models: dict[tuple[str, Any], type[BaseModel]] = {}
+#: The models that are in use: FastAPI would rename two of the same name, and references by name
+#: would lead nowhere.
+_event_models: WeakValueDictionary[tuple[str, Any], type[BaseModel]] = WeakValueDictionary()
 
 
 def _event_model(event: str, data: Any) -> type[BaseModel]:
@@ -85,23 +90,26 @@ def _event_model(event: str, data: Any) -> type[BaseModel]:
     origin = get_origin(data)
     if isinstance(origin, type) and issubclass(origin, AnyServerSentEvent):
         (data,) = get_args(data)
-    if (event, data) in _event_models:
-        return _event_models[event, data]
+    if (model := _event_models.get((event, data))) is not None:
+        return model
 
     def describe(schema: JsonSchemaValue) -> None:
         content = schema["properties"]["data"]
         content.pop("title", None)
+        as_text = content.get("type") == "string" and "format" not in content
         as_json = {"contentMediaType": "application/json", "contentSchema": content}
         schema["properties"] = {
             "event": {"type": "string", "const": event},
-            "data": content if data is str else {"type": "string", **as_json},
+            "data": content if as_text else {"type": "string", **as_json},
             "id": {"type": "string"},
             "retry": {"type": "integer", "minimum": 0},
         }
         schema["required"] = ["data"] if event == "message" else ["event", "data"]
 
     taken = {model.__name__ for model in _event_models.values()}
-    name = re.sub(r"\W+", "_", f"ServerSentEvent_{event}_{getattr(data, '__name__', data)}")
+    name = re.sub(
+        r"[^a-zA-Z0-9]+", "_", f"ServerSentEvent_{event}_{getattr(data, '__name__', data)}"
+    )
     if name in taken:
         name = next(f"{name}_{n}" for n in itertools.count(2) if f"{name}_{n}" not in taken)
     model = create_model(name, __config__=ConfigDict(json_schema_extra=describe), data=(data, ...))

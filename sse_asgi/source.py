@@ -102,16 +102,17 @@ class AsyncSource:
             # Its awaitable has send and throw itself: no coroutine around it.
             self.step = cast("Callable[[], Step]", self._iterator.__anext__)
         else:
-            self.step = self._next
-
-    async def _next(self) -> EventLike:
-        return await anext(self._iterator)
+            self.step = partial(_next, self._iterator)  # no method: that would be a cycle
 
     async def aclose(self) -> None:
         """Close the iterator, if it can be closed."""
         aclose = getattr(self._iterator, "aclose", None)
         if aclose is not None:
             await aclose()
+
+
+async def _next(iterator: AsyncIterator[EventLike]) -> EventLike:
+    return await anext(iterator)
 
 
 class ThreadSource:

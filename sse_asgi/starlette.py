@@ -151,8 +151,8 @@ class EventSourceResponse(Response):
         want.
     :param max_connections: how many streams of this endpoint may be open at once in an event
         loop; one more is answered with 503.
-    :param methods: the HTTP methods that open a stream, others get 405; by default all that the
-        route lets through.
+    :param methods: the HTTP methods that are answered, others get 405. HEAD comes with GET. By
+        default all that the route lets through.
     :param lifespan: refused: it is the application that has a lifespan.
     :raises TypeError: an option of a wrong type, or content that is no iterable of events.
     :raises ValueError: an option out of range.
@@ -209,7 +209,6 @@ class EventSourceResponse(Response):
         self.data_sender_callable = data_sender_callable
         self.client_close_handler_callable = client_close_handler_callable
         self.shutdown_event = shutdown_event
-        self._any_method = methods is None
         self._options = StreamOptions(
             ping=self.DEFAULT_PING_INTERVAL if ping is None else ping,
             ping_message_factory=ping_message_factory,
@@ -222,12 +221,15 @@ class EventSourceResponse(Response):
             shutdown_grace_period=shutdown_grace_period,
             max_lifetime=max_lifetime,
             max_connections=max_connections,
-            methods=("GET",) if methods is None else methods,
+            methods=StreamOptions.methods if methods is None else methods,
             defer_start=defer_start,
             compression=compression,
             on_error=on_error,
             on_close=on_close,
         )
+        self._methods = set() if methods is None else set(self._options.methods)
+        if "GET" in self._methods:
+            self._methods.add("HEAD")
         self.raw_headers = list(self._options.response_headers)
 
     @property
@@ -249,36 +251,34 @@ class EventSourceResponse(Response):
         """Serve the response. HEAD gets its headers; a websocket is denied with it."""
         if scope["type"] == "websocket":
             receive, send = _as_http(receive, send)
-        if scope.get("method") == "HEAD":
-            await discard(self.body_iterator, self._options.cleanup_timeout)
-            await send_response(send, self.status_code, self._headers_to_send(), b"")
-        else:
-            await self._stream(scope, receive, send)
-        if self.background is not None:
-            await self.background()
-
-    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = None
         try:
+            headers = merge_headers({}, self.raw_headers)  # they may have been changed
             self._check_method(scope)
-            with _place(scope, self._options.max_connections):
-                stream = self._open(scope, receive, send)
-                await stream.run()
-            if stream.reason is CloseReason.SEND_TIMEOUT:
-                raise SendTimeoutError(f"nothing was read for {self._options.send_timeout} s")
-        except HTTPError as exc:
+            if scope.get("method") == "HEAD":
+                await discard(self.body_iterator, self._options.cleanup_timeout)
+                await send_response(send, self.status_code, headers, b"")
+            else:
+                with _place(scope, self._options.max_connections):
+                    stream = self._open(scope, receive, send, headers)
+                    await stream.run()
+                if stream.reason is CloseReason.SEND_TIMEOUT:
+                    raise SendTimeoutError(f"nothing was read for {self._options.send_timeout} s")
+        except Exception as exc:
             if stream is None:
                 await discard(self.body_iterator, self._options.cleanup_timeout)
-            elif stream.started:
+            if not isinstance(exc, HTTPError) or (stream is not None and stream.started):
                 raise
-            if scope["type"] == "http" and "app" in scope:  # which has handlers for it
-                raise HTTPException(exc.status_code, exc.detail, exc.headers) from None
-            await respond(send, exc)
+            await _refuse(exc, scope, send)
         finally:
             if stream is not None and stream.reason is CloseReason.CLIENT_DISCONNECTED:
                 await self._client_has_left()
+        if self.background is not None:
+            await self.background()
 
-    def _open(self, scope: Scope, receive: Receive, send: Send) -> Stream:
+    def _open(
+        self, scope: Scope, receive: Receive, send: Send, headers: list[tuple[bytes, bytes]]
+    ) -> Stream:
         event = self.shutdown_event
         return Stream(
             open_source(self.body_iterator),
@@ -288,16 +288,15 @@ class EventSourceResponse(Response):
             send,
             shutdown=self._options.shutdown or server_shutdown(),
             status=self.status_code,
-            headers=self._headers_to_send(),
+            headers=headers,
             encode=_encode,
             on_drain=None if event is None else event.set,
             feed=self.data_sender_callable,
         )
 
     def _check_method(self, scope: Scope) -> None:
-        allowed = self._options.methods
-        if scope["type"] == "http" and not self._any_method and scope["method"] not in allowed:
-            raise HTTPError(405, headers={"allow": ", ".join(allowed)})
+        if scope["type"] == "http" and self._methods and scope["method"] not in self._methods:
+            raise HTTPError(405, headers={"allow": ", ".join(sorted(self._methods))})
 
     async def _client_has_left(self) -> None:
         if self.client_close_handler_callable is not None:
@@ -310,8 +309,11 @@ class EventSourceResponse(Response):
             content_type += "; charset=utf-8"
         return {b"content-type": content_type.encode("latin-1"), b"cache-control": b"no-store"}
 
-    def _headers_to_send(self) -> list[tuple[bytes, bytes]]:
-        return merge_headers({}, self.raw_headers)  # checked again: they may have been changed
+
+async def _refuse(error: HTTPError, scope: Scope, send: Send) -> None:
+    if scope["type"] == "http" and "app" in scope:  # which has handlers for it
+        raise HTTPException(error.status_code, error.detail, error.headers) from None
+    await respond(send, error)
 
 
 _open_streams: RunVar[Counter[object]] = RunVar("sse_asgi.starlette.open_streams")
@@ -323,7 +325,7 @@ def _place(scope: Scope, most: int | None) -> Iterator[None]:
     if most is None:
         yield
         return
-    endpoint = scope.get("endpoint") or scope["path"]
+    endpoint = id(scope["endpoint"]) if "endpoint" in scope else scope["path"]
     streams = of_this_loop(_open_streams, Counter)
     if streams[endpoint] >= most:
         raise HTTPError(503, "too many streams", {"retry-after": "5"})

@@ -74,6 +74,8 @@ _SCOPE_AROUND_YIELD = (
 
 _AWAITED_CANCELLED = "the source was cancelled, and not by us: it awaited a cancelled task, say"
 
+_FEED_AWAITED_CANCELLED = _AWAITED_CANCELLED.replace("the source", "what feeds the source", 1)
+
 
 class _Gone(Exception):
     pass
@@ -152,7 +154,7 @@ class Stream:
         self._cancel_requests_before = self._cancel_requests()
 
         self._feeding = CancelScope()
-        self._fed = None if feed is None else anyio.Event()
+        self._fed: anyio.Event | None = None
         self._pause = CancelScope()  # what the watchdog waits in
         self._wakes = math.inf  # its deadline
         self._watchdog_sends = False
@@ -180,9 +182,10 @@ class Stream:
             if self._shutdown.draining:
                 self._shut_down(0)
             async with anyio.create_task_group() as tasks:
+                if self._feed is not None and self._clock() < self._drain_ends:
+                    self._fed = anyio.Event()
+                    tasks.start_soon(self._run_feed, self._feed, self._fed)
                 tasks.start_soon(self._watch)
-                if self._feed is not None:
-                    tasks.start_soon(self._run_feed, self._feed)
                 await self._host()
                 # Not the scope of the group: an exception that leaves a task is kept in a cycle.
                 self._pause.cancel()
@@ -395,14 +398,11 @@ class Stream:
             await self._turn_comes.wait()
 
     async def _close_source(self) -> None:
+        await self._feed_ended()
         self._bound_cleanup()
         self._cleanup.shield = True
         try:
-            try:
-                if self._fed is not None and self._state >= State.CLOSING:
-                    await self._fed.wait()  # in its cleanup it may still write to the source
-            finally:
-                await self._source.aclose()
+            await self._source.aclose()
         except Exception as exc:
             if isinstance(exc, RuntimeError) and "ignored GeneratorExit" in str(exc):
                 logger.warning(_YIELD_IN_CLEANUP)
@@ -418,19 +418,39 @@ class Stream:
                     "the source was not closed within cleanup_timeout=%s s", self._cleanup_timeout
                 )
 
-    async def _run_feed(self, feed: Callable[[], Awaitable[object]]) -> None:
+    async def _run_feed(self, feed: Callable[[], Awaitable[object]], ended: anyio.Event) -> None:
         """Run what feeds the source, for as long as the source is read."""
-        assert self._fed is not None
         try:
             with self._feeding:
                 await feed()
+        except self._cancelled_type as exc:
+            await checkpoint_if_cancelled()  # from around the application?
+            error = RuntimeError(_FEED_AWAITED_CANCELLED)
+            error.__cause__ = exc
+            self._break(error)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
-            if self._state < State.CLOSING:  # else it could not know that nobody reads any more
+            # It could not know that nobody reads any more.
+            if self._state < State.CLOSING and not self._finishing:
                 self._break(exc)
         except Exception as exc:
             self._break(exc)
+        except BaseException as exc:  # such as KeyboardInterrupt
+            self._interrupt(CloseReason.CANCELLED)
+            self._cancelled = exc
         finally:
-            self._fed.set()
+            ended.set()
+
+    async def _feed_ended(self) -> None:
+        """Wait for what feeds the source, before that is closed: it may be about to write to it,
+        and its cleanup would be cut short by an error.
+        """
+        if self._fed is None or self._state < State.CLOSING:
+            return
+        self._cleanup.deadline = math.inf  # the source has a time of its own, afterwards
+        with anyio.move_on_after(self._options.cleanup_timeout, shield=True) as scope:
+            await self._fed.wait()
+        if scope.cancelled_caught:
+            logger.warning("what feeds the source has not ended within cleanup_timeout")
 
     # -- the watchdog: waits for the client and the clock ----------------------------------------
 

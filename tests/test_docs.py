@@ -78,7 +78,7 @@ ONE_PROGRAM = sorted({*pages_with("python")} - {"docs/how-to/frameworks.md"})
 
 @pytest.mark.parametrize("page", ONE_PROGRAM)
 def test_python_examples(page: str, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("sse_starlette", "sse_starlette.sse"):  # which a page replaces
+    for name in ("sse_starlette", "sse_starlette.sse", "sse_starlette.event"):  # replaced by a page
         monkeypatch.setitem(sys.modules, name, sys.modules.get(name, sse_asgi))
     run: Any = partial(anyio.run, backend=anyio_backend)
     # A module, for those who look up where a function was defined.

@@ -6,8 +6,9 @@ How the streams live and end is tested in test_supervisor.py, through this entry
 from __future__ import annotations
 
 import inspect
+import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 import fastapi.sse
@@ -75,7 +76,7 @@ ITEM = '{"number":1,"PART":{"name":"p"},"children":[]}'
 async def test_pydantic_models_as_data(event: Any) -> None:
     for app in (app_of(event), sse_app(lambda: [event])):
         async with connect(app) as stream:
-            assert Item.model_validate_json((await stream.receive()).data) == Item(number=1)
+            assert (await stream.receive()).data == ITEM
 
 
 @pytest.mark.parametrize(
@@ -311,6 +312,33 @@ async def test_events_are_told_apart_by_name(responses: Any) -> None:
     assert data["message"] == {"type": "string"}
     assert data["usage"]["contentSchema"]["title"] == "Usage"
     assert data["item.new"]["contentSchema"]["title"] == "Item"
+
+
+async def test_events_of_one_name_are_not_told_apart() -> None:
+    media_type, openapi = document("/a", sse_responses(Item, Usage))
+    events = resolved(media_type["itemSchema"], openapi)["anyOf"]
+    titles = [event["properties"]["data"]["contentSchema"]["title"] for event in events]
+    assert titles == ["Item", "Usage"]
+    assert all(event["required"] == ["data"] for event in events)
+
+
+@pytest.mark.parametrize(
+    ("data", "as_text"),
+    [
+        (str, True),
+        (Annotated[str, Field(max_length=3)], True),
+        (Literal["[DONE]"], True),
+        (int, False),
+        (None, False),
+        (list[Item], False),
+        (uuid.UUID, False),
+    ],
+)
+async def test_what_is_text_and_what_is_json(data: Any, as_text: bool) -> None:
+    media_type, openapi = document("/a", sse_responses({"größe": data}))
+    event = resolved(media_type["itemSchema"], openapi)
+    assert event["required"] == ["event", "data"]
+    assert ("contentMediaType" not in event["properties"]["data"]) is as_text
 
 
 async def test_older_tools_find_a_schema() -> None:

@@ -5,6 +5,7 @@ How its streams live and end is tested in test_supervisor.py, through this entry
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import inspect
 import json
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, fields
 from datetime import date
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -146,6 +148,19 @@ def test_content_is_not_touched_when_the_response_is_built() -> None:
     assert isinstance(EventSourceResponse(Untouchable()).body_iterator, Untouchable)
 
 
+@pytest.mark.parametrize(
+    ("media_type", "sent"),
+    [
+        ("text/event-stream; charset=UTF-8", "text/event-stream; charset=UTF-8"),
+        ("application/x-events", "application/x-events"),
+        (None, "text/event-stream; charset=utf-8"),
+    ],
+)
+async def test_the_media_type(media_type: str | None, sent: str) -> None:
+    async with connect(EventSourceResponse(["a"], media_type=media_type)) as stream:
+        assert stream.headers["content-type"] == sent
+
+
 @pytest.mark.parametrize("content", [None, 0, "text", b"bytes", {"data": "x"}, object()])
 def test_content_that_is_no_iterable_of_events_is_refused(content: Any) -> None:
     with pytest.raises(TypeError, match="a source must be an async iterable or an iterable"):
@@ -258,6 +273,7 @@ EVENTS: list[tuple[Any, bytes]] = [
     ({"data": "x", "event": "a\r\nb", "id": "1\n2"}, b"id: 12\r\nevent: ab\r\ndata: x\r\n\r\n"),
     ({"data": "x", "sep": "\n"}, b"data: x\r\n\r\n"),
     ({"comment": 5}, b": 5\r\n\r\n"),
+    (MappingProxyType({"data": 1, "event": "a\nb"}), b"event: ab\r\ndata: 1\r\n\r\n"),
     (ServerSentEvent("x", id="1"), b"id: 1\r\ndata: x\r\n\r\n"),
     (ServerSentEvent("x", sep="\n"), b"data: x\n\n"),
     (ServerSentEvent("a\nb", sep="\r"), b"data: a\rdata: b\r\r"),
@@ -312,6 +328,26 @@ def test_an_event_encodes_itself() -> None:
         ServerSentEvent("x", sep="\n\n")
 
 
+async def test_events_of_the_classes_are_encoded_alike_wherever_they_come_from() -> None:
+    class Short(ServerSentEvent):
+        DEFAULT_SEPARATOR = "\n"
+
+    async def fails() -> AsyncIterator[ServerSentEvent]:
+        await anyio.sleep(0.05)
+        raise LookupError("why")
+        yield Short("never")
+
+    options: dict[str, Any] = {
+        "ping": 0.02,
+        "ping_message_factory": lambda: Short(comment="p"),
+        "on_error": lambda exc: Short(exc, event="e\nrror"),
+        "sep": "\r",
+    }
+    body = await body_of(fails(), **options)
+    assert body.startswith(b": p\n\n")
+    assert body.endswith(b"event: error\ndata: why\n\n")
+
+
 async def test_an_event_of_a_subclass_says_how_it_is_encoded() -> None:
     class Shouted(ServerSentEvent):
         def __init__(self, data: str) -> None:
@@ -360,6 +396,134 @@ async def test_the_sender_is_cancelled_before_the_content_is_closed() -> None:
     async with connect(EventSourceResponse(receive, data_sender_callable=feed)) as stream:
         await stream.receive()
     assert ended == ["cancelled"]
+
+
+async def test_a_sender_that_still_writes_when_the_content_ends_is_no_error() -> None:
+    send, receive = anyio.create_memory_object_stream[Any](0)
+
+    async def content() -> AsyncIterator[str]:
+        with receive:
+            yield await receive.receive()
+
+    async def feed() -> None:
+        with send:
+            while True:
+                await send.send("a")
+
+    messages: list[Any] = []
+
+    async def slow_send(message: Any) -> None:
+        await anyio.sleep(0.01)
+        messages.append(message)
+
+    await EventSourceResponse(content(), data_sender_callable=feed)(http_scope(), never, slow_send)
+    assert messages[-1]["more_body"] is False
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_sender_that_awaits_something_cancelled_gets_a_clear_message() -> None:
+    recorder = Recorder()
+
+    async def feed() -> None:
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.01, future.cancel)
+        await future
+
+    response = EventSourceResponse(
+        recorder.source("a"), data_sender_callable=feed, on_close=recorder.on_close
+    )
+    with pytest.raises(RuntimeError, match="feeds the source was cancelled"):
+        async with connect(response) as stream:
+            await stream.read()
+    assert not stream.complete
+    assert recorder.report.reason is CloseReason.ERROR
+
+
+async def test_what_is_no_exception_of_a_sender_leaves_as_itself() -> None:
+    class Exit(BaseException):
+        pass
+
+    recorder = Recorder()
+
+    async def feed() -> None:
+        await anyio.sleep(0.01)
+        raise Exit
+
+    response = EventSourceResponse(recorder.source("a"), data_sender_callable=feed)
+
+    async def send(message: Any) -> None: ...
+
+    with pytest.raises(Exit):
+        await response(http_scope(), never, send)
+    assert recorder.closed
+
+
+async def test_a_sender_that_takes_long_leaves_the_content_its_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = Recorder()
+
+    async def feed() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.3)
+
+    response = EventSourceResponse(
+        recorder.source("a", cleanup=0.05), data_sender_callable=feed, cleanup_timeout=0.1
+    )
+    async with connect(response) as stream:
+        await stream.receive()
+    assert recorder.closed
+    assert ["feeds the source" in record.message for record in caplog.records] == [True]
+
+
+async def test_a_stream_that_is_over_before_it_starts_asks_nobody() -> None:
+    shutdown = Shutdown()
+    shutdown.drain()
+
+    async def feed() -> None:
+        raise AssertionError
+
+    async def source() -> AsyncIterator[str]:
+        raise AssertionError
+        yield "never"
+
+    response = EventSourceResponse(source(), data_sender_callable=feed, shutdown=shutdown)
+    async with connect(response) as stream:
+        assert await stream.read() == b""
+    assert stream.complete
+
+
+async def test_headers_that_are_wrong_later_are_refused_and_leave_nothing_behind() -> None:
+    limiter = current_thread_limiter()
+    contents: list[Any] = [endless(), SyncCloseable(), Closeable()]
+    for content in contents:
+        response = EventSourceResponse(content)
+        response.headers["Content-Length"] = "3"
+        with pytest.raises(ValueError, match="the length of a stream is not known"):
+            await response(http_scope(), never, never)  # type: ignore[arg-type]
+        assert getattr(content, "closed", True)
+    assert limiter.borrowed_tokens == 0
+
+
+async def test_a_memory_channel_is_freed_without_the_garbage_collector() -> None:
+    send, receive = anyio.create_memory_object_stream[Any](1)
+    send.send_nowait("a")
+    send.close()
+    response = EventSourceResponse(receive)
+    references: list[Any] = [weakref.ref(response), weakref.ref(receive)]
+    gc.disable()
+    try:
+        async with connect(response) as stream:
+            assert (await stream.receive()).data == "a"
+            await stream.read()
+        del response, receive, stream
+        await anyio.wait_all_tasks_blocked()
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("buffer", [0, 1])
@@ -662,13 +826,24 @@ async def test_a_post_opens_a_stream() -> None:
         assert (await stream.receive()).data == "a"
 
 
-async def test_methods() -> None:
-    content = Closeable()
-    app = app_of(lambda request: EventSourceResponse(content, methods=["GET"]))
-    async with connect(app, method="POST") as stream:
-        assert stream.status_code == 405
-        assert stream.headers["allow"] == "GET"
-    assert content.closed
+@pytest.mark.parametrize(
+    ("methods", "method", "allowed"),
+    [
+        (["GET"], "POST", "GET, HEAD"),
+        (["post"], "GET", "POST"),
+        (["POST"], "HEAD", "POST"),
+        (["GET"], "HEAD", None),
+        (["POST"], "POST", None),
+    ],
+)
+async def test_methods(methods: list[str], method: str, allowed: str | None) -> None:
+    content = Closeable() if allowed else ["a"]
+    app = app_of(lambda request: EventSourceResponse(content, methods=methods))
+    async with connect(app, method=method) as stream:
+        assert stream.status_code == (405 if allowed else 200)
+        if method != "HEAD":
+            assert stream.headers.get("allow") == allowed
+    assert not isinstance(content, Closeable) or content.closed
 
 
 async def test_max_connections_of_an_endpoint() -> None:
@@ -831,6 +1006,22 @@ async def test_a_websocket_is_denied_with_a_stream() -> None:
     assert client.sent[0]["status"] == 403
     assert client.body == b"data: a\r\n\r\n"
     assert client.sent[-1]["more_body"] is False
+
+
+async def test_a_websocket_may_be_denied_for_another_reason() -> None:
+    client = Denied()
+
+    async def content() -> AsyncIterator[str]:
+        raise HTTPError(404, "no such stream")
+        yield "never"
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await websocket.send_denial_response(EventSourceResponse(content(), defer_start=True))
+
+    app = Starlette(routes=[WebSocketRoute("/", endpoint)])
+    await app(client.scope, client.receive, client.send)
+    assert client.sent[0]["status"] == 404
+    assert client.body == b"no such stream"
 
 
 async def test_a_client_that_leaves_while_it_is_denied_is_a_disconnect() -> None:
