@@ -208,7 +208,7 @@ class EventSourceResponse(Response):
         self.background = background
         self.data_sender_callable = data_sender_callable
         self.client_close_handler_callable = client_close_handler_callable
-        self.shutdown_event = shutdown_event
+        self.shutdown_event: _HasSet | None = shutdown_event
         self._options = StreamOptions(
             ping=self.DEFAULT_PING_INTERVAL if ping is None else ping,
             ping_message_factory=ping_message_factory,
@@ -230,7 +230,7 @@ class EventSourceResponse(Response):
         self._methods = set() if methods is None else set(self._options.methods)
         if "GET" in self._methods:
             self._methods.add("HEAD")
-        self.raw_headers = list(self._options.response_headers)
+        self.raw_headers: list[tuple[bytes, bytes]] = list(self._options.response_headers)
 
     @property
     def ping_interval(self) -> float:
