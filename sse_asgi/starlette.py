@@ -62,7 +62,7 @@ class ServerSentEvent(StrictEvent[DataT_co]):
     :raises ValueError: a negative ``retry``, another ``sep``, text that UTF-8 can't carry.
     """
 
-    DEFAULT_SEPARATOR = "\r\n"
+    DEFAULT_SEPARATOR: str = "\r\n"
 
     _sep: str | None = None
 
@@ -159,11 +159,11 @@ class EventSourceResponse(Response):
     :raises NotImplementedError: ``compression``.
     """
 
-    media_type = "text/event-stream"
+    media_type: str = "text/event-stream"
 
-    DEFAULT_PING_INTERVAL = 15
-    DEFAULT_SEPARATOR = "\r\n"
-    DEFAULT_CLEANUP_TIMEOUT = 30.0
+    DEFAULT_PING_INTERVAL: float = 15
+    DEFAULT_SEPARATOR: str = "\r\n"
+    DEFAULT_CLEANUP_TIMEOUT: float = 30.0
 
     def __init__(
         self,
