@@ -11,7 +11,7 @@ import pytest
 
 from tests.peers import require_browser
 from tests.servers.clients import DEADLINE
-from tests.servers.harness import Process, Server
+from tests.servers.harness import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -99,13 +99,10 @@ def port() -> int:
         return number
 
 
-class _Process(Process):
-    def __init__(self, arguments: list[str], log: Path, token: str) -> None:
-        super().__init__([*arguments[:-1], "tests.browser.apps:app"], log, token)
-
-
-class BrowserServer(Server, _Process):
+class BrowserServer(Server):
     """uvicorn with the applications of this package."""
+
+    app = "tests.browser.apps:app"
 
     @property
     def url(self) -> str:

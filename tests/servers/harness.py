@@ -170,6 +170,8 @@ class Process:
 class Server(Process):
     """A server that runs, and answers at `address`."""
 
+    app = "tests.servers.apps:app"
+
     def __init__(
         self, name: str, directory: Path, certificate: Certificate | None, port: int
     ) -> None:
@@ -184,7 +186,7 @@ class Server(Process):
         self.address = Address(port, context, kind.http2)
         token = f"{os.getpid()}-{next(_serial)}"
         log = directory / f"{name}-{token}.log"
-        super().__init__([*arguments, "tests.servers.apps:app"], log, token, kind.entry_point)
+        super().__init__([*arguments, self.app], log, token, kind.entry_point)
         self._client = self.address.client()
         self._token = token
         self._checked = 0
