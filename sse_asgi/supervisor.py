@@ -653,11 +653,11 @@ class Stream:
         if not self._started:
             await self._send_start()
             frame = self._preamble() + frame
-        if frame:
-            await self._send(_body(frame))
-            self._bytes += len(frame)
+        if not frame and _is_hypercorn_h2(self._scope):
+            frame = PING  # it waits for data to be written before it closes, but for no empty end
         self._ended = True
-        await self._send(_body(b"", more_body=False))
+        await self._send(_body(frame, more_body=False))
+        self._bytes += len(frame)
 
     def _farewell(self) -> bytes:
         """Spread the clients of a server that stops over some time: they come back to another."""
@@ -709,16 +709,24 @@ class Stream:
                 logger.exception("on_close raised")
 
 
+def _is_hypercorn_h2(scope: Scope) -> bool:
+    """Of all servers only hypercorn offers HTTP/2 push."""
+    return scope.get("http_version") in ("2", "3") and "http.response.push" in (
+        scope.get("extensions") or {}
+    )
+
+
+def _is_daphne(scope: Scope) -> bool:
+    """It alone gives no version of the specification."""
+    return "daphne.server" in sys.modules and "spec_version" not in scope.get("asgi", {})
+
+
 def _hides_broken_responses(scope: Scope) -> bool:
     """Whether the server leaves the client waiting when the application breaks off a response.
 
-    Others close the connection, or reset the stream, which a client can tell from the end. These
-    two can be told by what they say of themselves: of all servers only hypercorn offers HTTP/2
-    push, and daphne gives no version of the specification.
+    Others close the connection, or reset the stream, which a client can tell from the end.
     """
-    if scope.get("http_version") in ("2", "3"):
-        return "http.response.push" in (scope.get("extensions") or {})
-    return "daphne.server" in sys.modules and "spec_version" not in scope.get("asgi", {})
+    return _is_hypercorn_h2(scope) or _is_daphne(scope)
 
 
 def _body(frame: bytes, more_body: bool = True) -> Message:

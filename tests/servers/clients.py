@@ -30,6 +30,9 @@ DEADLINE = 30.0
 #: browser: the window of TCP is what ends first where a client does not read.
 WINDOW = 2**24
 
+#: The type of such a frame (RFC 9113, 6.8).
+GOAWAY = 0x07
+
 #: How a response has ended: as it should, or broken off so that the client can tell.
 Ending = Literal["complete", "broken"]
 
@@ -223,6 +226,7 @@ class HTTP2Response(Response):
         self._connection.local_settings = h2.settings.Settings(
             client=True, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: WINDOW}
         )
+        self._incomplete = b""
         self._connection.initiate_connection()
         self._connection.increment_flow_control_window(WINDOW - 65535)
         self._stream = self._connection.get_next_available_stream_id()
@@ -240,15 +244,32 @@ class HTTP2Response(Response):
         self._connection.reset_stream(self._stream, error_code=8)
         self._flush()
 
+    def _without_goaway(self, data: bytes) -> bytes:
+        """All that is complete, but GOAWAY without an error: streams that are open may go on after
+        it (RFC 9113, 6.8), and h2 takes it for the end of everything.
+        """
+        self._incomplete += data
+        frames = b""
+        while len(self._incomplete) >= 9:
+            size = 9 + int.from_bytes(self._incomplete[:3], "big")
+            if len(self._incomplete) < size:
+                break
+            frame, self._incomplete = self._incomplete[:size], self._incomplete[size:]
+            if frame[3] == GOAWAY:
+                assert frame[13:17] == bytes(4), f"the server says {frame!r}"
+            else:
+                frames += frame
+        return frames
+
     def _flush(self) -> None:
         self.sock.sendall(self._connection.data_to_send())
 
     def read_some(self) -> None:
         data = self._receive()
         if not data:
-            self.ending = "broken"
+            self.ending = self.ending or "broken"
             return
-        for event in self._connection.receive_data(data):
+        for event in self._connection.receive_data(self._without_goaway(data)):
             if isinstance(event, h2.events.ResponseReceived):
                 fields: Any = event.headers
                 self._status = int(dict(fields)[b":status"])
@@ -262,7 +283,7 @@ class HTTP2Response(Response):
                     )
             elif isinstance(event, h2.events.StreamEnded):
                 self.ending = "complete"
-            elif isinstance(event, (h2.events.StreamReset, h2.events.ConnectionTerminated)):
+            elif isinstance(event, h2.events.StreamReset):
                 self.ending = self.ending or "broken"
         try:
             self._flush()
