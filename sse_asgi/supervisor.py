@@ -653,8 +653,8 @@ class Stream:
         if not self._started:
             await self._send_start()
             frame = self._preamble() + frame
-        if not frame and _is_hypercorn_h2(self._scope):
-            frame = PING  # it waits for data to be written before it closes, but for no empty end
+        if not frame and self._reason is CloseReason.SHUTDOWN and _is_hypercorn_h2(self._scope):
+            frame = PING  # when it stops, it waits for data to be written, but for no empty end
         self._ended = True
         await self._send(_body(frame, more_body=False))
         self._bytes += len(frame)
