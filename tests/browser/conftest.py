@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import random
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +9,7 @@ import pytest
 
 from tests.peers import require_browser
 from tests.servers.clients import DEADLINE
-from tests.servers.harness import Server
+from tests.servers.harness import Server, steady_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -84,21 +82,6 @@ def tag() -> str:
     return f"b{next(_tags)}"
 
 
-def port() -> int:
-    """A free port that can be listened on again later.
-
-    Not one of those that the kernel gives away: somebody else may get it meanwhile. And who
-    connects to such a port while nobody listens may be connected to himself.
-    """
-    while True:
-        number = random.randrange(20000, 30000)
-        try:
-            socket.create_server(("127.0.0.1", number)).close()
-        except OSError:
-            continue
-        return number
-
-
 class BrowserServer(Server):
     """uvicorn with the applications of this package."""
 
@@ -126,7 +109,7 @@ def start(directory: Path, port: int) -> BrowserServer:
 def _shared_server(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BrowserServer]:
-    server = start(tmp_path_factory.mktemp("log"), port())
+    server = start(tmp_path_factory.mktemp("log"), steady_port())
     yield server
     server.kill()
 

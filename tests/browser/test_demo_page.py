@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from tests.servers.harness import steady_port
 from tests.test_demo import append, rotate, running
 
-from .conftest import NewContext, port
+from .conftest import NewContext
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
@@ -218,7 +219,7 @@ def test_log_is_followed_until_somebody_reads(context: BrowserContext, log: Path
 
 def test_survives_a_killed_server(context: BrowserContext, log: Path, tmp_path: Path) -> None:
     """SIGKILL, and another server on the same port: no line is lost or comes twice."""
-    arguments = ("--port", str(port()), "--tail", str(log))
+    arguments = ("--port", str(steady_port()), "--tail", str(log))
     expected = [f"first {number}" for number in range(5)]
     write(log, *expected)
 
@@ -284,7 +285,7 @@ def refusing(port: int) -> Iterator[None]:
 
 def test_survives_a_proxy_that_refuses(context: BrowserContext, log: Path) -> None:
     """After an HTTP error an EventSource gives up; the page does not, and knows where it was."""
-    number = port()
+    number = steady_port()
     arguments = ("--port", str(number), "--tail", str(log))
     with running(*arguments) as program:
         demo = Demo(context, program.url)
@@ -323,7 +324,7 @@ def test_survives_a_proxy_that_refuses(context: BrowserContext, log: Path) -> No
 
 def test_survives_a_server_without_the_log(context: BrowserContext, log: Path) -> None:
     """What is shown is what came since there is a log again."""
-    arguments = ("--port", str(port()))
+    arguments = ("--port", str(steady_port()))
     write(log, "one", "two")
     with running(*arguments, "--tail", str(log)) as program:
         demo = Demo(context, program.url)

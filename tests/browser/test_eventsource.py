@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.servers.harness import steady_port
+
 from .apps import BIG, BURST, UNICODE
-from .conftest import BrowserServer, StartServer, port
+from .conftest import BrowserServer, StartServer
 from .pages import CLOSED, CONNECTING, LOST, OPEN, OPENED, REFUSED, Happened, Source
 
 if TYPE_CHECKING:
@@ -219,7 +221,7 @@ def test_stays_away_when_told_to(
 def test_comes_back_to_a_new_server(
     start_server: StartServer, context: BrowserContext, tag: str, number: signal.Signals
 ) -> None:
-    where = port()
+    where = steady_port()
     server = start_server(where)
     page = context.new_page()
     page.goto(server.url)

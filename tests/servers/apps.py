@@ -124,6 +124,13 @@ async def idle(request: SSERequest) -> Events:
         yield "never"
 
 
+async def first(request: SSERequest) -> Events:
+    """There is no second event that could push the first one out of a buffer."""
+    with life():
+        yield "first"
+        await anyio.sleep_forever()
+
+
 async def spin(request: SSERequest) -> Events:
     """Never waits for anything."""
     with life():
@@ -173,6 +180,18 @@ async def post(request: SSERequest) -> Events:
     yield request.method
 
 
+async def where(request: SSERequest) -> Events:
+    """What a proxy has made of the request."""
+    yield JSONServerSentEvent(
+        {
+            "path": request.path,
+            "root_path": request.scope["root_path"],
+            "scheme": request.scope["scheme"],
+            "client": request.client and request.client[0],
+        }
+    )
+
+
 async def countdown(request: SSERequest) -> Events:
     """Ends after two events; a client that has come back often enough is told to stay away."""
     note(f"last_event_id {request.last_event_id!r}")
@@ -202,6 +221,8 @@ def app_at(path: str, factory: Any, **options: Any) -> None:
 app_at("/events", events)
 app_at("/clock", clock)
 app_at("/idle", idle, ping=None)
+app_at("/first", first, ping=None)
+app_at("/retry", idle, ping=None, retry=1500)
 app_at("/ping", idle, ping=0.05)
 app_at("/spin", spin)
 app_at("/thread", in_thread)
@@ -219,6 +240,7 @@ app_at("/echo", echo)
 app_at("/broken", broken)
 app_at("/forbidden", forbidden, defer_start=True)
 app_at("/gone", gone, defer_start=True)
+app_at("/where", where)
 app_at("/post", post, methods=("POST",))
 app_at("/countdown", countdown, defer_start=True)
 app_at("/unicode-id", unicode_id, defer_start=True)
@@ -293,12 +315,13 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     query = parse_qs(scope["query_string"].decode())
     token = tag.set(query.get("tag", [""])[0])
     try:
-        if scope["path"] == "/status":
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path == "/status":
             await respond(send, 200, json.dumps(status()).encode())
-        elif scope["path"] in apps:
+        elif path in apps:
             running[tag.get()] += 1
             try:
-                await apps[scope["path"]](scope, receive, send)
+                await apps[path](scope, receive, send)
             except BaseException as exc:
                 note(f"app raised {type(exc).__name__}")
                 raise

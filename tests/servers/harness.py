@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -13,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,12 @@ class Process:
     """A process with its output in a file; it leads a process group that ends with it."""
 
     def __init__(
-        self, arguments: list[str], log: Path, token: str = "", entry_point: str = "sse_app"
+        self,
+        arguments: list[str],
+        log: Path,
+        token: str = "",
+        entry_point: str = "sse_app",
+        program: Sequence[str] = (sys.executable,),
     ) -> None:
         self.log_file = log
         environment = {
@@ -126,7 +132,7 @@ class Process:
         }
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -318,3 +324,18 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def steady_port() -> int:
+    """A free port that can be listened on again later.
+
+    Not one of those that the kernel gives away: somebody else may get it meanwhile. And who
+    connects to such a port while nobody listens may be connected to himself.
+    """
+    while True:
+        number = random.randrange(20000, 30000)
+        try:
+            socket.create_server(("127.0.0.1", number)).close()
+        except OSError:
+            continue
+        return number
