@@ -8,6 +8,7 @@ has noticed something, and looks into it from outside.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import anyio
+import psutil
 import trio
 
 from sse_asgi import (
@@ -280,6 +282,18 @@ def threads_in_sources() -> int:
     return count
 
 
+def left() -> dict[str, int]:
+    """What streams are made of, and may leave behind."""
+    gc.collect()
+    kinds = ("Stream", "AsyncSource", "ThreadSource", "StreamOptions", "SSERequest", "CancelScope")
+    counted = Counter(type(thing).__name__ for thing in gc.get_objects())
+    return {
+        **{kind: counted[kind] for kind in kinds},
+        "files": len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
+        "resident KiB": psutil.Process().memory_info().rss // 1024,
+    }
+
+
 def status() -> dict[str, Any]:
     return {
         "token": TOKEN,
@@ -318,6 +332,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path == "/status":
             await respond(send, 200, json.dumps(status()).encode())
+        elif path == "/left":
+            await respond(send, 200, json.dumps(left()).encode())
         elif path in apps:
             running[tag.get()] += 1
             try:

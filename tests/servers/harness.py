@@ -248,6 +248,11 @@ class Server(Process):
         status: dict[str, Any] = response.raise_for_status().json()
         return status
 
+    def left(self) -> dict[str, int]:
+        """How much there is in the process of what streams may leave behind: see apps.left."""
+        left: dict[str, int] = self._client.get("/left").raise_for_status().json()
+        return left
+
     def wait_for_status(
         self, tag: str, condition: Callable[[dict[str, Any]], bool]
     ) -> dict[str, Any]:
