@@ -942,6 +942,7 @@ async def test_a_source_that_is_cancelled_may_say_one_last_thing(
 
     async with connect(in_scope) as stream:
         await stream.receive()
+        await anyio.wait_all_tasks_blocked()  # the source is past its yield
         if end != "disconnect":
             scope.cancel() if end == "cancelled" else shutdown.drain()
             assert (await stream.receive()).data == "last words"
