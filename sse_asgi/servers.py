@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .loops import current_loop
@@ -36,20 +37,22 @@ def stopping_servers() -> Callable[[], bool] | None:
 
 def _stopping(frame: FrameType) -> Callable[[], bool] | None:
     """If ``frame`` runs a server: what tells whether that is stopping."""
+    # A version that has these elsewhere is not seen to stop, and that is all.
     name, module = frame.f_code.co_name, frame.f_globals.get("__name__")
     if name == "_serve" and module == "uvicorn.server":
-        server = frame.f_locals["self"]
-
-        def stopping() -> bool:
-            # Stopped by its limit of requests, it only closes its sockets.
-            listening = any(socket.is_serving() for socket in server.servers)
-            return bool(server.should_exit) or (server.started and not listening)
-
-        return stopping
+        return partial(_uvicorn_is_stopping, frame.f_locals.get("self"))
     if name == "worker_serve" and module in ("hypercorn.asyncio.run", "hypercorn.trio.run"):
-        is_set: Callable[[], bool] = frame.f_locals["context"].terminated.is_set
-        return is_set
+        terminated = getattr(frame.f_locals.get("context"), "terminated", None)
+        return getattr(terminated, "is_set", None)
     return None
+
+
+def _uvicorn_is_stopping(server: Any) -> bool:
+    if getattr(server, "should_exit", False):
+        return True
+    # Stopped by its limit of requests, it only closes its sockets.
+    sockets = getattr(server, "servers", ())
+    return bool(sockets) and not any(socket.is_serving() for socket in sockets)
 
 
 def _frames() -> Iterator[FrameType]:
