@@ -243,11 +243,18 @@ settings.configure(
 site = get_asgi_application()
 
 from django.contrib.auth import get_user_model, login
+from django.db import connections
 
 from django_private import private
 
+
+def migrate():
+    call_command("migrate", verbosity=0)
+    connections.close_all()
+
+
 # Not in the thread of the event loop.
-migration = threading.Thread(target=call_command, args=["migrate"], kwargs={"verbosity": 0})
+migration = threading.Thread(target=migrate)
 migration.start()
 migration.join()
 
