@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.servers.clients import DEADLINE, Address, Fields, Response
-from tests.servers.harness import Process, free_port
+from tests.servers.harness import Process, free_port, started
 
 
 class Program(Process):
@@ -46,13 +46,4 @@ def serve(
     text: str, directory: Path, *options: str, app: str = "app", kind: type[ProgramT]
 ) -> ProgramT:
     """Serve a program, and wait until it answers."""
-    for _ in range(3):
-        program = kind(text, directory, app, options)
-        try:
-            if program.ready():
-                return program
-        except BaseException:
-            program.kill()
-            raise
-        program.kill()  # perhaps somebody else has taken the port
-    raise AssertionError(f"does not start: {program.log()}")
+    return started(lambda: kind(text, directory, app, options))

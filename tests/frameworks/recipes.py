@@ -15,7 +15,7 @@ import httpx
 
 from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
 from tests.servers.clients import DEADLINE, Address, Response, wait_for
-from tests.servers.harness import Process, free_port
+from tests.servers.harness import Process, free_port, started
 from tests.test_docs import blocks
 
 from .observed import PATH
@@ -117,16 +117,7 @@ def start(
     """Serve a program, and wait until it answers."""
     for file, text in files.items():
         (directory / file).write_text(text)
-    for _ in range(3):
-        server = RecipeServer(name, directory, options)
-        try:
-            if server.ready():
-                return server
-        except BaseException:
-            server.kill()
-            raise
-        server.kill()  # perhaps somebody else has taken the port
-    raise AssertionError(f"{name} does not start: {server.log()}")
+    return started(lambda: RecipeServer(name, directory, options))
 
 
 def first_event(response: Response) -> DecodedEvent:

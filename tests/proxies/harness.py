@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.peers import missing
 from tests.servers.clients import DEADLINE, Address, Fields, Response
-from tests.servers.harness import Certificate, Process, free_port
+from tests.servers.harness import Certificate, Process, free_port, started
 from tests.test_docs import blocks
 
 PAGE = "docs/how-to/proxies.md"
@@ -205,13 +205,4 @@ def start(
     program = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
     if program is None:
         missing("proxies", f"there is no {name} on the PATH")
-    for _ in range(3):
-        proxy = Proxy(name, program, directory, certificate, nodes, changes or {})
-        try:
-            if proxy.ready():
-                return proxy
-        except BaseException:
-            proxy.kill()
-            raise
-        proxy.kill()  # perhaps somebody else has taken the port
-    raise AssertionError(f"{name} does not start: {proxy.log()}")
+    return started(lambda: Proxy(name, program, directory, certificate, nodes, changes or {}))

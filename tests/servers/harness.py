@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -139,6 +139,10 @@ class Process:
                 env=environment,
                 start_new_session=True,
             )
+
+    def ready(self) -> bool:
+        """Wait until it can be used; false where it has exited instead."""
+        raise NotImplementedError
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process that was started, as a process manager does."""
@@ -312,16 +316,24 @@ def start(name: str, directory: Path, certificate: Certificate | None) -> Server
     """Start a server, and wait until it answers; skip where it is not installed."""
     for package in KINDS[name].packages:
         require_package(package)
+    return started(lambda: Server(name, directory, certificate, free_port()))
+
+
+ProcessT = TypeVar("ProcessT", bound=Process)
+
+
+def started(make: Callable[[], ProcessT]) -> ProcessT:
+    """What `make` starts, when it is ready; on another port, if somebody else had the first."""
     for _ in range(3):
-        server = Server(name, directory, certificate, free_port())
+        process = make()
         try:
-            if server.ready():
-                return server
+            if process.ready():
+                return process
         except BaseException:
-            server.kill()
+            process.kill()
             raise
-        server.kill()  # perhaps somebody else has taken the port
-    raise AssertionError(f"{name} does not start: {server.log()}")
+        process.kill()
+    raise AssertionError(f"does not start: {process.log()}")
 
 
 def free_port() -> int:
