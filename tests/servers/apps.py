@@ -285,7 +285,7 @@ def threads_in_sources() -> int:
 def left() -> dict[str, int]:
     """What streams are made of, and may leave behind."""
     gc.collect()
-    kinds = ("Stream", "AsyncSource", "ThreadSource", "StreamOptions", "SSERequest", "CancelScope")
+    kinds = ("Stream", "AsyncSource", "ThreadSource", "StreamOptions", "SSERequest")
     counted = Counter(type(thing).__name__ for thing in gc.get_objects())
     return {
         **{kind: counted[kind] for kind in kinds},
