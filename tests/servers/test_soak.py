@@ -118,6 +118,7 @@ def settled(server: Server) -> dict[str, int]:
         nonlocal left
         left = server.left()
         streams = left["Stream"], left["AsyncSource"], left["ThreadSource"], left["SSERequest"]
+        # A server may keep some connections for a while, but not those of all who have been there.
         return not any(streams) and left["files"] < CLIENTS / 2
 
     wait_for(nothing, lambda: left)
@@ -179,8 +180,7 @@ def test_nothing_is_left(
         after = settled(second)
         record_property("left", {"before": before, "after": after})
         assert second.status("soak")["threads_in_sources"] == 0
-        for what in before.keys() - {"resident KiB"}:
-            assert after[what] <= before[what] + 5, what  # a connection that the server keeps
+        assert after["StreamOptions"] == before["StreamOptions"]
         assert after["resident KiB"] < before["resident KiB"] * 1.5
         assert complaints(second) == []
     finally:
