@@ -79,6 +79,14 @@ class Address:
             raise
         return sock
 
+    def answers(self) -> bool:
+        """Whether somebody listens there."""
+        try:
+            self.connect().close()
+        except OSError:
+            return False
+        return True
+
     def open(
         self,
         path: str,

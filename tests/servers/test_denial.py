@@ -30,15 +30,8 @@ class Denying(Process):
         super().__init__([*arguments, "tests.servers.denial:app"], directory / "log")
 
     def ready(self) -> bool:
-        wait_for(lambda: self.answers() or self.process.poll() is not None, self.log)
+        wait_for(lambda: self.address.answers() or self.process.poll() is not None, self.log)
         return self.process.poll() is None
-
-    def answers(self) -> bool:
-        try:
-            self.address.connect().close()
-        except OSError:
-            return False
-        return True
 
 
 @pytest.fixture(params=SERVERS)

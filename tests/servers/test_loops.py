@@ -22,14 +22,6 @@ from .clients import DEADLINE, Address, wait_for
 from .harness import Process, free_port, require_package
 
 
-def answers(address: Address) -> bool:
-    try:
-        address.connect().close()
-    except OSError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("how", ["same-loop", "new-loop"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda n: str(n.name))
 def test_servers_one_after_another(tmp_path: Path, how: str, number: signal.Signals) -> None:
@@ -42,7 +34,7 @@ def test_servers_one_after_another(tmp_path: Path, how: str, number: signal.Sign
     process = Process(["-m", "tests.servers.again", how, *ports], tmp_path / "log")
     try:
         for address in addresses:
-            wait_for(lambda: answers(address), process.log)
+            wait_for(address.answers, process.log)
             with ExitStack() as stack:
                 endless = [
                     stack.enter_context(address.open(path)) for path in ("/idle", "/clock", "/ping")
@@ -76,7 +68,7 @@ def uvicorn_thread(app: SSEApp) -> Iterator[Address]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        wait_for(lambda: answers(address), lambda: "the server does not start")
+        wait_for(address.answers, lambda: "the server does not start")
         yield address
     finally:
         server.should_exit = True
@@ -108,7 +100,7 @@ def hypercorn_thread(app: SSEApp) -> Iterator[Address]:
     thread.start()
     try:
         assert started.wait(DEADLINE)
-        wait_for(lambda: answers(address), lambda: "the server does not start")
+        wait_for(address.answers, lambda: "the server does not start")
         yield address
     finally:
         stops[0]()
@@ -181,7 +173,7 @@ def test_a_server_that_has_served_its_number_of_requests(tmp_path: Path) -> None
         tmp_path / "log",
     )
     try:
-        wait_for(lambda: answers(address), process.log)
+        wait_for(address.answers, process.log)
         with address.open("/idle") as idle, address.open("/clock") as clock:
             clock.read_until(lambda body: body.count(b"\n\n") >= 3)
             for _ in range(3):

@@ -14,7 +14,8 @@ import signal
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -125,13 +126,15 @@ def settled(server: Server) -> dict[str, int]:
     return left
 
 
-async def crowd(server: Server, seconds: float, chance: random.Random) -> Counter[str]:
-    clients = Crowd(server.address.port, chance)
+@asynccontextmanager
+async def crowd(port: int, chance: random.Random) -> AsyncIterator[Crowd]:
+    clients = Crowd(port, chance)
     tasks = [asyncio.create_task(clients.client()) for _ in range(CLIENTS)]
-    await asyncio.sleep(seconds)
-    clients.over.set()
-    await asyncio.gather(*tasks)
-    return clients.done
+    try:
+        yield clients
+    finally:
+        clients.over.set()
+        await asyncio.gather(*tasks)
 
 
 @pytest.mark.parametrize("name", ["uvicorn-h11", "uvicorn-httptools", "hypercorn-trio"])
@@ -152,18 +155,19 @@ def test_nothing_is_left(
 
     async def soak(first: Server) -> Server:
         """Half of the time with one server, half with another that takes its place."""
-        clients = Crowd(port, chance)
-        tasks = [asyncio.create_task(clients.client()) for _ in range(CLIENTS)]
-        await asyncio.sleep(SECONDS / 2)
-        first.signal(signal.SIGTERM)
-        await asyncio.to_thread(first.wait)
-        second = await asyncio.to_thread(start)
-        await asyncio.sleep(SECONDS / 2)
-        clients.over.set()
-        await asyncio.gather(*tasks)
+        async with crowd(port, chance) as clients:
+            await asyncio.sleep(SECONDS / 2)
+            first.signal(signal.SIGTERM)
+            await asyncio.to_thread(first.wait)
+            second = await asyncio.to_thread(start)
+            await asyncio.sleep(SECONDS / 2)
         record_property("clients", dict(clients.done))
         assert all(clients.done[what] > 0 for what in ("read", "stall", "vanish", "hesitate"))
         return second
+
+    async def once_more() -> None:
+        async with crowd(port, chance):
+            await asyncio.sleep(SECONDS / 2)
 
     first = start()
     second: Server | None = None
@@ -176,7 +180,7 @@ def test_nothing_is_left(
         assert complaints(first) == []
 
         before = settled(second)  # with what the first streams have brought, and stays
-        asyncio.run(crowd(second, SECONDS / 2, chance))
+        asyncio.run(once_more())
         after = settled(second)
         record_property("left", {"before": before, "after": after})
         assert second.status("soak")["threads_in_sources"] == 0
