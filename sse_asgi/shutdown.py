@@ -46,6 +46,9 @@ WATCH = 0.1
 #: How soon to look for a server again where none was found.
 LOOK_AGAIN = 1.0
 
+#: How often, in seconds, to tell some streams to end where not all are told at once.
+TICK = 0.05
+
 
 class Shutdown:
     """How an application says, or learns, that it is stopping.
@@ -57,13 +60,29 @@ class Shutdown:
         app = sse_app(clock, shutdown=shutdown)
 
     It may serve any number of applications, event loops and threads.
+
+    :param streams_per_second: how many streams are told to end in a second, in each event loop,
+        the oldest first, so that their clients do not all come back at once; ``None``: no limit.
+        Give the server as long as that takes.
+    :raises TypeError: for what is no number.
+    :raises ValueError: for a limit that is not above 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, streams_per_second: float | None = None) -> None:
+        if streams_per_second is not None:
+            if not isinstance(streams_per_second, (int, float)) or streams_per_second is True:
+                raise TypeError(
+                    f"streams_per_second must be a number or None, not {streams_per_second!r}"
+                )
+            if not streams_per_second > 0:
+                raise ValueError(f"streams_per_second must be > 0, not {streams_per_second!r}")
+        self._streams_per_second = streams_per_second
         self._said = False
         # Apart from what was said: a signal speaks of one server, and another may follow it.
         self._signalled = False
-        self._listeners: dict[Listener, object] = {}
+        self._listeners: dict[Listener, object] = {}  # and their event loops
+        self._hear_at_once: set[Listener] = set()
+        self._queues: dict[object, _Queue] = {}  # of the event loops where not all are told yet
 
     def __repr__(self) -> str:
         return f"<Shutdown draining={self.draining} streams={len(self._listeners)}>"
@@ -86,13 +105,16 @@ class Shutdown:
         self._notify(grace)
 
     async def wait(self) -> None:
-        """Wait until :meth:`drain` is called or the server is told to stop."""
+        """Wait until :meth:`drain` is called or the server is told to stop.
+
+        Whoever waits is told at once, whatever ``streams_per_second`` says.
+        """
         event = anyio.Event()
 
         def listener(grace: float | None) -> None:
             event.set()
 
-        self.listen(listener)
+        self.listen(listener, at_once=True)
         try:
             if self.draining:
                 await checkpoint()
@@ -103,14 +125,24 @@ class Shutdown:
 
     # What follows is for the supervisor.
 
-    def listen(self, listener: Listener) -> None:
-        """Call ``listener`` in this event loop when draining starts; look at ``draining`` too."""
+    def listen(self, listener: Listener, *, at_once: bool = False) -> None:
+        """Call ``listener`` in this event loop when draining starts; look at ``draining`` too.
+
+        It waits for its turn where not all are told at once, unless it is to hear ``at_once``.
+        """
         self._listeners[listener] = current_loop()
+        if at_once:
+            self._hear_at_once.add(listener)
         _servers().attach(self)
 
     def forget(self, listener: Listener) -> None:
         """Undo :meth:`listen`, in the same event loop."""
-        del self._listeners[listener]
+        loop = self._listeners.pop(listener)
+        self._hear_at_once.discard(listener)
+        if (queue := self._queues.get(loop)) is not None:
+            queue.forget(listener)
+            if not queue.waiting:
+                del self._queues[loop]
         _servers().detach(self)
 
     def signalled(self, stopping: bool) -> None:
@@ -127,8 +159,44 @@ class Shutdown:
 
     def _notify_here(self, loop: object, grace: float | None) -> None:
         for listener, its_loop in list(self._listeners.items()):
-            if its_loop is loop:
+            if its_loop is not loop:
+                continue
+            if self._streams_per_second is None or listener in self._hear_at_once:
                 listener(grace)
+            else:
+                if loop not in self._queues:
+                    self._queues[loop] = _Queue(self._streams_per_second)
+                self._queues[loop].append(listener, grace)
+
+
+class _Queue:
+    """Tells the listeners of one event loop, so many a second."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_tick = per_second * TICK
+        self._allowance = 1 - self._per_tick  # one at the first tick
+        self.waiting: dict[Listener, list[float | None]] = {}
+        self._stop: Callable[[], object] | None = None
+
+    def append(self, listener: Listener, grace: float | None) -> None:
+        self.waiting.setdefault(listener, []).append(grace)
+        if self._stop is None:
+            self._stop = repeat(TICK, self._tell_some)
+
+    def forget(self, listener: Listener) -> None:
+        self.waiting.pop(listener, None)
+        if not self.waiting and self._stop is not None:
+            self._stop()
+            self._stop = None
+
+    def _tell_some(self) -> None:
+        self._allowance += self._per_tick
+        while self._allowance >= 1 and self.waiting:
+            self._allowance -= 1
+            listener = next(iter(self.waiting))
+            for grace in self.waiting[listener]:
+                listener(grace)
+            self.forget(listener)
 
 
 class _Servers:

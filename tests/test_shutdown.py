@@ -10,11 +10,12 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+import trio
 
 from sse_asgi import CloseReason, Shutdown, sse_app
 from sse_asgi.testing import connect
 
-from .streams import Recorder
+from .streams import Recorder, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -289,3 +290,116 @@ def test_a_wrong_grace_is_refused(grace: float) -> None:
     with pytest.raises(ValueError, match="grace must be"):
         shutdown.drain(grace)
     assert not shutdown.draining
+
+
+# -- not all at once -------------------------------------------------------------------------------
+
+
+@on_mock_clock
+async def test_streams_are_told_to_end_one_after_another() -> None:
+    """The oldest first; never more than the limit in any second, and nothing is left behind."""
+    shutdown = Shutdown(streams_per_second=10)
+    ended: list[tuple[float, int]] = []
+
+    async def client(number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown, ping=None)
+        async with connect(app) as stream:
+            await stream.receive()
+            task_status.started()
+            assert [event async for event in stream] == []
+            assert stream.complete
+            ended.append((trio.current_time() - begin, number))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(35):
+            await nursery.start(client, number)
+        begin = trio.current_time()
+        shutdown.drain()
+        await trio.sleep(2)
+        shutdown.drain(0)  # does not tell anybody earlier
+        assert len(ended) == 20
+    assert [number for _, number in ended] == list(range(35))
+    times = [time for time, _ in ended]
+    assert times[-1] == pytest.approx(3.45)  # the first after 0.05 s
+    assert all(later - earlier >= 0.999 for earlier, later in zip(times, times[10:], strict=False))
+    assert repr(shutdown) == "<Shutdown draining=True streams=0>"
+
+
+@on_mock_clock
+async def test_a_stream_that_has_left_takes_no_turn() -> None:
+    shutdown = Shutdown(streams_per_second=1)
+    recorder = Recorder()
+    app = sse_app(lambda: recorder.source("a"), shutdown=shutdown, on_close=recorder.on_close)
+    async with connect(app) as first, connect(app) as second, connect(app) as third:
+        for stream in (first, second, third):
+            await stream.receive()
+        begin = trio.current_time()
+        shutdown.drain()
+        await first.disconnect()
+        await second.disconnect()
+        assert [event async for event in third] == []
+        assert trio.current_time() - begin < 0.5
+    *gone, told = [report.reason for report in recorder.reports]
+    assert gone == [CloseReason.CLIENT_DISCONNECTED] * 2
+    assert told is CloseReason.SHUTDOWN
+
+
+@on_mock_clock
+async def test_the_grace_period_begins_when_a_stream_is_told() -> None:
+    shutdown = Shutdown(streams_per_second=1)
+    app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown, shutdown_grace_period=100)
+    async with connect(app) as first, connect(app) as second:
+        for stream in (first, second):
+            await stream.receive()
+        begin = trio.current_time()
+        shutdown.drain(5)
+        for stream, seconds in ((first, 5), (second, 6)):
+            assert [event async for event in stream] == []
+            assert trio.current_time() - begin == pytest.approx(seconds, abs=0.2)
+
+
+async def test_who_waits_for_the_shutdown_hears_of_it_at_once() -> None:
+    shutdown = Shutdown(streams_per_second=0.001)
+    heard = anyio.Event()
+
+    async def wait() -> None:
+        await shutdown.wait()
+        heard.set()
+
+    app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown)
+    async with anyio.create_task_group() as tasks:
+        async with connect(app) as old, connect(app) as older:
+            await old.receive()
+            await older.receive()
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            shutdown.drain()
+            await heard.wait()
+            # A stream that comes now is not let in, and one that was there is not pushed out.
+            async with connect(app) as late:
+                assert [event async for event in late] == []
+            assert repr(shutdown) == "<Shutdown draining=True streams=2>"
+
+
+async def test_the_limit_holds_for_signals_too() -> None:
+    server = Server()
+    server.start()
+    shutdown = Shutdown(streams_per_second=0.001)
+    app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown)
+    async with connect(app) as first, connect(app) as second:
+        for stream in (first, second):
+            await stream.receive()
+        signal.raise_signal(signal.SIGTERM)
+        assert [event async for event in first] == []
+        with anyio.move_on_after(0.1) as waited:
+            await second.receive()
+        assert waited.cancelled_caught
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [(0, ValueError), (-1, ValueError), ("1", TypeError), (True, TypeError)]
+)
+async def test_a_limit_that_is_none(limit: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="streams_per_second must be"):
+        Shutdown(streams_per_second=limit)
