@@ -27,11 +27,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "request": {"types"},
     "servers": {"loops"},
     "shutdown": {"loops", "servers"},
+    "connections": {"types", "loops"},
     "source": {"errors", "types", "loops"},
     "states": set(),
     "options": {"types", "event", "encoder", "shutdown", "states"},
     "supervisor": {
-        "errors", "types", "loops", "encoder", "source", "shutdown", "states", "options",
+        "errors", "types", "loops", "encoder", "source", "shutdown", "connections", "states",
+        "options",
     },
     "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
     # An adapter translates; it imports one framework, and never the hub.
