@@ -187,7 +187,7 @@ class Server(Process):
     ) -> None:
         self.name = name
         self.kind = kind = KINDS[name]
-        arguments = [argument.format(port=port) for argument in kind.arguments]
+        arguments = self.arguments(port)
         context = None
         if kind.tls:
             assert certificate is not None
@@ -201,6 +201,10 @@ class Server(Process):
         self._token = token
         self._checked = 0
         self._forgiven: list[str] = []
+
+    def arguments(self, port: int) -> list[str]:
+        """Python's, those for TLS and the application apart."""
+        return [argument.format(port=port) for argument in self.kind.arguments]
 
     def kill(self) -> None:
         self.hang_up()
