@@ -46,14 +46,19 @@ def after(loop: Any, seconds: float, function: Callable[[], object]) -> Callable
     import trio.lowlevel
 
     scope = trio.CancelScope()
+    functions = [function]
 
     async def call() -> None:
         with scope:
             await trio.sleep(seconds)
-            function()
+            functions.pop()()
+
+    def cancel() -> None:
+        functions.clear()  # the task ends when it has its turn, and keeps nothing until then
+        scope.cancel()
 
     trio.lowlevel.spawn_system_task(call)
-    return scope.cancel
+    return cancel
 
 
 def repeat(loop: Any, seconds: float, function: Callable[[], object]) -> Callable[[], object]:

@@ -25,6 +25,7 @@ import math
 import random
 import sys
 import types
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
@@ -386,6 +387,7 @@ class Stream:
             raise _Gone from None
         except Exception:
             self._ended = True  # whatever it is, the response is beyond repair
+            self._sending_since = None
             raise
         self._sending_since = None
         self._last_write = self._clock()
@@ -554,6 +556,7 @@ class Stream:
         self._watchdog_sends = True
         self._starting = not self._started
         self._wakes = min(now + self._send_timeout, self._drain_deadline())
+        do_not_give_up = self._give_up_in(self._send_timeout)
         try:
             with CancelScope(deadline=self._wakes) as self._pause:
                 if not self._started:
@@ -561,12 +564,14 @@ class Stream:
                 await self._send(_body(frame))
                 self._bytes += len(frame)
         finally:
+            do_not_give_up()
             self._watchdog_sends = False
             self._sending_since = None
             if self._turn_comes is not None:
                 self._turn_comes.set()
                 self._turn_comes = None
-        if self._pause.cancelled_caught and self._clock() < self._drain_deadline():
+        timed_out = self._pause.cancelled_caught and self._clock() < self._drain_deadline()
+        if timed_out or self._given_up:
             self._interrupt(CloseReason.SEND_TIMEOUT)
 
     def _wake_watchdog(self, at: float) -> None:
@@ -605,7 +610,8 @@ class Stream:
                 self._reason = reason
             self._state = State.CLOSING
             self._feeding.cancel()
-            self._bound_cleanup()
+            if self._sending_since is None:  # else its time begins when the host gets to it
+                self._bound_cleanup()
 
     def _interrupt(self, reason: CloseReason) -> None:
         """End the stream from the watchdog: wake the host from whatever it waits for."""
@@ -615,9 +621,8 @@ class Stream:
                 self._cleanup.shield = True  # the source is on its way out already
             if reason is CloseReason.SEND_TIMEOUT:
                 self._give_up()
-            elif self._sending_since is not None:
-                # The interruption ends that, but not with hypercorn on trio, which shields it.
-                self._do_not_give_up = loops.after(self._loop, self._cleanup_timeout, self._give_up)
+            elif self._sending_since is not None and not self._client_left():
+                self._do_not_give_up = self._give_up_in(self._cleanup_timeout)
             self._interruption.cancel()
 
     def _break(self, error: Exception) -> None:
@@ -641,30 +646,49 @@ class Stream:
         """Tell the client that the stream is over, if it can hear it, and then the application."""
         self._close(CloseReason.CANCELLED)
         self._state = State.CLOSED
-        reason, self._failure = self._reason, self._error
-        self._do_not_give_up = loops.after(self._loop, self._cleanup_timeout, self._give_up)
+        self._failure = self._error
+        try:
+            # Not where that is done; or was interrupted, and nobody knows how far it came.
+            if not self._starting and not self._ended and not self._client_left():
+                await self._take_leave()
+        finally:
+            await self._leave_connection()
+            if self._options.on_close is not None:
+                await self._report(self._options.on_close)
+
+    async def _take_leave(self) -> None:
+        self._do_not_give_up = self._give_up_in(self._cleanup_timeout)
         try:
             with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-                if self._starting or self._ended:
-                    pass  # done; or interrupted, and nobody knows how far it came
-                elif reason is CloseReason.ERROR:
+                if self._reason is CloseReason.ERROR:
                     await self._send_error()
-                elif reason is CloseReason.SEND_TIMEOUT:
+                elif self._reason is CloseReason.SEND_TIMEOUT:
                     await self._break_off()
-                elif reason is not CloseReason.CLIENT_DISCONNECTED:
+                else:
                     await self._send_last(self._last_words + self._farewell())
         except _Gone:
             pass
         finally:
-            if self._sending_since is not None:
+            self._do_not_give_up()
+
+    async def _leave_connection(self) -> None:
+        """See to it that the server can leave it, too."""
+        if not self._client_left():
+            if self._started and self._sending_since is not None:
                 self._give_up()
-            # A server that stops waits until its connections have taken all that was written.
-            if not self._shutdown.signalled:
-                self._do_not_give_up()
-            if self._given_up:
-                await self._see_it_gone()
-            if self._options.on_close is not None:
-                await self._report(self._options.on_close)
+            elif self._shutdown.signalled:
+                # A server that stops waits until the client has taken what was written.
+                give_up = partial(self._connections.give_up, self._scope)
+                loops.after(self._loop, self._cleanup_timeout, give_up)
+        if self._given_up:
+            # The server must see it first: else it takes a response that is not complete for our
+            # fault.
+            with anyio.move_on_after(1, shield=True):
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
+
+    def _client_left(self) -> bool:
+        return self._reason is CloseReason.CLIENT_DISCONNECTED
 
     async def _send_last(self, frame: bytes) -> None:
         if self._watchdog_sends:
@@ -715,20 +739,22 @@ class Stream:
         if self._started and not self._given_up and _hides_broken_responses(self._scope):
             await self._send_last(b"")
 
+    def _give_up_in(self, seconds: float) -> Callable[[], object]:
+        """Give the connection up if a send takes so long that can't be cancelled, unless what is
+        returned is called before.
+        """
+        # hypercorn shields its sends on trio. On trio this costs a task.
+        if "hypercorn.trio" in sys.modules:
+            return loops.after(self._loop, seconds, self._give_up)
+        return lambda: None
+
     def _give_up(self) -> None:
         """Give the connection up, of a client that does not even take the end of the response."""
         # With HTTP/2 there may be other streams, that are read.
         leaving = self._reason in (CloseReason.SHUTDOWN, CloseReason.CANCELLED)
-        if leaving or self._scope.get("http_version", "1.1") < "2":
+        alone = self._scope.get("http_version", "1.1") < "2"
+        if (alone or leaving) and not self._given_up:
             self._given_up = self._connections.give_up(self._scope)
-
-    async def _see_it_gone(self) -> None:
-        """Wait for the server to see that the connection is gone, and not to take it for our
-        fault that the response is not complete.
-        """
-        with anyio.move_on_after(1, shield=True):
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
 
     async def _report(self, on_close: Callable[[CloseReport], object]) -> None:
         assert self._reason is not None

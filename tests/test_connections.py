@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,16 @@ class Connection:
             await self.send(message)
 
 
+@pytest.fixture(params=[False, True], ids=["cancellable", "shielded"])
+def shielded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether `send` is shielded: hypercorn's worker for trio does that."""
+    if request.param:
+        monkeypatch.setitem(sys.modules, "hypercorn.trio", sys)
+    else:
+        monkeypatch.delitem(sys.modules, "hypercorn.trio", raising=False)
+    return bool(request.param)
+
+
 @pytest.fixture
 def connection() -> Iterator[Connection]:
     connection = Connection()
@@ -85,7 +96,6 @@ def other() -> Iterator[Connection]:
     connection.close()
 
 
-@pytest.mark.parametrize("shielded", [False, True])
 async def test_a_client_that_takes_no_event_loses_its_connection(
     connection: Connection, other: Connection, shielded: bool
 ) -> None:
@@ -110,7 +120,6 @@ async def test_other_streams_of_the_connection_stay(connection: Connection) -> N
 
 
 @pytest.mark.parametrize("version", ["1.1", "2"])
-@pytest.mark.parametrize("shielded", [False, True])
 async def test_who_does_not_take_the_end_loses_the_connection_when_the_server_stops(
     connection: Connection, version: str, shielded: bool
 ) -> None:
