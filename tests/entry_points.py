@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
@@ -64,6 +63,8 @@ def starlette_app(factory: Any, **options: Any) -> Any:
 
 
 def fastapi_app(factory: Any, **options: Any) -> Any:
+    from fastapi import FastAPI  # takes most of a second, and servers start often
+
     endpoint = Endpoint(factory, options)
     app = FastAPI()
 

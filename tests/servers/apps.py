@@ -24,7 +24,6 @@ from urllib.parse import parse_qs
 
 import anyio
 import psutil
-import trio
 
 from sse_asgi import (
     CloseReport,
@@ -264,6 +263,8 @@ def tasks() -> int:
     try:
         return len(asyncio.all_tasks())
     except RuntimeError:
+        import trio  # takes its time, which other servers need not
+
         return trio.lowlevel.current_statistics().tasks_living
 
 
