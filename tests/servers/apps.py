@@ -316,7 +316,9 @@ def print_summary() -> None:
     """
     if sum(running.values()) == 0:
         total = Counter(what for notes in history.values() for what in notes)
-        print("summary", json.dumps(total), flush=True)
+        # In one piece, as there may be several processes.
+        sys.stdout.write(f"summary of {os.getpid()} {json.dumps(total)}\n")
+        sys.stdout.flush()
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

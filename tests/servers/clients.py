@@ -56,6 +56,7 @@ class Address:
     port: int
     tls: ssl.SSLContext | None = None
     http2: bool = False
+    http3: bool = False
     host: str = "127.0.0.1"
 
     def url(self, path: str) -> str:
@@ -96,9 +97,18 @@ class Address:
         receive_buffer: int | None = None,
     ) -> Response:
         """Send a request, and leave it to the caller to read the response."""
-        sock = self.connect(receive_buffer)
+        kind: Callable[[socket.socket, str, str, Fields], Response]
+        if self.http3:
+            from .http3 import HTTP3Response as kind
+
+            assert receive_buffer is None
+            sock = socket.socket(type=socket.SOCK_DGRAM)
+            sock.connect((self.host, self.port))
+        else:
+            kind = HTTP2Response if self.http2 else HTTP1Response
+            sock = self.connect(receive_buffer)
         try:
-            return (HTTP2Response if self.http2 else HTTP1Response)(sock, path, method, headers)
+            return kind(sock, path, method, headers)
         except BaseException:
             sock.close()
             raise

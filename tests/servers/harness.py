@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +58,23 @@ class Kind:
     shows_errors: bool = True
     #: See tests/entry_points.py.
     entry_point: str = "sse_app"
+    #: Beside HTTP/2, by which it is asked for its status.
+    http3: bool = False
+    workers: int = 1
+    signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
+    #: What Python warns of there (PYTHONWARNINGS).
+    warnings: str = "default"
+    #: Whether it is only there for the tests of how servers stop.
+    only_stops: bool = False
 
 
 _UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}")
 _HYPERCORN = ("-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "1")
+_GUNICORN = ("-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--no-control-socket")
+#: Enough where a worker of hypercorn is what differs: its parent gets the signals.
+_SIGTERM = (signal.SIGTERM,)
+#: For servers that leave sockets open when they exit.
+_UNCLOSED = "default,ignore:unclosed:ResourceWarning"
 _GRANIAN = ("-m", "granian", "--host", "127.0.0.1", "--port", "{port}", "--interface", "asgi")
 
 KINDS: Mapping[str, Kind] = {
@@ -90,12 +104,72 @@ KINDS: Mapping[str, Kind] = {
         sends_can_be_cancelled=False,
         entry_point="starlette",
     ),
+    "uvicorn-zttp": Kind((*_UVICORN, "--http", "zttp"), ("uvicorn", "zttp"), only_stops=True),
+    "uvicorn-zttp-h2": Kind(
+        (*_UVICORN, "--http", "zttp", "--http2"),
+        ("uvicorn", "zttp"),
+        http2=True,
+        back_pressure=False,  # what is beyond the window of a client is buffered
+        only_stops=True,
+    ),
+    "uvicorn-workers": Kind(
+        (*_UVICORN, "--workers", "2"),
+        ("uvicorn",),
+        workers=2,
+        warnings=_UNCLOSED,
+        only_stops=True,
+    ),
+    "gunicorn": Kind(
+        (*_GUNICORN, "--workers", "2", "--worker-class", "uvicorn_worker.UvicornWorker"),
+        ("gunicorn", "uvicorn_worker"),
+        workers=2,
+        # At SIGINT it sends SIGQUIT to its workers. uvicorn's take no notice, even without streams,
+        # and are killed after 30 s.
+        signals=(signal.SIGTERM,),
+        only_stops=True,
+    ),
+    "hypercorn-uvloop": Kind(
+        (*_HYPERCORN, "-k", "uvloop"), ("hypercorn", "uvloop"), signals=_SIGTERM, only_stops=True
+    ),
+    "hypercorn-serve": Kind(
+        ("-m", "tests.servers.serve", "asyncio", "127.0.0.1:{port}"),
+        ("hypercorn",),
+        only_stops=True,
+    ),
+    "hypercorn-serve-trio": Kind(
+        ("-m", "tests.servers.serve", "trio", "127.0.0.1:{port}"), ("hypercorn",), only_stops=True
+    ),
+    # With QUIC it exits when the graceful timeout is over, not earlier: it waits for a datagram.
+    "hypercorn-h3": Kind(
+        (*_HYPERCORN, "--quic-bind", "127.0.0.1:{port}"),
+        ("hypercorn", "aioquic"),
+        tls=True,
+        http2=True,
+        http3=True,
+        signals=_SIGTERM,
+        back_pressure=False,
+        shows_errors=False,
+        warnings=_UNCLOSED,
+        only_stops=True,
+    ),
+    "hypercorn-h3-trio": Kind(
+        (*_HYPERCORN, "-k", "trio", "--quic-bind", "127.0.0.1:{port}"),
+        ("hypercorn", "aioquic"),
+        tls=True,
+        http2=True,
+        http3=True,
+        signals=_SIGTERM,
+        back_pressure=False,
+        shows_errors=False,
+        warnings=_UNCLOSED,
+        only_stops=True,
+    ),
 }
 
 
 def kinds(condition: Callable[[Kind], bool] = lambda kind: True) -> list[str]:
-    """The names of those servers that fulfil `condition`."""
-    return [name for name, kind in KINDS.items() if condition(kind)]
+    """The names of those servers that fulfil `condition`, for tests of more than how they stop."""
+    return [name for name, kind in KINDS.items() if condition(kind) and not kind.only_stops]
 
 
 def on_servers(names: list[str]) -> pytest.MarkDecorator:
@@ -120,13 +194,14 @@ class Process:
         token: str = "",
         entry_point: str = "sse_app",
         program: Sequence[str] = (sys.executable,),
+        warnings: str = "default",
     ) -> None:
         self.log_file = log
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
-            "PYTHONWARNINGS": "default",
+            "PYTHONWARNINGS": warnings,
             "SSE_ASGI_TEST_TOKEN": token,
             "SSE_ASGI_TEST_ENTRY_POINT": entry_point,
         }
@@ -161,9 +236,9 @@ class Process:
 
     def summary(self) -> dict[str, int]:
         """What the streams of a server that has stopped have gone through, and how many."""
-        *_, line = re.findall(r"^summary (.*)$", self.log(), re.MULTILINE)
-        summary: dict[str, int] = json.loads(line)
-        return summary
+        # The last of each process.
+        last = dict(re.findall(r"^summary of (\d+) (.*)$", self.log(), re.MULTILINE))
+        return dict(sum(map(Counter, map(json.loads, last.values())), Counter()))
 
     def log(self, start: int = 0) -> str:
         return self.log_file.read_bytes()[start:].decode(errors="replace")
@@ -193,10 +268,12 @@ class Server(Process):
             assert certificate is not None
             arguments += ["--certfile", str(certificate.chain), "--keyfile", str(certificate.key)]
             context = certificate.client
-        self.address = Address(port, context, kind.http2)
+        self.address = Address(port, context, kind.http2, kind.http3)
         token = f"{os.getpid()}-{next(_serial)}"
         log = directory / f"{name}-{token}.log"
-        super().__init__([*arguments, self.app], log, token, kind.entry_point)
+        super().__init__(
+            [*arguments, self.app], log, token, kind.entry_point, warnings=kind.warnings
+        )
         self._client = self.address.client()
         self._token = token
         self._checked = 0
@@ -222,12 +299,18 @@ class Server(Process):
         super().signal(number)
 
     def ready(self) -> bool:
-        """Wait until it answers; false where it has exited instead."""
+        """Wait until it answers, all of its workers; false where it has exited instead."""
         ends = time.monotonic() + DEADLINE
+        workers: set[int] = set()
         while self.process.poll() is None:
             assert time.monotonic() < ends, f"{self.name} does not answer: {self.log()}"
             try:
-                if self.status("")["token"] == self._token:
+                status = self.status("")
+                if status["token"] != self._token:
+                    continue
+                workers.add(status["pid"])
+                self.hang_up()  # the next connection may be another one's
+                if len(workers) == self.kind.workers:
                     self._checked = len(self.log_file.read_bytes())
                     return True
             except httpx.TransportError:

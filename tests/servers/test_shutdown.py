@@ -15,17 +15,12 @@ from .clients import Response
 from .conftest import StartServer
 from .harness import KINDS, Certificate, Server, start
 
-UVICORN = ["uvicorn-h11", "uvicorn-httptools", "uvicorn-starlette"]
-HYPERCORN = ["hypercorn", "hypercorn-trio", "hypercorn-h2", "hypercorn-trio-starlette"]
+UVICORN = ["uvicorn-h11", "uvicorn-httptools", "uvicorn-zttp", "uvicorn-starlette"]
 #: All that a stream can learn from that they are stopping. daphne cancels its streams.
-STOPPING = [*UVICORN, *HYPERCORN, "granian", "granian-h2"]
+STOPPING = [name for name in KINDS if name != "daphne"]
 
 #: Generous: it takes a few tenths of a second.
 SOON = 5.0
-
-signals = pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"]
-)
 
 UsualExitCode = Callable[[str, signal.Signals], int]
 
@@ -65,8 +60,11 @@ def stop(server: Server, number: signal.Signals) -> tuple[int, float]:
     return code, time.monotonic() - begin
 
 
-@signals
-@pytest.mark.parametrize("name", STOPPING)
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [(name, number) for name in STOPPING for number in KINDS[name].signals],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_server_stops(
     start_server: StartServer,
     usual_exit_code: UsualExitCode,
