@@ -649,7 +649,7 @@ class Stream:
         self._failure = self._error
         try:
             # Not where that is done; or was interrupted, and nobody knows how far it came.
-            if not self._starting and not self._ended and not self._client_left():
+            if not (self._starting or self._ended or self._given_up or self._client_left()):
                 await self._take_leave()
         finally:
             await self._leave_connection()
@@ -736,7 +736,7 @@ class Stream:
 
     async def _break_off(self) -> None:
         """Leave without a last chunk, which tells the client that this is no regular end."""
-        if self._started and not self._given_up and _hides_broken_responses(self._scope):
+        if self._started and _hides_broken_responses(self._scope):
             await self._send_last(b"")
 
     def _give_up_in(self, seconds: float) -> Callable[[], object]:

@@ -125,6 +125,17 @@ async def idle(request: SSERequest) -> Events:
         yield "never"
 
 
+async def stubborn(request: SSERequest) -> Events:
+    """Takes its time when it is cancelled, and can't be hurried."""
+    with life():
+        try:
+            await anyio.sleep_forever()
+            yield "never"
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.5)
+
+
 async def first(request: SSERequest) -> Events:
     """There is no second event that could push the first one out of a buffer."""
     with life():
@@ -228,7 +239,9 @@ app_at("/ping", idle, ping=0.05)
 app_at("/spin", spin)
 app_at("/thread", in_thread)
 app_at("/big", big, send_timeout=0.5, cleanup_timeout=1)
-app_at("/big-patient", big, send_timeout=None)
+app_at("/big-patient", big, send_timeout=None, cleanup_timeout=1)
+app_at("/stubborn", stubborn, ping=None)
+app_at("/grace", idle, ping=None, shutdown_grace_period=1)
 app_at(
     "/big-ping",
     idle,

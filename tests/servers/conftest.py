@@ -1,15 +1,26 @@
 from __future__ import annotations
 
 import itertools
-import ssl
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from .harness import KINDS, Certificate, Server, kinds, require_package, start
+from .harness import (
+    KINDS,
+    Certificate,
+    Server,
+    exit_code,
+    kinds,
+    make_certificate,
+    require_package,
+    start,
+)
 
 StartServer = Callable[[str], Server]
+
+UsualExitCode = Callable[[str, signal.Signals], int]
 
 _tags = itertools.count()
 
@@ -23,22 +34,7 @@ def tag() -> str:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     require_package("trustme")
-    import trustme
-
-    directory = tmp_path_factory.mktemp("certificate")
-    authority = trustme.CA()
-    issued = authority.issue_cert("localhost")
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    context.set_alpn_protocols(["h2"])
-    paths = Certificate(
-        directory / "chain.pem", directory / "key.pem", directory / "ca.pem", context
-    )
-    issued.private_key_pem.write_to_path(paths.key)
-    for blob in issued.cert_chain_pems:
-        blob.write_to_path(paths.chain, append=True)
-    authority.cert_pem.write_to_path(paths.authority)
-    return paths
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +81,20 @@ def start_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sta
     yield start_one
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def usual_exit_code(
+    tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
+) -> UsualExitCode:
+    """The exit code of a server that has no streams when it gets a signal."""
+    known: dict[tuple[str, signal.Signals], int] = {}
+
+    def usual(name: str, number: signal.Signals) -> int:
+        if (name, number) not in known:
+            known[name, number] = exit_code(
+                name, number, tmp_path_factory.mktemp("log"), certificate
+            )
+        return known[name, number]
+
+    return usual

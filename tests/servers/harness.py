@@ -42,6 +42,24 @@ class Certificate:
     client: ssl.SSLContext
 
 
+def make_certificate(directory: Path) -> Certificate:
+    import trustme
+
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.set_alpn_protocols(["h2"])
+    certificate = Certificate(
+        directory / "chain.pem", directory / "key.pem", directory / "ca.pem", context
+    )
+    issued.private_key_pem.write_to_path(certificate.key)
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(certificate.chain, append=True)
+    authority.cert_pem.write_to_path(certificate.authority)
+    return certificate
+
+
 @dataclass(frozen=True)
 class Kind:
     """A server, and one way to run it."""
@@ -52,8 +70,6 @@ class Kind:
     http2: bool = False
     #: Whether `send` waits for a client that does not read.
     back_pressure: bool = True
-    #: Whether a `send` that waits can be given up. hypercorn's worker for trio shields it.
-    sends_can_be_cancelled: bool = True
     #: Whether a client can tell that a response was broken off.
     shows_errors: bool = True
     #: See tests/entry_points.py.
@@ -69,7 +85,7 @@ class Kind:
 
 
 _UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}")
-_HYPERCORN = ("-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "1")
+_HYPERCORN = ("-m", "hypercorn", "--bind", "127.0.0.1:{port}")
 _GUNICORN = ("-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--no-control-socket")
 #: Enough where a worker of hypercorn is what differs: its parent gets the signals.
 _SIGTERM = (signal.SIGTERM,)
@@ -83,9 +99,7 @@ KINDS: Mapping[str, Kind] = {
         (*_UVICORN, "--http", "httptools", "--loop", "uvloop"), ("uvicorn", "httptools", "uvloop")
     ),
     "hypercorn": Kind(_HYPERCORN, ("hypercorn",)),
-    "hypercorn-trio": Kind(
-        (*_HYPERCORN, "-k", "trio"), ("hypercorn",), sends_can_be_cancelled=False
-    ),
+    "hypercorn-trio": Kind((*_HYPERCORN, "-k", "trio"), ("hypercorn",)),
     "hypercorn-h2": Kind(_HYPERCORN, ("hypercorn",), tls=True, http2=True, shows_errors=False),
     "granian": Kind((*_GRANIAN, "--http", "1"), ("granian",)),
     "granian-h2": Kind((*_GRANIAN, "--http", "2"), ("granian",), http2=True),
@@ -101,7 +115,6 @@ KINDS: Mapping[str, Kind] = {
     "hypercorn-trio-starlette": Kind(
         (*_HYPERCORN, "-k", "trio"),
         ("hypercorn",),
-        sends_can_be_cancelled=False,
         entry_point="starlette",
     ),
     "uvicorn-zttp": Kind((*_UVICORN, "--http", "zttp"), ("uvicorn", "zttp"), only_stops=True),
@@ -404,6 +417,18 @@ def start(name: str, directory: Path, certificate: Certificate | None) -> Server
     for package in KINDS[name].packages:
         require_package(package)
     return started(lambda: Server(name, directory, certificate, free_port()))
+
+
+def exit_code(
+    name: str, number: signal.Signals, directory: Path, certificate: Certificate | None
+) -> int:
+    """The exit code of a server that has no streams when it gets a signal."""
+    server = start(name, directory, certificate)
+    try:
+        server.signal(number)
+        return server.wait()
+    finally:
+        server.kill()
 
 
 ProcessT = TypeVar("ProcessT", bound=Process)

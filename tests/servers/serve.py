@@ -27,19 +27,24 @@ async def on_asyncio(app: Any, config: Config) -> None:
 
 
 async def on_trio(app: Any, config: Config) -> None:
-    with trio.open_signal_receiver(*SIGNALS) as received:
+    stop = trio.Event()
 
-        async def stop() -> None:
-            await received.__anext__()
+    async def listen() -> None:
+        with trio.open_signal_receiver(*SIGNALS) as received:
+            async for _ in received:
+                stop.set()
 
-        await hypercorn.trio.serve(app, config, shutdown_trigger=stop)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait)
+        nursery.cancel_scope.cancel()
 
 
 def main() -> None:
     loop, bind, app_path = sys.argv[1:]
     module, name = app_path.split(":")
     app = getattr(import_module(module), name)
-    config = Config.from_mapping(bind=bind, graceful_timeout=1)
+    config = Config.from_mapping(bind=bind)
     if loop == "trio":
         trio.run(on_trio, app, config)
     else:

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 import pytest
 
 from .clients import Response
-from .conftest import StartServer
-from .harness import KINDS, Certificate, Server, start
+from .conftest import StartServer, UsualExitCode
+from .harness import KINDS, Server
 
 UVICORN = ["uvicorn-h11", "uvicorn-httptools", "uvicorn-zttp", "uvicorn-starlette"]
 #: All that a stream can learn from that they are stopping. daphne cancels its streams.
@@ -21,28 +21,6 @@ STOPPING = [name for name in KINDS if name != "daphne"]
 
 #: Generous: it takes a few tenths of a second.
 SOON = 5.0
-
-UsualExitCode = Callable[[str, signal.Signals], int]
-
-
-@pytest.fixture(scope="module")
-def usual_exit_code(
-    tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
-) -> UsualExitCode:
-    """The exit code of a server that has no streams when it gets a signal."""
-    known: dict[tuple[str, signal.Signals], int] = {}
-
-    def usual(name: str, number: signal.Signals) -> int:
-        if (name, number) not in known:
-            server = start(name, tmp_path_factory.mktemp("log"), certificate)
-            try:
-                server.signal(number)
-                known[name, number] = server.wait()
-            finally:
-                server.kill()
-        return known[name, number]
-
-    return usual
 
 
 def open_streams(server: Server, stack: ExitStack, path: str, count: int) -> list[Response]:
