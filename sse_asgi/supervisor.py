@@ -33,6 +33,7 @@ from anyio import CancelScope
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import loops
+from .daphne import Throttle, throttle
 from .encoder import encode
 from .errors import HTTPError
 from .states import CloseReason, CloseReport, State
@@ -115,6 +116,7 @@ class Stream:
         self._scope = scope
         self._receive = receive
         self._raw_send = send
+        self._throttle: Throttle | None = None
         self._shutdown = shutdown
         self._status = status
         self._headers = options.response_headers if headers is None else headers
@@ -177,6 +179,10 @@ class Stream:
 
     async def run(self) -> None:
         """Serve the stream to its end; what the source raised leaves as itself."""
+        if _is_daphne(self._scope):
+            self._throttle = throttle(self._scope, self._raw_send)
+            if self._throttle is not None:
+                self._raw_send = self._throttle.send
         self._shutdown.listen(self._shut_down)
         try:
             if self._shutdown.draining:
@@ -637,6 +643,8 @@ class Stream:
                     pass  # done; or interrupted, and nobody knows how far it came
                 elif reason is CloseReason.ERROR:
                     await self._send_error()
+                elif reason is CloseReason.SEND_TIMEOUT and self._throttle is not None:
+                    self._throttle.abort()
                 elif reason is CloseReason.SEND_TIMEOUT:
                     await self._break_off()
                 elif reason is not CloseReason.CLIENT_DISCONNECTED:
@@ -644,6 +652,8 @@ class Stream:
         except _Gone:
             pass
         finally:
+            if self._throttle is not None:
+                self._throttle.release()
             if self._options.on_close is not None:
                 await self._report(self._options.on_close)
 

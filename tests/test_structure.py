@@ -26,12 +26,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoder": {"errors"},
     "request": {"types"},
     "servers": {"loops"},
+    "daphne": {"types", "loops"},
     "shutdown": {"loops", "servers"},
     "source": {"errors", "types", "loops"},
     "states": set(),
     "options": {"types", "event", "encoder", "shutdown", "states"},
     "supervisor": {
-        "errors", "types", "loops", "encoder", "source", "shutdown", "states", "options",
+        "errors", "types", "loops", "daphne", "encoder", "source", "shutdown", "states", "options",
     },
     "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
     # An adapter translates; it imports one framework, and never the hub.

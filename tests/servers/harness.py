@@ -45,12 +45,10 @@ class Certificate:
 class Kind:
     """A server, and one way to run it."""
 
-    arguments: tuple[str, ...]  # with {port}
+    arguments: tuple[str, ...]  # with {port}; with TLS {chain} and {key}, too
     packages: tuple[str, ...]
     tls: bool = False
     http2: bool = False
-    #: Whether `send` waits for a client that does not read.
-    back_pressure: bool = True
     #: Whether a `send` that waits can be given up. hypercorn's worker for trio shields it.
     sends_can_be_cancelled: bool = True
     #: Whether a client can tell that a response was broken off.
@@ -72,13 +70,25 @@ KINDS: Mapping[str, Kind] = {
     "hypercorn-trio": Kind(
         (*_HYPERCORN, "-k", "trio"), ("hypercorn",), sends_can_be_cancelled=False
     ),
-    "hypercorn-h2": Kind(_HYPERCORN, ("hypercorn",), tls=True, http2=True, shows_errors=False),
+    "hypercorn-h2": Kind(
+        (*_HYPERCORN, "--certfile", "{chain}", "--keyfile", "{key}"),
+        ("hypercorn",),
+        tls=True,
+        http2=True,
+        shows_errors=False,
+    ),
     "granian": Kind((*_GRANIAN, "--http", "1"), ("granian",)),
     "granian-h2": Kind((*_GRANIAN, "--http", "2"), ("granian",), http2=True),
     "daphne": Kind(
         ("-m", "daphne", "--bind", "127.0.0.1", "--port", "{port}"),
         ("daphne",),
-        back_pressure=False,
+        shows_errors=False,
+    ),
+    "daphne-h2": Kind(
+        ("-m", "daphne", "-e", "ssl:{port}:interface=127.0.0.1:certKey={chain}:privateKey={key}"),
+        ("daphne", "h2", "priority"),
+        tls=True,
+        http2=True,
         shows_errors=False,
     ),
     "uvicorn-starlette": Kind(
@@ -187,12 +197,13 @@ class Server(Process):
     ) -> None:
         self.name = name
         self.kind = kind = KINDS[name]
-        arguments = [argument.format(port=port) for argument in kind.arguments]
+        values: dict[str, object] = {"port": port}
         context = None
         if kind.tls:
             assert certificate is not None
-            arguments += ["--certfile", str(certificate.chain), "--keyfile", str(certificate.key)]
+            values.update(chain=certificate.chain, key=certificate.key)
             context = certificate.client
+        arguments = [argument.format(**values) for argument in kind.arguments]
         self.address = Address(port, context, kind.http2)
         token = f"{os.getpid()}-{next(_serial)}"
         log = directory / f"{name}-{token}.log"
