@@ -39,11 +39,11 @@ class Throttle:
         request.registerProducer(self, True)
 
     async def send(self, message: Message) -> None:
-        """Send, and wait until there is room for more."""
+        """Send, when there is room for more."""
+        await self._room.wait()
         if message.get("more_body") is False:
             self.release()  # a request must have no producer when it ends
         await self._send(message)
-        await self._room.wait()
 
     def release(self) -> None:
         """Have nothing to do with the request any more; nobody waits from now on."""
@@ -52,12 +52,15 @@ class Throttle:
             request.unregisterProducer()
         self._room.set()
 
-    def abort(self) -> None:
-        """Break the response off, and drop what the client has not taken of it."""
+    def abort(self) -> bool:
+        """Break the response off, and drop what the client has not taken of it.
+
+        :returns: whether it had not ended before.
+        """
         request = self._request
         self.release()
         if request is None or not _is_open(request):
-            return
+            return False
         if (transport := request.transport) is not None:
             # To daphne an exception of the application's would be an error if it were still open.
             request.finish()
@@ -66,6 +69,7 @@ class Throttle:
             request.channel.abortConnection()
             if _is_open(request):
                 request.connectionLost(ConnectionAbortedError())
+        return True
 
     # -- what the transport calls ----------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +17,10 @@ T = TypeVar("T")
 
 
 def current_loop() -> object:
-    """The running event loop, to be kept for :func:`call_soon`."""
+    """The running event loop, to be kept for the functions below: in a callback that no task has
+    made this raises.
+    """
+    # Not asyncio.get_running_loop(): trio may be a guest in asyncio's.
     return current_token().native_token
 
 
@@ -30,40 +34,49 @@ def call_soon(loop: Any, function: Callable[..., object], *args: object) -> None
         soon(function, *args)
 
 
-def repeat(seconds: float, function: Callable[[], object]) -> Callable[[], object]:
-    """Call ``function`` every so many seconds, until what is returned is called."""
-    loop: Any = current_loop()
+def after(loop: Any, seconds: float, function: Callable[[], object]) -> Callable[[], object]:
+    """Call ``function`` in so many seconds, unless what is returned is called before.
+
+    To be called in ``loop``.
+    """
+    if seconds == math.inf:
+        return lambda: None
     if isinstance(loop, asyncio.AbstractEventLoop):
-        timer: asyncio.TimerHandle
-
-        def again() -> None:
-            nonlocal timer
-            timer = loop.call_later(seconds, again)
-            function()
-
-        timer = loop.call_later(seconds, again)
-        return lambda: timer.cancel()
+        return loop.call_later(seconds, function).cancel
     import trio.lowlevel
 
     scope = trio.CancelScope()
 
     async def call() -> None:
         with scope:
-            while True:
-                await trio.sleep(seconds)
-                function()
+            await trio.sleep(seconds)
+            function()
 
     trio.lowlevel.spawn_system_task(call)
     return scope.cancel
 
 
-def clock() -> Callable[[], float]:
-    """The clock of the running event loop, the one that deadlines of cancel scopes use.
+def repeat(loop: Any, seconds: float, function: Callable[[], object]) -> Callable[[], object]:
+    """Call ``function`` every so many seconds, until what is returned is called.
+
+    To be called in ``loop``.
+    """
+    cancel: Callable[[], object]
+
+    def again() -> None:
+        nonlocal cancel
+        cancel = after(loop, seconds, again)
+        function()
+
+    cancel = after(loop, seconds, again)
+    return lambda: cancel()
+
+
+def clock(loop: Any) -> Callable[[], float]:
+    """The clock of an event loop, the one that deadlines of cancel scopes use.
 
     ``anyio.current_time`` looks the event loop up at each call, at ten times the price.
     """
-    # Not asyncio.get_running_loop(): trio may be a guest in asyncio's.
-    loop: Any = current_loop()
     if isinstance(loop, asyncio.AbstractEventLoop):
         return loop.time
     import trio.lowlevel

@@ -78,8 +78,8 @@ class Shutdown:
                 raise ValueError(f"streams_per_second must be > 0, not {streams_per_second!r}")
         self._streams_per_second = streams_per_second
         self._said = False
-        # Apart from what was said: a signal speaks of one server, and another may follow it.
-        self._signalled = False
+        # Apart from what was said: this is about one server, and another may follow it.
+        self.signalled = False
         self._listeners: dict[Listener, object] = {}  # and their event loops
         self._hear_at_once: set[Listener] = set()
         self._queues: dict[object, _Queue] = {}  # of the event loops where not all are told yet
@@ -90,7 +90,7 @@ class Shutdown:
     @property
     def draining(self) -> bool:
         """Whether streams are being told to end. A stream that starts now ends at once."""
-        return self._said or self._signalled
+        return self._said or self.signalled
 
     def drain(self, grace: float | None = None) -> None:
         """Tell every stream to end. Safe from any thread and from a signal handler.
@@ -145,11 +145,11 @@ class Shutdown:
                 del self._queues[loop]
         _servers().detach(self)
 
-    def signalled(self, stopping: bool) -> None:
+    def note(self, stopping: bool) -> None:
         """Note whether the server was told to stop."""
-        if stopping and not self._signalled:
+        if stopping and not self.signalled:
             self._notify()
-        self._signalled = stopping
+        self.signalled = stopping
 
     def _notify(self, grace: float | None = None) -> None:
         # One call an event loop: each wakes its loop by a system call. No lock: this may run in
@@ -165,14 +165,15 @@ class Shutdown:
                 listener(grace)
             else:
                 if loop not in self._queues:
-                    self._queues[loop] = _Queue(self._streams_per_second)
+                    self._queues[loop] = _Queue(loop, self._streams_per_second)
                 self._queues[loop].append(listener, grace)
 
 
 class _Queue:
     """Tells the listeners of one event loop, so many a second."""
 
-    def __init__(self, per_second: float) -> None:
+    def __init__(self, loop: object, per_second: float) -> None:
+        self._loop = loop
         self._per_tick = per_second * TICK
         self._allowance = 1 - self._per_tick  # one at the first tick
         self.waiting: dict[Listener, list[float | None]] = {}
@@ -181,7 +182,7 @@ class _Queue:
     def append(self, listener: Listener, grace: float | None) -> None:
         self.waiting.setdefault(listener, []).append(grace)
         if self._stop is None:
-            self._stop = repeat(TICK, self._tell_some)
+            self._stop = repeat(self._loop, TICK, self._tell_some)
 
     def forget(self, listener: Listener) -> None:
         self.waiting.pop(listener, None)
@@ -206,7 +207,8 @@ class _Servers:
         self.shutdown = Shutdown()
         self._stopping = False
         self._attached: Counter[Shutdown] = Counter()
-        self._clock = clock()
+        self._loop = current_loop()
+        self._clock = clock(self._loop)
         self._see_stopping: Callable[[], bool] | None = None
         self._looked = -math.inf
         self._stop_watching: Callable[[], object] | None = None
@@ -220,9 +222,9 @@ class _Servers:
         stopping = self._stopping or self._sees_stopping()
         # One that is shared with the main thread may have been told there.
         if stopping or handles_signals or shutdown is self.shutdown:
-            shutdown.signalled(stopping)
+            shutdown.note(stopping)
         if self._stop_watching is None and self._see_stopping is not None:
-            self._stop_watching = repeat(WATCH, self._watch)
+            self._stop_watching = repeat(self._loop, WATCH, self._watch)
 
     def detach(self, shutdown: Shutdown) -> None:
         self._attached[shutdown] -= 1
@@ -252,7 +254,7 @@ class _Servers:
 
     def _tell(self) -> None:
         for shutdown in list(self._attached):
-            shutdown.signalled(True)
+            shutdown.note(True)
 
     def _chain(self) -> None:
         # Looked at anew with every stream: a server puts the handlers that it found back when

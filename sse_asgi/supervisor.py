@@ -33,6 +33,7 @@ from anyio import CancelScope
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import loops
+from .connections import connections
 from .daphne import Throttle, throttle
 from .encoder import encode
 from .errors import HTTPError
@@ -137,7 +138,8 @@ class Stream:
         self._send_timeout = _or_forever(options.send_timeout)
         self._cleanup_timeout = _or_forever(options.cleanup_timeout)
 
-        self._clock = loops.clock()
+        self._loop = loops.current_loop()
+        self._clock = loops.clock(self._loop)
         self._opened = self._last_write = self._last_turn = now = self._clock()
         self._starting = self._started = self._finishing = self._ended = False
         self._last_words = b""
@@ -161,6 +163,9 @@ class Stream:
         self._wakes = math.inf  # its deadline
         self._watchdog_sends = False
         self._turn_comes: anyio.Event | None = None
+        self._connections = connections()
+        self._given_up = False  # its connection
+        self._do_not_give_up: Callable[[], object] = lambda: None
         self._listen_again = self._patience = 0.0
 
     @property
@@ -193,6 +198,7 @@ class Stream:
                     tasks.start_soon(self._run_feed, self._feed, self._fed)
                 tasks.start_soon(self._watch)
                 await self._host()
+                self._do_not_give_up()
                 # Not the scope of the group: an exception that leaves a task is kept in a cycle.
                 self._pause.cancel()
         except BaseException as exc:
@@ -613,6 +619,11 @@ class Stream:
             self._close(reason)
             if self._thrown_at is not None and self._cancelled_natively():
                 self._cleanup.shield = True  # the source is on its way out already
+            if reason is CloseReason.SEND_TIMEOUT:
+                self._give_up()
+            elif self._sending_since is not None:
+                # The interruption ends that, but not with hypercorn on trio, which shields it.
+                self._do_not_give_up = loops.after(self._loop, self._cleanup_timeout, self._give_up)
             self._interruption.cancel()
 
     def _break(self, error: Exception) -> None:
@@ -637,14 +648,13 @@ class Stream:
         self._close(CloseReason.CANCELLED)
         self._state = State.CLOSED
         reason, self._failure = self._reason, self._error
+        self._do_not_give_up = loops.after(self._loop, self._cleanup_timeout, self._give_up)
         try:
             with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
                 if self._starting or self._ended:
                     pass  # done; or interrupted, and nobody knows how far it came
                 elif reason is CloseReason.ERROR:
                     await self._send_error()
-                elif reason is CloseReason.SEND_TIMEOUT and self._throttle is not None:
-                    self._throttle.abort()
                 elif reason is CloseReason.SEND_TIMEOUT:
                     await self._break_off()
                 elif reason is not CloseReason.CLIENT_DISCONNECTED:
@@ -652,8 +662,15 @@ class Stream:
         except _Gone:
             pass
         finally:
+            if self._sending_since is not None:
+                self._give_up()
             if self._throttle is not None:
                 self._throttle.release()
+            # A server that stops waits until its connections have taken all that was written.
+            if not self._shutdown.signalled:
+                self._do_not_give_up()
+            if self._given_up:
+                await self._see_it_gone()
             if self._options.on_close is not None:
                 await self._report(self._options.on_close)
 
@@ -703,8 +720,26 @@ class Stream:
 
     async def _break_off(self) -> None:
         """Leave without a last chunk, which tells the client that this is no regular end."""
-        if self._started and _hides_broken_responses(self._scope):
+        if self._started and not self._given_up and _hides_broken_responses(self._scope):
             await self._send_last(b"")
+
+    def _give_up(self) -> None:
+        """Give the connection up, of a client that does not even take the end of the response."""
+        if self._throttle is not None:
+            self._given_up = self._throttle.abort()
+            return
+        # With HTTP/2 there may be other streams, that are read.
+        leaving = self._reason in (CloseReason.SHUTDOWN, CloseReason.CANCELLED)
+        if leaving or self._scope.get("http_version", "1.1") < "2":
+            self._given_up = self._connections.give_up(self._scope)
+
+    async def _see_it_gone(self) -> None:
+        """Wait for the server to see that the connection is gone, and not to take it for our
+        fault that the response is not complete.
+        """
+        with anyio.move_on_after(1, shield=True):
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
 
     async def _report(self, on_close: Callable[[CloseReport], object]) -> None:
         assert self._reason is not None

@@ -28,11 +28,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "servers": {"loops"},
     "daphne": {"types", "loops"},
     "shutdown": {"loops", "servers"},
+    "connections": {"types", "loops"},
     "source": {"errors", "types", "loops"},
     "states": set(),
     "options": {"types", "event", "encoder", "shutdown", "states"},
     "supervisor": {
-        "errors", "types", "loops", "daphne", "encoder", "source", "shutdown", "states", "options",
+        "errors", "types", "loops", "daphne", "encoder", "source", "shutdown", "connections",
+        "states", "options",
     },
     "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
     # An adapter translates; it imports one framework, and never the hub.

@@ -203,15 +203,18 @@ class Server(Process):
             assert certificate is not None
             values.update(chain=certificate.chain, key=certificate.key)
             context = certificate.client
-        arguments = [argument.format(**values) for argument in kind.arguments]
         self.address = Address(port, context, kind.http2)
         token = f"{os.getpid()}-{next(_serial)}"
         log = directory / f"{name}-{token}.log"
-        super().__init__([*arguments, self.app], log, token, kind.entry_point)
+        super().__init__([*self.arguments(values), self.app], log, token, kind.entry_point)
         self._client = self.address.client()
         self._token = token
         self._checked = 0
         self._forgiven: list[str] = []
+
+    def arguments(self, values: Mapping[str, object]) -> list[str]:
+        """Python's, the application apart."""
+        return [argument.format(**values) for argument in self.kind.arguments]
 
     def kill(self) -> None:
         self.hang_up()

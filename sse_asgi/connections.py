@@ -1,0 +1,125 @@
+"""Giving up the connection of a client that takes nothing any more.
+
+ASGI has no message for it, and a server that closes such a connection first waits until the client
+has taken what was written: for ever, and it does not stop before that. So its socket is looked for
+among the open files of this process, by the two addresses of the scope, and shut down. The server
+sees that as what it is, a connection that broke.
+
+Where nothing has these addresses nothing happens: the other side is a proxy that has put its
+client's address there (and has timeouts of its own), a UNIX socket, HTTP/3, or there is no list of
+open files (Windows).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from anyio.lowlevel import RunVar
+
+from .loops import clock, current_loop, of_this_loop
+
+if TYPE_CHECKING:
+    from .types import Scope
+
+__all__ = ["Connections", "connections"]
+
+#: Host and port of the client, host and port of the server.
+Ends: TypeAlias = tuple[str, int, str, int]
+
+#: How soon, in seconds, to look at all open files again: many clients may stall together.
+LOOK_AGAIN = 1.0
+
+#: What is not sent yet is forgotten when the server closes the socket (SO_LINGER).
+_FORGET = struct.pack("ii", 1, 0)
+
+
+class Connections:
+    """The connections of this process, as one event loop knows them."""
+
+    def __init__(self) -> None:
+        self._clock = clock(current_loop())
+        self._looked = -math.inf
+        self._files: dict[Ends, int] = {}
+
+    def give_up(self, scope: Scope) -> bool:
+        """Shut down the connection that a request came by; whether it was found."""
+        try:
+            client, server = scope["client"], scope["server"]
+            # granian has the ports as str.
+            ends = (client[0], int(client[1]), server[0], int(server[1]))
+        except (KeyError, TypeError, IndexError, ValueError):
+            return False
+        connection = self._find(ends)
+        if connection is None:
+            return False
+        with connection, suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
+            connection.shutdown(socket.SHUT_RDWR)
+        return True
+
+    def _find(self, ends: Ends) -> socket.socket | None:
+        """A duplicate of the one that connects these addresses."""
+        found = self._duplicate(ends)
+        if found is None and self._clock() >= self._looked + LOOK_AGAIN:
+            self._looked = self._clock()
+            self._files = _open_connections()
+            found = self._duplicate(ends)
+        return found
+
+    def _duplicate(self, ends: Ends) -> socket.socket | None:
+        if ends not in self._files:
+            return None
+        try:
+            duplicate = socket.socket(fileno=os.dup(self._files[ends]))
+        except OSError:
+            return None
+        # Other threads open and close files, too: it may have become another one meanwhile.
+        if _ends(duplicate) == ends:
+            return duplicate
+        duplicate.close()
+        return None
+
+
+def _open_connections() -> dict[Ends, int]:
+    found: dict[Ends, int] = {}
+    for directory in ("/proc/self/fd", "/dev/fd"):
+        with suppress(OSError):
+            for name in os.listdir(directory):
+                if (ends := _ends_of_file(int(name))) is not None:
+                    found[ends] = int(name)
+            break
+    return found
+
+
+def _ends_of_file(number: int) -> Ends | None:
+    try:
+        # With all three given it is not asked for them. What is no socket fails below.
+        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=number)
+    except OSError:
+        return None
+    try:
+        return _ends(borrowed)
+    finally:
+        borrowed.detach()
+
+
+def _ends(connection: socket.socket) -> Ends | None:
+    try:
+        client: Any = connection.getpeername()
+        server: Any = connection.getsockname()
+        return client[0], client[1], server[0], server[1]
+    except (OSError, IndexError):  # no connection, or none of the internet
+        return None
+
+
+_of_loop: RunVar[Connections] = RunVar("sse_asgi.connections")
+
+
+def connections() -> Connections:
+    """The Connections of the running event loop."""
+    return of_this_loop(_of_loop, Connections)

@@ -1,0 +1,225 @@
+"""Clients that take nothing any more: their connections are given up, and nobody else's."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from sse_asgi import CloseReason, Shutdown, sse_app
+from sse_asgi.connections import Connections
+from sse_asgi.types import Message, Scope
+
+from .streams import Recorder, http_scope
+
+pytestmark = pytest.mark.anyio
+
+_DISCONNECT = {"type": "http.disconnect"}
+
+
+class Connection:
+    """A connection of TCP, both ends of it, and a server that only knows of it."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.client = socket.create_connection(listener.getsockname())
+            self.server, _ = listener.accept()
+        for end in (self.client, self.server):
+            end.settimeout(10)
+        self.sent: list[Message] = []
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
+
+    def scope(self, **changes: Any) -> Scope:
+        ends = {"client": self.server.getpeername(), "server": self.server.getsockname()}
+        return http_scope(**(ends | changes))
+
+    def works(self) -> bool:
+        """Whether what is written on one side comes out on the other."""
+        try:
+            self.server.sendall(b"x")
+            return self.client.recv(1) == b"x"
+        except ConnectionError:
+            return False
+
+    async def lost(self) -> None:
+        """Wait until the server can see that the connection is gone."""
+        while not select.select([self.server], [], [], 0)[0]:
+            await anyio.sleep(0.001)
+
+    async def receive(self) -> Message:
+        await self.lost()
+        return _DISCONNECT
+
+    async def send(self, message: Message) -> None:
+        """Take the start of a response, and nothing after the first event."""
+        self.sent.append(message)
+        if any(message.get("body") for message in self.sent):
+            await self.lost()
+
+    async def shielded_send(self, message: Message) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.send(message)
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    connection = Connection()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def other() -> Iterator[Connection]:
+    connection = Connection()
+    yield connection
+    assert connection.works()
+    connection.close()
+
+
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_a_client_that_takes_no_event_loses_its_connection(
+    connection: Connection, other: Connection, shielded: bool
+) -> None:
+    """Regression 6: not only the source goes, but also what the server holds for it; and a server
+    whose `send` can't be cancelled lets go of it.
+    """
+    recorder = Recorder()
+    app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
+    send = connection.shielded_send if shielded else connection.send
+    await app(connection.scope(), connection.receive, send)
+    assert recorder.closed
+    assert recorder.report.reason is CloseReason.SEND_TIMEOUT
+    assert not connection.works()
+
+
+async def test_other_streams_of_the_connection_stay(connection: Connection) -> None:
+    recorder = Recorder()
+    app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
+    await app(connection.scope(http_version="2"), connection.receive, connection.send)
+    assert recorder.report.reason is CloseReason.SEND_TIMEOUT
+    assert connection.works()
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_who_does_not_take_the_end_loses_the_connection_when_the_server_stops(
+    connection: Connection, version: str, shielded: bool
+) -> None:
+    """Regression 1: a server waits for such a client for ever."""
+    shutdown = Shutdown()
+    recorder = Recorder()
+    app = sse_app(
+        lambda: recorder.source("a"),
+        send_timeout=None,
+        cleanup_timeout=0.05,
+        shutdown=shutdown,
+        on_close=recorder.on_close,
+    )
+    send = connection.shielded_send if shielded else connection.send
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, connection.scope(http_version=version), connection.receive, send)
+        while not any(message.get("body") for message in connection.sent):
+            await anyio.sleep(0.001)
+        shutdown.drain()
+    assert recorder.report.reason is CloseReason.SHUTDOWN
+    assert not connection.works()
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_what_a_stopping_server_has_taken_and_the_client_has_not(
+    connection: Connection, stops: bool
+) -> None:
+    """The last chunk may lie in a buffer of the server for ever: then it would not stop. Where it
+    goes on, the connection may be used for other requests.
+    """
+
+    async def send(message: Message) -> None:
+        connection.sent.append(message)
+
+    found = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        shutdown = Shutdown()
+        app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown, cleanup_timeout=0.05)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(app, connection.scope(), connection.receive, send)
+            while len(connection.sent) < 2:
+                await anyio.sleep(0.001)
+            signal.raise_signal(signal.SIGTERM) if stops else shutdown.drain()
+        assert connection.sent[-1]["more_body"] is False
+        assert connection.works()
+        await anyio.sleep(0.1)
+        if stops:
+            await connection.lost()
+        assert connection.works() is not stops
+    finally:
+        signal.signal(signal.SIGTERM, found)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {"client": None},
+        {"server": None},
+        {"client": ("testclient", 50000)},
+        {"client": ("127.0.0.1", 0)},
+        {"client": ("127.0.0.1", "no port")},
+        {"server": ("/run/app.sock", None)},
+    ],
+)
+async def test_a_scope_that_names_no_connection(connection: Connection, ends: Any) -> None:
+    assert not Connections().give_up(connection.scope(**ends))
+    assert connection.works()
+
+
+async def test_a_scope_with_ports_as_text(connection: Connection, other: Connection) -> None:
+    """As granian has them."""
+    host, port = connection.server.getpeername()
+    assert Connections().give_up(connection.scope(client=(host, str(port))))
+    assert not connection.works()
+
+
+async def test_a_file_that_has_become_another_one(connection: Connection) -> None:
+    """The number of a file is given away again when it is closed."""
+    gone = Connection()
+    scope = gone.scope()
+    connections = Connections()
+    assert not connections.give_up(http_scope(client=("127.0.0.1", 1), server=("127.0.0.1", 1)))
+    number = gone.server.fileno()
+    gone.close()
+    os.dup2(connection.server.fileno(), number)
+    try:
+        assert not connections.give_up(scope)
+        assert connection.works()
+    finally:
+        os.close(number)
+
+
+async def test_many_that_stall_together(connection: Connection, other: Connection) -> None:
+    """The open files are looked at once, not for each."""
+    connections = Connections()
+    looked = []
+    listdir = os.listdir
+
+    def look(path: str) -> list[str]:
+        looked.append(path)
+        return listdir(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "listdir", look)
+        extra = [Connection() for _ in range(5)]
+        for lost in (*extra, connection):
+            assert connections.give_up(lost.scope())
+            assert not lost.works()
+        assert not connections.give_up(http_scope(client=("127.0.0.1", 1), server=("::", 1)))
+        for lost in extra:
+            lost.close()
+    assert len(looked) == 1
