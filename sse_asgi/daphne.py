@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .loops import current_loop
@@ -96,7 +97,10 @@ def throttle(scope: Scope, send: Send) -> Throttle | None:
         return None
     for request in _requests(reactor):
         if _is_answered(request, scope):
-            return Throttle(request, send) if _is_open(request) else None
+            if _is_open(request):
+                with suppress(RuntimeError, ValueError):  # it has another producer
+                    return Throttle(request, send)
+            break
     return None
 
 
