@@ -35,6 +35,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import loops
 from .connections import connections
+from .daphne import Throttle, throttle
 from .encoder import encode
 from .errors import HTTPError
 from .states import CloseReason, CloseReport, State
@@ -117,6 +118,7 @@ class Stream:
         self._scope = scope
         self._receive = receive
         self._raw_send = send
+        self._throttle: Throttle | None = None
         self._shutdown = shutdown
         self._status = status
         self._headers = options.response_headers if headers is None else headers
@@ -183,6 +185,10 @@ class Stream:
 
     async def run(self) -> None:
         """Serve the stream to its end; what the source raised leaves as itself."""
+        if _is_daphne(self._scope):
+            self._throttle = throttle(self._scope, self._raw_send)
+            if self._throttle is not None:
+                self._raw_send = self._throttle.send
         self._shutdown.listen(self._shut_down)
         try:
             if self._shutdown.draining:
@@ -202,7 +208,13 @@ class Stream:
             self._shutdown.forget(self._shut_down)
         await self._end()
         leaves = self._error or self._cancelled
+        stopped_by_daphne = self._shutdown.signalled and _is_daphne(self._scope)
         self._error = self._failure = self._cancelled = None
+        if stopped_by_daphne and isinstance(leaves, self._cancelled_type):
+            # It waits for its applications, but no longer when one of them was cancelled; and
+            # HTTP/2 sends what it has when it has a turn, and should have one.
+            await anyio.sleep(0.05)
+            return
         if leaves is not None:
             try:
                 raise leaves
@@ -680,6 +692,8 @@ class Stream:
                 # A server that stops waits until the client has taken what was written.
                 give_up = partial(self._connections.give_up, self._scope)
                 loops.after(self._loop, self._cleanup_timeout, give_up)
+        if self._throttle is not None:
+            self._throttle.release()
         if self._given_up:
             # The server must see it first: else it takes a response that is not complete for our
             # fault.
@@ -750,10 +764,14 @@ class Stream:
 
     def _give_up(self) -> None:
         """Give the connection up, of a client that does not even take the end of the response."""
+        if self._given_up:
+            return
+        if self._throttle is not None:
+            self._given_up = self._throttle.abort()
+            return
         # With HTTP/2 there may be other streams, that are read.
         leaving = self._reason in (CloseReason.SHUTDOWN, CloseReason.CANCELLED)
-        alone = self._scope.get("http_version", "1.1") < "2"
-        if (alone or leaving) and not self._given_up:
+        if leaving or self._scope.get("http_version", "1.1") < "2":
             self._given_up = self._connections.give_up(self._scope)
 
     async def _report(self, on_close: Callable[[CloseReport], object]) -> None:

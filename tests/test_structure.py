@@ -26,14 +26,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoder": {"errors"},
     "request": {"types"},
     "servers": {"loops"},
+    "daphne": {"types", "loops"},
     "shutdown": {"loops", "servers"},
     "connections": {"types", "loops"},
     "source": {"errors", "types", "loops"},
     "states": set(),
     "options": {"types", "event", "encoder", "shutdown", "states"},
     "supervisor": {
-        "errors", "types", "loops", "encoder", "source", "shutdown", "connections", "states",
-        "options",
+        "errors", "types", "loops", "daphne", "encoder", "source", "shutdown", "connections",
+        "states", "options",
     },
     "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
     # An adapter translates; it imports one framework, and never the hub.

@@ -24,6 +24,9 @@ from urllib.parse import parse_qs
 
 import anyio
 import psutil
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
 
 from sse_asgi import (
     CloseReport,
@@ -223,6 +226,12 @@ async def unicode_id(request: SSERequest) -> Events:
     yield {"id": "é-ü-ÿ", "retry": 5, "data": "come back"}
 
 
+async def identified(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """A middleware that has the application run in a task of its own, and with another scope."""
+    request.scope["headers"] = [*request.scope["headers"], (b"x-request-id", b"1")]
+    return await call_next(request)
+
+
 def app_at(path: str, factory: Any, **options: Any) -> None:
     def on_close(report: CloseReport) -> None:
         note(f"closed {report.reason.value}")
@@ -242,6 +251,7 @@ app_at("/big", big, send_timeout=0.5, cleanup_timeout=1)
 app_at("/big-patient", big, send_timeout=None, cleanup_timeout=1)
 app_at("/stubborn", stubborn, ping=None)
 app_at("/grace", idle, ping=None, shutdown_grace_period=1)
+apps["/big-behind"] = BaseHTTPMiddleware(apps["/big"], identified)
 app_at(
     "/big-ping",
     idle,

@@ -64,12 +64,10 @@ def make_certificate(directory: Path) -> Certificate:
 class Kind:
     """A server, and one way to run it."""
 
-    arguments: tuple[str, ...]  # with {port}
+    arguments: tuple[str, ...]  # with {port}; with TLS {chain} and {key}, too
     packages: tuple[str, ...]
     tls: bool = False
     http2: bool = False
-    #: Whether `send` waits for a client that does not read.
-    back_pressure: bool = True
     #: Whether a client can tell that a response was broken off.
     shows_errors: bool = True
     #: See tests/entry_points.py.
@@ -86,6 +84,7 @@ class Kind:
 
 _UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}")
 _HYPERCORN = ("-m", "hypercorn", "--bind", "127.0.0.1:{port}")
+_TLS = ("--certfile", "{chain}", "--keyfile", "{key}")
 _GUNICORN = ("-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--no-control-socket")
 #: Enough where a worker of hypercorn is what differs: its parent gets the signals.
 _SIGTERM = (signal.SIGTERM,)
@@ -100,13 +99,21 @@ KINDS: Mapping[str, Kind] = {
     ),
     "hypercorn": Kind(_HYPERCORN, ("hypercorn",)),
     "hypercorn-trio": Kind((*_HYPERCORN, "-k", "trio"), ("hypercorn",)),
-    "hypercorn-h2": Kind(_HYPERCORN, ("hypercorn",), tls=True, http2=True, shows_errors=False),
+    "hypercorn-h2": Kind(
+        (*_HYPERCORN, *_TLS), ("hypercorn",), tls=True, http2=True, shows_errors=False
+    ),
     "granian": Kind((*_GRANIAN, "--http", "1"), ("granian",)),
     "granian-h2": Kind((*_GRANIAN, "--http", "2"), ("granian",), http2=True),
     "daphne": Kind(
         ("-m", "daphne", "--bind", "127.0.0.1", "--port", "{port}"),
         ("daphne",),
-        back_pressure=False,
+        shows_errors=False,
+    ),
+    "daphne-h2": Kind(
+        ("-m", "daphne", "-e", "ssl:{port}:interface=127.0.0.1:certKey={chain}:privateKey={key}"),
+        ("daphne", "h2", "priority"),
+        tls=True,
+        http2=True,
         shows_errors=False,
     ),
     "uvicorn-starlette": Kind(
@@ -122,7 +129,6 @@ KINDS: Mapping[str, Kind] = {
         (*_UVICORN, "--http", "zttp", "--http2"),
         ("uvicorn", "zttp"),
         http2=True,
-        back_pressure=False,  # what is beyond the window of a client is buffered
         only_stops=True,
     ),
     "uvicorn-workers": Kind(
@@ -154,25 +160,23 @@ KINDS: Mapping[str, Kind] = {
     ),
     # With QUIC it exits when the graceful timeout is over, not earlier: it waits for a datagram.
     "hypercorn-h3": Kind(
-        (*_HYPERCORN, "--quic-bind", "127.0.0.1:{port}"),
+        (*_HYPERCORN, *_TLS, "--quic-bind", "127.0.0.1:{port}"),
         ("hypercorn", "aioquic"),
         tls=True,
         http2=True,
         http3=True,
         signals=_SIGTERM,
-        back_pressure=False,
         shows_errors=False,
         warnings=_UNCLOSED,
         only_stops=True,
     ),
     "hypercorn-h3-trio": Kind(
-        (*_HYPERCORN, "-k", "trio", "--quic-bind", "127.0.0.1:{port}"),
+        (*_HYPERCORN, *_TLS, "-k", "trio", "--quic-bind", "127.0.0.1:{port}"),
         ("hypercorn", "aioquic"),
         tls=True,
         http2=True,
         http3=True,
         signals=_SIGTERM,
-        back_pressure=False,
         shows_errors=False,
         warnings=_UNCLOSED,
         only_stops=True,
@@ -275,26 +279,30 @@ class Server(Process):
     ) -> None:
         self.name = name
         self.kind = kind = KINDS[name]
-        arguments = self.arguments(port)
+        values: dict[str, object] = {"port": port}
         context = None
         if kind.tls:
             assert certificate is not None
-            arguments += ["--certfile", str(certificate.chain), "--keyfile", str(certificate.key)]
+            values.update(chain=certificate.chain, key=certificate.key)
             context = certificate.client
         self.address = Address(port, context, kind.http2, kind.http3)
         token = f"{os.getpid()}-{next(_serial)}"
         log = directory / f"{name}-{token}.log"
         super().__init__(
-            [*arguments, self.app], log, token, kind.entry_point, warnings=kind.warnings
+            [*self.arguments(values), self.app],
+            log,
+            token,
+            kind.entry_point,
+            warnings=kind.warnings,
         )
         self._client = self.address.client()
         self._token = token
         self._checked = 0
         self._forgiven: list[str] = []
 
-    def arguments(self, port: int) -> list[str]:
-        """Python's, those for TLS and the application apart."""
-        return [argument.format(port=port) for argument in self.kind.arguments]
+    def arguments(self, values: Mapping[str, object]) -> list[str]:
+        """Python's, the application apart."""
+        return [argument.format(**values) for argument in self.kind.arguments]
 
     def kill(self) -> None:
         self.hang_up()

@@ -67,7 +67,7 @@ class Attentive(Server):
         self.program.write_text(text)
         super().__init__(name, directory, None, free_port())
 
-    def arguments(self, port: int) -> list[str]:
+    def arguments(self, values: Mapping[str, object]) -> list[str]:
         program = self.name.partition("-")[0]
         (line,) = re.findall(
             rf"^python listen.py 0.0.0.0 8000 {program} (.*) app:app$",
@@ -75,7 +75,7 @@ class Attentive(Server):
             re.MULTILINE,
         )
         command = [sys.executable, "-m", program, *line.split(), *OPTIONS[self.name].split()]
-        return [str(self.program), "127.0.0.1", str(port), *command]
+        return [str(self.program), "127.0.0.1", str(values["port"]), *command]
 
 
 def vanish(sock: socket.socket) -> None:
@@ -107,8 +107,7 @@ def test_client_vanishes(server: Server, attentive: Server, tag: str) -> None:
     """Those who are attentive notice it, the others do not; and a client that is there may be as
     silent as it likes.
     """
-    # daphne would go on to fill the memory.
-    paths = ["/idle", "/ping", "/big-patient" if server.kind.back_pressure else "/clock"]
+    paths = ["/idle", "/ping", "/big-patient"]
     with ExitStack() as stack:
 
         def open_stream(server: Server, path: str, tag: str) -> Response:

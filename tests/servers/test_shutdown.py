@@ -16,8 +16,6 @@ from .conftest import StartServer, UsualExitCode
 from .harness import KINDS, Server
 
 UVICORN = ["uvicorn-h11", "uvicorn-httptools", "uvicorn-zttp", "uvicorn-starlette"]
-#: All that a stream can learn from that they are stopping. daphne cancels its streams.
-STOPPING = [name for name in KINDS if name != "daphne"]
 
 #: Generous: it takes a few tenths of a second.
 SOON = 5.0
@@ -40,7 +38,7 @@ def stop(server: Server, number: signal.Signals) -> tuple[int, float]:
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [(name, number) for name in STOPPING for number in KINDS[name].signals],
+    [(name, number) for name in KINDS for number in KINDS[name].signals],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_server_stops(
@@ -78,7 +76,7 @@ def test_server_stops(
     }
 
 
-@pytest.mark.parametrize("name", [name for name in STOPPING if not KINDS[name].http2])
+@pytest.mark.parametrize("name", [name for name in KINDS if not KINDS[name].http2])
 def test_server_stops_with_many_clients(
     start_server: StartServer,
     usual_exit_code: UsualExitCode,
