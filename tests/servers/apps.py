@@ -8,6 +8,7 @@ has noticed something, and looks into it from outside.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import json
 import logging
@@ -342,6 +343,10 @@ def print_summary() -> None:
         # In one piece, as there may be several processes.
         sys.stdout.write(f"summary of {os.getpid()} {json.dumps(total)}\n")
         sys.stdout.flush()
+
+
+if "daphne" in sys.modules:  # it has no lifespan
+    atexit.register(print_summary)
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
