@@ -695,9 +695,9 @@ class Stream:
         if self._throttle is not None:
             self._throttle.release()
         if self._given_up:
-            # The server must see it first: else it takes a response that is not complete for our
-            # fault.
-            with anyio.move_on_after(1, shield=True):
+            # The server should see it first: else it takes a response that is not complete for our
+            # fault. That takes a turn of the event loop, if it looks at all.
+            with anyio.move_on_after(0.2, shield=True):
                 while (await self._receive())["type"] != "http.disconnect":
                     pass
 
