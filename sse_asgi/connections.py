@@ -17,11 +17,12 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anyio.lowlevel import RunVar
 
-from .loops import clock, current_loop, of_this_loop
+from .loops import after, clock, current_loop, of_this_loop
 
 if TYPE_CHECKING:
     from .types import Scope
@@ -31,8 +32,8 @@ __all__ = ["Connections", "connections"]
 #: Host and port of the client, host and port of the server.
 Ends: TypeAlias = tuple[str, int, str, int]
 
-#: How soon, in seconds, to look at all open files again: many clients may stall together.
-LOOK_AGAIN = 1.0
+#: How much of the time may be spent on looking at all open files: many clients may stall together.
+SHARE = 0.1
 
 #: What is not sent yet is forgotten when the server closes the socket (SO_LINGER).
 _FORGET = struct.pack("ii", 1, 0)
@@ -42,34 +43,53 @@ class Connections:
     """The connections of this process, as one event loop knows them."""
 
     def __init__(self) -> None:
-        self._clock = clock(current_loop())
-        self._looked = -math.inf
+        self._loop = current_loop()
+        self._clock = clock(self._loop)
         self._files: dict[Ends, int] = {}
+        self._look_again = -math.inf
+        self._missed: list[Ends] = []
 
     def give_up(self, scope: Scope) -> bool:
-        """Shut down the connection that a request came by; whether it was found."""
+        """Shut down the connection that a request came by; whether it was found.
+
+        Where it is too early to look for it again, that is done later.
+        """
         try:
             client, server = scope["client"], scope["server"]
             # granian has the ports as str.
             ends = (client[0], int(client[1]), server[0], int(server[1]))
         except (KeyError, TypeError, IndexError, ValueError):
             return False
-        connection = self._find(ends)
+        if self._shut_down(ends):
+            return True
+        now = self._clock()
+        if now >= self._look_again:
+            self._look()
+            return self._shut_down(ends)
+        if not self._missed:
+            after(self._loop, self._look_again - now, self._look_for_missed)
+        self._missed.append(ends)
+        return False
+
+    def _look(self) -> None:
+        begin = perf_counter()
+        self._files = _open_connections()
+        self._look_again = self._clock() + (perf_counter() - begin) / SHARE
+
+    def _look_for_missed(self) -> None:
+        self._look()
+        missed, self._missed = self._missed, []
+        for ends in missed:
+            self._shut_down(ends)
+
+    def _shut_down(self, ends: Ends) -> bool:
+        connection = self._duplicate(ends)
         if connection is None:
             return False
         with connection, suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
             connection.shutdown(socket.SHUT_RDWR)
         return True
-
-    def _find(self, ends: Ends) -> socket.socket | None:
-        """A duplicate of the one that connects these addresses."""
-        found = self._duplicate(ends)
-        if found is None and self._clock() >= self._looked + LOOK_AGAIN:
-            self._looked = self._clock()
-            self._files = _open_connections()
-            found = self._duplicate(ends)
-        return found
 
     def _duplicate(self, ends: Ends) -> socket.socket | None:
         if ends not in self._files:

@@ -208,9 +208,8 @@ class Stream:
             self._shutdown.forget(self._shut_down)
         await self._end()
         leaves = self._error or self._cancelled
-        stopped_by_daphne = self._shutdown.signalled and _is_daphne(self._scope)
         self._error = self._failure = self._cancelled = None
-        if stopped_by_daphne and isinstance(leaves, self._cancelled_type):
+        if self._stopped_by_daphne() and isinstance(leaves, self._cancelled_type):
             # It waits for its applications, but no longer when one of them was cancelled; and
             # HTTP/2 sends what it has when it has a turn, and should have one.
             await anyio.sleep(0.05)
@@ -599,7 +598,12 @@ class Stream:
     def _shut_down(self, grace: float | None) -> None:
         if grace is None:
             grace = self._options.shutdown_grace_period
+        if self._stopped_by_daphne():
+            grace = max(grace, 1)  # it cancels us in a moment; the source should get that once
         self._drain(CloseReason.SHUTDOWN, grace)
+
+    def _stopped_by_daphne(self) -> bool:
+        return self._shutdown.signalled and _is_daphne(self._scope)
 
     def _drain(self, reason: CloseReason, grace: float) -> None:
         """Tell the source to end; the watchdog closes it after ``grace`` seconds."""
