@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EventTooLargeError", "HTTPError", "SSEError"]
+__all__ = ["EventTooLargeError", "HTTPError", "HubClosedError", "HubError", "SSEError"]
 
 
 class SSEError(Exception):
@@ -16,7 +16,15 @@ class SSEError(Exception):
 
 
 class EventTooLargeError(SSEError, ValueError):
-    """A decoder was fed an event larger than its limit."""
+    """An event is larger than the limit of a decoder, or of a hub."""
+
+
+class HubError(SSEError):
+    """A hub can't do what it was asked to."""
+
+
+class HubClosedError(HubError):
+    """A hub is closed, or not open yet."""
 
 
 class HTTPError(SSEError):

@@ -6,6 +6,7 @@ import asyncio
 import math
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio.lowlevel import RunVar, current_token
@@ -75,6 +76,42 @@ def repeat(loop: Any, seconds: float, function: Callable[[], object]) -> Callabl
 
     cancel = after(loop, seconds, again)
     return lambda: cancel()
+
+
+def _set_result(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def parked(hand_over: Callable[[Callable[[], object]], object]) -> None:
+    """Wait until the function is called that ``hand_over`` is given; from then on it does nothing.
+
+    What :class:`anyio.Event` is for, at a fifth of its memory.
+    """
+    loop: Any = current_loop()
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        future = loop.create_future()
+        hand_over(partial(_set_result, future))
+        await future
+        return
+    import trio.lowlevel
+
+    task = trio.lowlevel.current_task()
+    waits = True
+
+    def wake() -> None:
+        nonlocal waits
+        if waits:
+            waits = False
+            trio.lowlevel.reschedule(task)
+
+    def abort(raise_cancel: object) -> trio.lowlevel.Abort:
+        nonlocal waits
+        waits = False
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    hand_over(wake)
+    await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 def clock(loop: Any) -> Callable[[], float]:

@@ -37,6 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "states", "options",
     },
     "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
+    # It makes frames, and nothing that serves them.
+    "hub": {"errors", "types", "loops", "encoder", "hub"},
     # An adapter translates; it imports one framework, and never the hub.
     "starlette": {
         "errors", "types", "event", "encoder", "loops", "source", "shutdown", "states", "options",

@@ -1,0 +1,20 @@
+"""Publish and subscribe, with replay after ``Last-Event-ID``."""
+
+from ..errors import EventTooLargeError, HubClosedError, HubError
+from .hub import Hub
+from .log import Log, MemoryLog, Page, Record
+from .positions import Position
+from .subscription import Subscription
+
+__all__ = [
+    "EventTooLargeError",
+    "Hub",
+    "HubClosedError",
+    "HubError",
+    "Log",
+    "MemoryLog",
+    "Page",
+    "Position",
+    "Record",
+    "Subscription",
+]

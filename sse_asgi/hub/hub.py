@@ -1,0 +1,446 @@
+"""The hub: publish once, and every subscriber has it, in order, as soon as it can take it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.from_thread
+from anyio.lowlevel import current_token
+
+from ..encoder import encode
+from ..errors import HubClosedError
+from ..loops import clock, current_loop
+from .log import MemoryLog, Window
+from .positions import MAX_ID_LENGTH, Position, join
+from .subscription import Cursor, Start, Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from ..types import EventLike
+    from .log import Log, Page, Record
+    from .subscription import Policy
+
+__all__ = ["Hub"]
+
+#: How long the name of a topic may be, in characters.
+MAX_TOPIC_LENGTH = 255
+
+_POLICIES = ("gap", "disconnect", "latest")
+
+
+class Channel:
+    """A topic that has subscribers here."""
+
+    __slots__ = ("_log", "subscriptions", "topic", "window")
+
+    def __init__(self, topic: str, log: Log) -> None:
+        self.topic = topic
+        self._log = log
+        #: The end of its log; ``None`` until the log was asked.
+        self.window: Window | None = None
+        #: In the order in which they came.
+        self.subscriptions: dict[Subscription, None] = {}
+
+    def meet(self, page: Page) -> None:
+        """Begin where the log ends, if this has not begun yet, or somewhere else."""
+        if self.window is None or self.window.epoch != page.epoch:
+            self.window = Window(page.epoch, page.last)
+            self._log.follow(self.topic, Position(page.epoch, page.last))
+
+    def deliver(self, records: Sequence[Record], now: float) -> None:
+        """Have new records, and rouse the subscribers."""
+        window = self.window
+        if window is None:
+            return  # whoever is asking the log for them will have them
+        for record in records:
+            if record.epoch != window.epoch or record.offset > window.last + 1:
+                # Something is missing. The log knows what, and subscribers ask it.
+                window = self.window = Window(record.epoch, record.offset - 1)
+            if record.offset > window.last:
+                window.append(record, now)
+        window.trim(self._log.limits, now)
+        for subscription in tuple(self.subscriptions):
+            subscription.rouse()
+
+
+class Hub:
+    """Publish events to topics; subscribe to them, and miss none.
+
+    ::
+
+        hub = Hub()
+
+        async def news(request):
+            return hub.subscribe("news", last_event_id=request.last_event_id)
+
+        app = sse_app(news, lifespan=hub.lifespan)
+
+        await hub.publish("news", {"data": "it works"})
+
+    Each topic is a log, and an event's id is its position there. A client that comes back with the
+    id of the last event that it had gets all that came after, in order, nothing twice; where the
+    log does not reach back so far, it is told so by a ``gap`` event. A publisher never waits for a
+    subscriber.
+
+    A hub belongs to one event loop. In memory it can be used as it is; on another log it has to be
+    open: ``async with hub``, or :meth:`lifespan`.
+
+    :param log: where the events are kept; by default in memory, within the limits that follow.
+    :param max_events: how many events of each topic are kept (1000).
+    :param max_bytes: how many bytes of them (1 MiB).
+    :param max_age: for how many seconds; ``None``: without a limit.
+    :param gap_event: the name of the event that tells a client that events are missing. Its data is
+        JSON, ``{"after": id, "position": id, "missed": number or null}``, and ``topic`` where the
+        subscription has several.
+    :param on_subscribers: called with a topic and how many subscribers it has here, when that
+        changes; a function that returns at once.
+    :raises TypeError: a parameter of a wrong type, limits together with a log.
+    :raises ValueError: a parameter out of range.
+    """
+
+    def __init__(
+        self,
+        log: Log | None = None,
+        *,
+        max_events: int | None = None,
+        max_bytes: int | None = None,
+        max_age: float | None = None,
+        gap_event: str = "gap",
+        on_subscribers: Callable[[str, int], object] | None = None,
+    ) -> None:
+        limits = {"max_events": max_events, "max_bytes": max_bytes, "max_age": max_age}
+        given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+        if log is None:
+            log = MemoryLog(**given)
+        elif given:
+            raise TypeError(f"{', '.join(given)}: the limits are those of the log that is given")
+        if not gap_event or not isinstance(gap_event, str):
+            raise TypeError(f"gap_event must be a str, and not empty, not {gap_event!r}")
+        if on_subscribers is not None and not callable(on_subscribers):
+            raise TypeError(f"on_subscribers must be callable or None, not {on_subscribers!r}")
+        encode({"event": gap_event})
+        self._log = log
+        self.gap_event = gap_event
+        self._on_subscribers = on_subscribers
+        self._channels: dict[str, Channel] = {}
+        self._subscriptions: dict[Subscription, None] = {}
+        self._by_pattern: dict[str, dict[Subscription, None]] = {}
+        self._loop: object = None
+        self._clock: Callable[[], float] = float
+        self._token: Any = None
+        self._thread: int | None = None
+        self._closed = False
+        self._tasks: anyio.abc.TaskGroup | None = None
+        log.attach(self._deliver, self._created)
+
+    def __repr__(self) -> str:
+        return f"<Hub topics={len(self._channels)} subscribers={len(self._subscriptions)}>"
+
+    # -- publish ---------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        topic: str,
+        event: EventLike,
+        *,
+        key: str | None = None,
+        collapse_key: str | None = None,
+    ) -> str:
+        """Append an event to a topic. Waits for the log, and for no subscriber.
+
+        :param topic: the topic; it comes into being at its first use.
+        :param event: an event-like without an id: the hub gives the ids.
+        :param key: where the same event may be published again, because nobody knows whether the
+            first attempt took place: of several with the same key one is stored, for as long as
+            that is in the log.
+        :param collapse_key: a subscriber with the policy ``"latest"`` that is behind gets only the
+            newest event of each such key.
+        :returns: the id of the event.
+        :raises TypeError: for ``bytes``, and what is no event-like.
+        :raises ValueError: for an event with an id, and what can't be an event; for a topic that is
+            empty, longer than 255 characters, or has control characters or ``*``.
+        :raises EventTooLargeError: for an event that is larger than all that the log may keep.
+        :raises HubClosedError: after :meth:`close`.
+        """
+        check_topic(topic)
+        body = _body(event)
+        self._use()
+        return str(await self._log.append(topic, body, key=key, collapse_key=collapse_key))
+
+    def publish_from_thread(
+        self,
+        topic: str,
+        event: EventLike,
+        *,
+        key: str | None = None,
+        collapse_key: str | None = None,
+    ) -> str:
+        """:meth:`publish` from any thread but that of the event loop; blocks until it is done.
+
+        :raises RuntimeError: in the thread of the event loop, which can't wait for itself.
+        :raises HubClosedError: before the hub was used in its event loop, or when that is closed.
+        """
+        check_topic(topic)
+        _body(event)  # refused here, if at all
+        if self._token is None:
+            raise HubClosedError("the hub is not in use yet: open it in its event loop first")
+        if threading.get_ident() == self._thread:
+            raise RuntimeError("this is the event loop's own thread: await hub.publish()")
+        publish = partial(self.publish, topic, event, key=key, collapse_key=collapse_key)
+        try:
+            return anyio.from_thread.run(publish, token=self._token)
+        except anyio.RunFinishedError:
+            raise HubClosedError("the event loop of the hub is closed") from None
+
+    # -- subscribe -------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        *topics: str,
+        last_event_id: str | None = None,
+        history: int | None = None,
+        policy: Policy = "gap",
+        info: Any = None,
+    ) -> Subscription:
+        """Subscribe to topics: an async iterator of frames, for a factory to return.
+
+        :param topics: topics, or patterns, in which ``*`` stands for any characters.
+        :param last_event_id: the id that the client has had last, as it says: begin after it. If
+            something is missing there, the first event is a gap. An empty one is none.
+        :param history: without an id, begin with so many of the newest events of each topic; by
+            default with what comes from now on.
+        :param policy: what becomes of a subscriber that is so slow that the log no longer has what
+            comes next: ``"gap"``, it is told so, and goes on with the oldest event that there is;
+            or ``"disconnect"``, its stream ends, and the client comes back with its last id. With
+            ``"latest"`` a subscriber that is behind gets only the newest event of each
+            ``collapse_key``, and a gap where even that does not help.
+        :param info: what you like to know the subscription by, as its ``info``: see :meth:`kick`.
+        :raises TypeError: a parameter of a wrong type; no topic.
+        :raises ValueError: a parameter out of range; more topics than an id has room for.
+        :raises HubClosedError: after :meth:`close`.
+        """
+        if not topics:
+            raise TypeError("subscribe to at least one topic")
+        plain = tuple(dict.fromkeys(topic for topic in topics if not _is_pattern(topic)))
+        patterns = tuple(dict.fromkeys(topic for topic in topics if _is_pattern(topic)))
+        for topic in plain:
+            check_topic(topic)
+        if last_event_id is not None and not isinstance(last_event_id, str):
+            raise TypeError(f"last_event_id must be a str or None, not {last_event_id!r}")
+        if history is not None:
+            if not isinstance(history, int) or isinstance(history, bool):
+                raise TypeError(f"history must be an int or None, not {history!r}")
+            if history < 0:
+                raise ValueError(f"history must be at least 0, not {history}")
+        if policy not in _POLICIES:
+            raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
+        if len(plain) > MAX_TOPICS:
+            raise ValueError(f"{len(plain)} topics, where an id has room for {MAX_TOPICS}")
+        self._use()
+        names = dict.fromkeys(plain)
+        for pattern in patterns:
+            names.update(dict.fromkeys(filter(_matcher(pattern), self._log.topics())))
+        given = last_event_id or None
+        starts = {
+            topic: Start(given=True)
+            if given is not None
+            else Start(self._log.position(topic), history or 0)
+            for topic in names
+        }
+        return Subscription(self, plain, patterns, starts, given=given, policy=policy, info=info)
+
+    async def position(self, *topics: str) -> str:
+        """Where topics are now, as the id that a client would have that has had everything.
+
+        For a page that is made from what there is: its stream begins with ``last_event_id`` here,
+        and misses nothing that happens in between.
+        """
+        for topic in topics:
+            check_topic(topic)
+        if not topics:
+            raise TypeError("the position of which topic?")
+        self._use()
+        positions = []
+        for topic in dict.fromkeys(topics):
+            position = self._log.position(topic)
+            if position is None:
+                page = await self._log.read(topic, None, 0)
+                position = Position(page.epoch, page.last)
+            positions.append(position)
+        return join(positions)
+
+    def subscribers(self, topic: str | None = None) -> int:
+        """How many subscriptions there are here, of a topic or of all together."""
+        if topic is None:
+            return len(self._subscriptions)
+        channel = self._channels.get(topic)
+        return 0 if channel is None else len(channel.subscriptions)
+
+    def kick(
+        self,
+        predicate: Callable[[Subscription], object],
+        *,
+        last: EventLike | None = None,
+    ) -> int:
+        """End subscriptions, and with them their streams.
+
+        A client comes back, unless the factory tells it not to, by ``HTTPError(204)``, say.
+
+        :param predicate: called with each :class:`Subscription`; those for which it is true end.
+        :param last: an event that they are still sent, to say why.
+        :returns: how many.
+        """
+        if last is not None:
+            encode(last)  # refused here, if at all
+        ended = [subscription for subscription in self._subscriptions if predicate(subscription)]
+        for subscription in ended:
+            subscription.close(last)
+        return len(ended)
+
+    # -- open and close --------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("the hub is open already")
+        self._closed = False
+        self._use()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._log.run)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        tasks, self._tasks = self._tasks, None
+        assert tasks is not None
+        tasks.cancel_scope.cancel()
+        await tasks.__aexit__(exc_type, exc, traceback)
+
+    def close(self) -> None:
+        """End all subscriptions; from now on the hub refuses everything."""
+        self._closed = True
+        self.kick(lambda subscription: True)
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncGenerator[None, None]:
+        """Be open while an application runs: for the ``lifespan`` of sse_app, or of Starlette."""
+        async with self:
+            yield
+
+    def _use(self) -> None:
+        """Belong to the running event loop."""
+        if self._closed:
+            raise HubClosedError("the hub is closed")
+        loop = current_loop()
+        if loop is self._loop:
+            return
+        if self._subscriptions or self._tasks is not None:
+            raise RuntimeError("the hub belongs to another event loop: hub.publish_from_thread()")
+        self._loop, self._clock = loop, clock(loop)
+        self._token, self._thread = current_token(), threading.get_ident()
+
+    # -- for subscriptions -----------------------------------------------------------------------
+
+    def enter(self, subscription: Subscription, starts: Mapping[str, Start]) -> None:
+        """Have a subscriber."""
+        self._use()
+        self._subscriptions[subscription] = None
+        for topic, start in starts.items():
+            self._enter_topic(subscription, topic, start)
+        for pattern in subscription.patterns:
+            self._by_pattern.setdefault(pattern, {})[subscription] = None
+            for topic in filter(_matcher(pattern), self._log.topics()):
+                if topic not in starts:
+                    self._enter_topic(subscription, topic, Start(oldest=True))
+
+    def leave(self, subscription: Subscription) -> None:
+        """Have it no longer."""
+        del self._subscriptions[subscription]
+        for pattern in subscription.patterns:
+            del self._by_pattern[pattern][subscription]
+            if not self._by_pattern[pattern]:
+                del self._by_pattern[pattern]
+        for cursor in subscription.cursors:
+            channel = cursor.channel
+            del channel.subscriptions[subscription]
+            if not channel.subscriptions:
+                del self._channels[channel.topic]
+                self._log.unfollow(channel.topic)
+            self._count(channel)
+
+    async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
+        """Ask the log."""
+        return await self._log.read(topic, after, max_bytes)
+
+    def _enter_topic(self, subscription: Subscription, topic: str, start: Start) -> None:
+        channel = self._channels.get(topic)
+        if channel is None:
+            channel = self._channels[topic] = Channel(topic, self._log)
+        if subscription not in channel.subscriptions:
+            channel.subscriptions[subscription] = None
+            subscription.add(Cursor(topic, channel), start)
+            self._count(channel)
+
+    def _count(self, channel: Channel) -> None:
+        if self._on_subscribers is not None:
+            self._on_subscribers(channel.topic, len(channel.subscriptions))
+
+    # -- for the log -----------------------------------------------------------------------------
+
+    def _deliver(self, topic: str, records: Sequence[Record]) -> None:
+        channel = self._channels.get(topic)
+        if channel is not None:
+            channel.deliver(records, self._clock())
+
+    def _created(self, topic: str) -> None:
+        for pattern, subscriptions in tuple(self._by_pattern.items()):
+            if _matcher(pattern)(topic):
+                for subscription in tuple(subscriptions):
+                    self._enter_topic(subscription, topic, Start(oldest=True))
+
+
+#: How many topics an id has room for: a position is an epoch, a hyphen, an offset, and a dot.
+MAX_TOPICS = MAX_ID_LENGTH // (12 + 1 + 16 + 1)
+
+
+def check_topic(topic: object) -> None:
+    """Refuse what can't be a topic."""
+    if not isinstance(topic, str):
+        raise TypeError(f"a topic must be a str, not {topic!r}")
+    if not 0 < len(topic) <= MAX_TOPIC_LENGTH:
+        raise ValueError(f"a topic has 1 to {MAX_TOPIC_LENGTH} characters: {topic!r:.80}")
+    if "*" in topic or not topic.isprintable():
+        raise ValueError(f"a topic must not contain control characters or '*': {topic!r:.80}")
+
+
+def _is_pattern(topic: object) -> bool:
+    return isinstance(topic, str) and "*" in topic
+
+
+def _matcher(pattern: str) -> Callable[[str], object]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*")))).fullmatch
+
+
+def _body(event: EventLike) -> bytes:
+    """The frame of an event that has no id."""
+    if isinstance(event, (bytes, bytearray, memoryview)):
+        raise TypeError("the hub gives the ids: publish an event, not a frame that is encoded")
+    own = event.get("id") if isinstance(event, Mapping) else getattr(event, "id", None)
+    if own is not None:
+        raise ValueError(f"the hub gives the ids: publish the event without its id, {own!r:.80}")
+    return encode(event)

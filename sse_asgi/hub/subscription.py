@@ -1,0 +1,300 @@
+"""A subscription: a place in the log of each topic, and nothing else.
+
+There is no queue. What a subscriber has not had yet is in the log, whether it was published while
+it looked elsewhere, before it came, or while it was away; replay and live events are the same read.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from ..encoder import encode
+from ..loops import parked
+from .positions import Position, join, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from typing_extensions import Self
+
+    from ..types import EventLike
+    from .hub import Channel, Hub
+    from .log import Page, Record
+
+__all__ = ["Cursor", "Policy", "Start", "Subscription"]
+
+#: What becomes of a subscriber that is behind: see :meth:`Hub.subscribe`.
+Policy: TypeAlias = Literal["gap", "disconnect", "latest"]
+
+#: How many bytes are joined into one frame for a subscriber that is behind, but for a single event
+#: that is larger. As much as servers buffer for a connection.
+BATCH = 65536
+
+#: How much of an id is shown to the client that has sent it.
+SHOWN = 64
+
+
+class Start(NamedTuple):
+    """Where a subscription begins in a topic."""
+
+    #: Where the log ended when it was made; ``None``: where it ends when it is first read.
+    position: Position | None = None
+    #: So many events earlier, or as many as there are.
+    history: int = 0
+    #: Where the id says that the client has given.
+    given: bool = False
+    #: With the first event that there has been.
+    oldest: bool = False
+
+
+class Cursor:
+    """How far a subscription has come in one topic."""
+
+    __slots__ = ("channel", "epoch", "offset", "topic")
+
+    def __init__(self, topic: str, channel: Channel) -> None:
+        self.topic = topic
+        self.channel = channel
+        self.epoch = ""  # not known yet
+        self.offset = 0
+
+    @property
+    def position(self) -> Position:
+        """Where it is."""
+        return Position(self.epoch, self.offset)
+
+    def records(self, max_bytes: int) -> list[Record] | None:
+        """What comes next; ``None`` if that is for the log to say."""
+        window = self.channel.window
+        if window is None or window.epoch != self.epoch or self.offset < window.first - 1:
+            return None
+        return window.after(self.offset, max_bytes)
+
+    def continues(self, page: Page) -> bool:
+        """Whether nothing is missing between here and what the log has."""
+        return self.epoch == page.epoch and page.first - 1 <= self.offset <= page.last
+
+
+class Subscription(AsyncIterator[bytes]):
+    """The events of some topics, as frames: what :meth:`Hub.subscribe` returns.
+
+    An async iterator for a factory to return. It counts as a subscriber from its first step until
+    it is closed, and is closed with its stream. Whoever iterates one himself closes it himself.
+    """
+
+    __slots__ = (
+        "_batch", "_cursors", "_given", "_hub", "_last_words", "_offsets", "_over", "_starts",
+        "_unsettled", "_wake", "info", "patterns", "policy", "topics",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        hub: Hub,
+        topics: tuple[str, ...],
+        patterns: tuple[str, ...],
+        starts: Mapping[str, Start],
+        *,
+        given: str | None,
+        policy: Policy,
+        info: Any,
+    ) -> None:
+        self._hub = hub
+        #: The topics that it was made for, patterns apart.
+        self.topics: tuple[str, ...] = topics
+        #: The patterns that it was made for.
+        self.patterns: tuple[str, ...] = patterns
+        #: What becomes of it when it is behind.
+        self.policy: Policy = policy
+        #: Whatever the application has given it, to know it by.
+        self.info: Any = info
+        self._given = given
+        self._offsets = None if given is None else parse(given)
+        self._starts: Mapping[str, Start] | None = starts
+        self._cursors: dict[str, Cursor] = {}
+        self._unsettled: list[tuple[Cursor, Start]] = []
+        # Of each key the newest, however many there are.
+        self._batch = sys.maxsize if policy == "latest" else BATCH
+        self._wake: Callable[[], object] | None = None
+        self._last_words: bytes | None = None
+        self._over = False
+
+    def __repr__(self) -> str:
+        return f"<Subscription {', '.join(self.topics + self.patterns)}>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Wait for events; all that there are, up to a bound, as one frame."""
+        if self._starts is not None and not self._over:
+            self._hub.enter(self, self._starts)
+            self._starts = None
+        while not self._over:
+            if self._unsettled:
+                frame = await self._settle()
+            elif (frame := self._take()) is None:
+                if (cursor := self._outside()) is not None:
+                    frame = await self._ask_log(cursor)
+                else:
+                    await self._park()
+            if frame is not None:
+                return frame
+        if (last := self._last_words) is not None:
+            self._last_words = None
+            return last
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Stop: :meth:`close`."""
+        self.close()
+
+    def close(self, last: EventLike | None = None) -> None:
+        """End it; its stream ends as if there were no more events. In the hub's event loop.
+
+        :param last: an event that is still sent, to say why.
+        """
+        if not self._over:
+            self._last_words = None if last is None else encode(last)
+            self._over = True
+            if self._starts is None:
+                self._hub.leave(self)
+            self.rouse()
+
+    # -- for the hub -----------------------------------------------------------------------------
+
+    @property
+    def cursors(self) -> Collection[Cursor]:
+        """Where it is, in each topic."""
+        return self._cursors.values()
+
+    def add(self, cursor: Cursor, start: Start) -> None:
+        """Have one more topic."""
+        self._cursors[cursor.topic] = cursor
+        self._unsettled.append((cursor, start))
+        self.rouse()
+
+    def rouse(self) -> None:
+        """See whether there is something."""
+        if self._wake is not None:
+            wake, self._wake = self._wake, None
+            wake()
+
+    # -- what is at hand -------------------------------------------------------------------------
+
+    def _take(self) -> bytes | None:
+        """All that is at hand, joined."""
+        frames: list[bytes] = []
+        size = 0
+        for cursor in self._cursors.values():
+            if records := cursor.records(self._batch):
+                self._move(cursor, records, frames)
+                size += sum(len(record.body) for record in records)
+                if size >= BATCH:
+                    break
+        return b"".join(frames) if frames else None
+
+    def _move(self, cursor: Cursor, records: Sequence[Record], frames: list[bytes]) -> None:
+        """Have these events as frames, and be behind them."""
+        last = records[-1].offset
+        if self.policy == "latest":
+            records = _newest(records)
+        if len(self.topics) == 1 and not self.patterns:
+            frames += [record.frame for record in records]
+        else:
+            for record in records:
+                cursor.offset = record.offset
+                frames.append(b"id: %s\n%s" % (self._id().encode(), record.body))
+        cursor.offset = last
+
+    def _outside(self) -> Cursor | None:
+        """A cursor that has to ask the log."""
+        for cursor in self._cursors.values():
+            if cursor.records(0) is None:
+                return cursor
+        return None
+
+    def _id(self) -> str:
+        return join(cursor.position for cursor in self._cursors.values() if cursor.epoch)
+
+    # -- what the log has to say -----------------------------------------------------------------
+
+    async def _settle(self) -> bytes | None:
+        """Find out where to begin. What is missing then is said first."""
+        found: list[tuple[Cursor, Start, Page]] = []
+        for cursor, start in tuple(self._unsettled):
+            page = await self._hub.read(cursor.topic, None, 0)
+            cursor.channel.meet(page)
+            found.append((cursor, start, page))
+        del self._unsettled[: len(found)]
+        strange = self._offsets is None or not self._offsets.keys() <= {
+            page.epoch for _, _, page in found
+        }
+        for cursor, start, page in found:
+            if start.given:
+                if self._offsets is not None and page.epoch in self._offsets:
+                    cursor.epoch, cursor.offset = page.epoch, self._offsets[page.epoch]
+                elif not strange and cursor.topic not in self.topics:
+                    cursor.epoch = page.epoch  # it matches a pattern, and is new to the client
+            elif start.oldest:
+                cursor.epoch = page.epoch
+            else:
+                cursor.epoch, end = start.position or (page.epoch, page.last)
+                oldest = page.first - 1 if cursor.epoch == page.epoch else 0
+                cursor.offset = max(end - start.history, min(oldest, end))
+        # One after another: until a client is told of a gap, its id must not say that it was.
+        gaps = [
+            self._gap(cursor, page, self._given)
+            for cursor, _, page in found
+            if not cursor.continues(page)
+        ]
+        return b"".join(gaps) or None
+
+    async def _ask_log(self, cursor: Cursor) -> bytes | None:
+        """Read on in the log, where the window does not have what comes next."""
+        page = await self._hub.read(cursor.topic, cursor.offset, self._batch)
+        if self._over:
+            return None
+        cursor.channel.meet(page)
+        if cursor.continues(page):
+            frames: list[bytes] = []
+            if page.records:
+                self._move(cursor, page.records, frames)
+            return b"".join(frames) or None
+        if self.policy == "disconnect":
+            self.close()
+            return None
+        return self._gap(cursor, page, None)
+
+    def _gap(self, cursor: Cursor, page: Page, given: str | None) -> bytes:
+        """Say that events are missing, and go on with the oldest that there are."""
+        missed = None
+        if cursor.epoch == page.epoch and cursor.offset < page.first:
+            missed = page.first - 1 - cursor.offset
+        after = str(cursor.position) if given is None else given
+        cursor.epoch, cursor.offset = page.epoch, page.first - 1
+        position = self._id()
+        data: dict[str, Any] = {"after": after[:SHOWN], "position": position, "missed": missed}
+        if len(self._cursors) > 1 or self.patterns:
+            data["topic"] = cursor.topic
+        return encode({"event": self._hub.gap_event, "id": position, "data": data})
+
+    async def _park(self) -> None:
+        def hand_over(wake: Callable[[], object]) -> None:
+            self._wake = wake
+
+        try:
+            await parked(hand_over)
+        finally:
+            self._wake = None
+
+
+def _newest(records: Sequence[Record]) -> list[Record]:
+    """Of each collapse key the newest record alone; what has none stays."""
+    newest = {record.collapse_key: record for record in records}
+    return [
+        record
+        for record in records
+        if record.collapse_key is None or newest[record.collapse_key] is record
+    ]
