@@ -75,13 +75,13 @@ class Connections:
         if ends not in self._files:
             return None
         try:
-            duplicate = socket.socket(fileno=os.dup(self._files[ends]))
+            number = os.dup(self._files[ends])
         except OSError:
             return None
         # Other threads open and close files, too: it may have become another one meanwhile.
-        if _ends(duplicate) == ends:
-            return duplicate
-        duplicate.close()
+        if _ends_of_file(number) == ends:
+            return socket.socket(fileno=number)
+        os.close(number)
         return None
 
 
@@ -98,23 +98,19 @@ def _open_connections() -> dict[Ends, int]:
 
 def _ends_of_file(number: int) -> Ends | None:
     try:
-        # With all three given it is not asked for them. What is no socket fails below.
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=number)
-    except OSError:
+        borrowed = socket.socket(fileno=number)
+    except OSError:  # no socket
         return None
     try:
-        return _ends(borrowed)
+        if borrowed.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        client: Any = borrowed.getpeername()
+        server: Any = borrowed.getsockname()
+        return client[0], client[1], server[0], server[1]
+    except OSError:  # no connection
+        return None
     finally:
         borrowed.detach()
-
-
-def _ends(connection: socket.socket) -> Ends | None:
-    try:
-        client: Any = connection.getpeername()
-        server: Any = connection.getsockname()
-        return client[0], client[1], server[0], server[1]
-    except (OSError, IndexError):  # no connection, or none of the internet
-        return None
 
 
 _of_loop: RunVar[Connections] = RunVar("sse_asgi.connections")

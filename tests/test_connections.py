@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import anyio
@@ -27,9 +28,10 @@ _DISCONNECT = {"type": "http.disconnect"}
 class Connection:
     """A connection of TCP, both ends of it, and a server that only knows of it."""
 
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.client = socket.create_connection(listener.getsockname())
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, 0), family=family) as listener:
+            self.client = socket.create_connection(listener.getsockname()[:2])
             self.server, _ = listener.accept()
         for end in (self.client, self.server):
             end.settimeout(10)
@@ -196,6 +198,16 @@ async def test_a_scope_with_ports_as_text(connection: Connection, other: Connect
     assert not connection.works()
 
 
+async def test_a_connection_of_ipv6(other: Connection) -> None:
+    try:
+        connection = Connection("::1")
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with closing(connection):
+        assert Connections().give_up(connection.scope())
+        assert not connection.works()
+
+
 async def test_a_file_that_has_become_another_one(connection: Connection) -> None:
     """The number of a file is given away again when it is closed."""
     gone = Connection()
@@ -210,6 +222,28 @@ async def test_a_file_that_has_become_another_one(connection: Connection) -> Non
         assert connection.works()
     finally:
         os.close(number)
+
+
+async def test_a_file_that_is_no_connection_any_more() -> None:
+    """It is left alone, and no duplicate of it is left behind."""
+    gone = Connection()
+    scope = gone.scope()
+    connections = Connections()
+    assert not connections.give_up(http_scope(client=("127.0.0.1", 1), server=("127.0.0.1", 1)))
+    reader, writer = os.pipe()
+    number = gone.server.fileno()
+    gone.close()
+    os.dup2(reader, number)
+    os.close(reader)
+    try:
+        assert not connections.give_up(scope)
+        os.write(writer, b"x")
+        assert os.read(number, 1) == b"x"
+        os.close(number)
+        with pytest.raises(BrokenPipeError):  # nobody has it open
+            os.write(writer, b"x")
+    finally:
+        os.close(writer)
 
 
 async def test_many_that_stall_together(connection: Connection, other: Connection) -> None:
