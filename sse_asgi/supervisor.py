@@ -25,6 +25,7 @@ import math
 import random
 import sys
 import types
+from contextlib import suppress
 from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
@@ -664,9 +665,11 @@ class Stream:
             if not (self._starting or self._ended or self._given_up or self._client_left()):
                 await self._take_leave()
         finally:
-            await self._leave_connection()
-            if self._options.on_close is not None:
-                await self._report(self._options.on_close)
+            try:
+                await self._leave_connection()
+            finally:
+                if self._options.on_close is not None:
+                    await self._report(self._options.on_close)
 
     async def _take_leave(self) -> None:
         self._do_not_give_up = self._give_up_in(self._cleanup_timeout)
@@ -697,9 +700,9 @@ class Stream:
         if self._given_up:
             # The server must see it first: else it takes a response that is not complete for our
             # fault.
-            with anyio.move_on_after(1, shield=True):
+            with anyio.move_on_after(1, shield=True), suppress(Exception):
                 while (await self._receive())["type"] != "http.disconnect":
-                    pass
+                    await anyio.sleep(0.01)  # a middleware may always have an answer, at once
 
     def _client_left(self) -> bool:
         return self._reason is CloseReason.CLIENT_DISCONNECTED

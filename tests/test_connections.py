@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import anyio
@@ -18,7 +18,7 @@ from sse_asgi import CloseReason, Shutdown, sse_app
 from sse_asgi.connections import Connections
 from sse_asgi.types import Message, Scope
 
-from .streams import Recorder, http_scope
+from .streams import Recorder, http_scope, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +143,46 @@ async def test_who_does_not_take_the_end_loses_the_connection_when_the_server_st
         shutdown.drain()
     assert recorder.report.reason is CloseReason.SHUTDOWN
     assert not connection.works()
+
+
+@on_mock_clock
+async def test_a_middleware_that_answers_every_receive_at_once() -> None:
+    """Waiting for the disconnect must not stop everybody else."""
+    calls = 0
+
+    async def receive() -> Message:
+        nonlocal calls
+        calls += 1
+        # Not for ever, or the test would not fail but hang.
+        return {"type": "http.request"} if calls < 10_000 else _DISCONNECT
+
+    with closing(Connection()) as connection:
+        recorder = Recorder()
+        app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
+        await app(connection.scope(), receive, connection.send)
+    assert recorder.report.reason is CloseReason.SEND_TIMEOUT
+    assert calls < 10_000
+
+
+class _Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [RuntimeError, _Stop])
+async def test_a_receive_that_raises_when_the_connection_was_given_up(
+    connection: Connection, error: type[BaseException]
+) -> None:
+    """The stream has its report all the same; and it is no error of the stream's."""
+
+    async def receive() -> Message:
+        await connection.lost()
+        raise error
+
+    recorder = Recorder()
+    app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
+    with pytest.raises(_Stop) if error is _Stop else nullcontext():
+        await app(connection.scope(), receive, connection.send)
+    assert recorder.report.reason is CloseReason.SEND_TIMEOUT
 
 
 @pytest.mark.parametrize("stops", [True, False])
