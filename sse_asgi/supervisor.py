@@ -762,8 +762,12 @@ class Stream:
         """
         # hypercorn shields its sends on trio. On trio this costs a task.
         if "hypercorn.trio" in sys.modules:
-            return loops.after(self._loop, seconds, self._give_up)
+            return loops.after(self._loop, seconds, self._give_up_send)
         return lambda: None
+
+    def _give_up_send(self) -> None:
+        if self._sending_since is not None:  # else it came to its end, and something else takes long
+            self._give_up()
 
     def _give_up(self) -> None:
         """Give the connection up, of a client that does not even take the end of the response."""

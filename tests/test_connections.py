@@ -7,7 +7,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -183,6 +183,37 @@ async def test_a_receive_that_raises_when_the_connection_was_given_up(
     with pytest.raises(_Stop) if error is _Stop else nullcontext():
         await app(connection.scope(), receive, connection.send)
     assert recorder.report.reason is CloseReason.SEND_TIMEOUT
+
+
+async def test_a_client_that_takes_its_time_and_a_source_too(
+    connection: Connection, shielded: bool
+) -> None:
+    """What takes longer than `cleanup_timeout` is both together, and no reason to give up."""
+    shutdown = Shutdown()
+    recorder = Recorder()
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a"
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.4)
+
+    async def send(message: Message) -> None:
+        connection.sent.append(message)
+        if message.get("body"):
+            with anyio.CancelScope(shield=shielded):
+                await anyio.sleep(0.2)
+
+    app = sse_app(source, cleanup_timeout=0.5, shutdown=shutdown, on_close=recorder.on_close)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, connection.scope(), connection.receive, send)
+        while len(connection.sent) < 2:
+            await anyio.sleep(0.001)
+        shutdown.drain()
+    assert recorder.report.reason is CloseReason.SHUTDOWN
+    assert connection.sent[-1].get("more_body") is False
+    assert connection.works()
 
 
 @pytest.mark.parametrize("stops", [True, False])
