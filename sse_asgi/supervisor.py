@@ -623,7 +623,8 @@ class Stream:
                 self._reason = reason
             self._state = State.CLOSING
             self._feeding.cancel()
-            if self._sending_since is None:  # else its time begins when the host gets to it
+            # While the host sends, its time has not begun.
+            if self._sending_since is None or self._watchdog_sends:
                 self._bound_cleanup()
 
     def _interrupt(self, reason: CloseReason) -> None:
