@@ -76,7 +76,7 @@ class Shutdown:
                 )
             if not streams_per_second > 0:
                 raise ValueError(f"streams_per_second must be > 0, not {streams_per_second!r}")
-        self._streams_per_second = streams_per_second
+        self._streams_per_second = None if streams_per_second == math.inf else streams_per_second
         self._said = False
         # Apart from what was said: this is about one server, and another may follow it.
         self.signalled = False
