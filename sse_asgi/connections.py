@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Connections", "connections"]
 
-#: Host and port of the client, host and port of the server.
+#: Host and port of the client, host and port of the server; no host for "any address".
 Ends: TypeAlias = tuple[str, int, str, int]
+
+#: What a server listens on where it is to be reached by all of its addresses.
+_ANY = ("0.0.0.0", "::")  # noqa: S104  it is only compared
 
 #: How soon, in seconds, to look at all open files again: many clients may stall together.
 LOOK_AGAIN = 1.0
@@ -50,8 +53,9 @@ class Connections:
         """Shut down the connection that a request came by; whether it was found."""
         try:
             client, server = scope["client"], scope["server"]
-            # granian has the ports as str.
-            ends = (client[0], int(client[1]), server[0], int(server[1]))
+            # granian has the ports as str, and as the server's host what it listens on.
+            host = "" if server[0] in _ANY else server[0]
+            ends = (client[0], int(client[1]), host, int(server[1]))
         except (KeyError, TypeError, IndexError, ValueError):
             return False
         connection = self._find(ends)
@@ -79,7 +83,8 @@ class Connections:
         except OSError:
             return None
         # Other threads open and close files, too: it may have become another one meanwhile.
-        if _ends_of_file(number) == ends:
+        now = _ends_of_file(number)
+        if now is not None and ends in (now, _on_any_host(now)):
             return socket.socket(fileno=number)
         os.close(number)
         return None
@@ -92,8 +97,15 @@ def _open_connections() -> dict[Ends, int]:
             for name in os.listdir(directory):
                 if (ends := _ends_of_file(int(name))) is not None:
                     found[ends] = int(name)
+                    ends = _on_any_host(ends)
+                    # Where there are two, it could be either.
+                    found[ends] = -1 if ends in found else int(name)
             break
     return found
+
+
+def _on_any_host(ends: Ends) -> Ends:
+    return *ends[:2], "", ends[3]
 
 
 def _ends_of_file(number: int) -> Ends | None:

@@ -767,7 +767,7 @@ class Stream:
         return lambda: None
 
     def _give_up_send(self) -> None:
-        if self._sending_since is not None:  # else it came to its end, and something else takes long
+        if self._sending_since is not None:  # else something else has taken so long
             self._give_up()
 
     def _give_up(self) -> None:

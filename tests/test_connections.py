@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 import anyio
@@ -267,6 +267,41 @@ async def test_a_scope_with_ports_as_text(connection: Connection, other: Connect
     host, port = connection.server.getpeername()
     assert Connections().give_up(connection.scope(client=(host, str(port))))
     assert not connection.works()
+
+
+@pytest.mark.parametrize("any_host", ["0.0.0.0", "::"])
+async def test_a_scope_with_what_the_server_listens_on(
+    connection: Connection, other: Connection, any_host: str
+) -> None:
+    """As granian has it."""
+    port = connection.server.getsockname()[1]
+    assert Connections().give_up(connection.scope(server=(any_host, port)))
+    assert not connection.works()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+async def test_two_connections_that_only_differ_by_the_address_of_the_server() -> None:
+    """Rather neither than the wrong one."""
+
+    def connect(listener: socket.socket, host: str, port: int) -> tuple[socket.socket, ...]:
+        client = stack.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind((host, port))
+        client.connect(listener.getsockname())
+        client.settimeout(10)
+        return client, stack.enter_context(listener.accept()[0])
+
+    with ExitStack() as stack:
+        one = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = one.getsockname()[1]
+        two = stack.enter_context(socket.create_server(("127.0.0.2", port)))
+        client, server = connect(one, "127.0.0.1", 0)
+        other_client, other_server = connect(two, *client.getsockname())
+        scope = http_scope(client=client.getsockname(), server=("0.0.0.0", port))
+        assert not Connections().give_up(scope)
+        for end, other_end in ((client, server), (other_client, other_server)):
+            other_end.sendall(b"x")
+            assert end.recv(1) == b"x"
 
 
 async def test_a_connection_of_ipv6(other: Connection) -> None:
