@@ -583,9 +583,9 @@ class Stream:
             if self._turn_comes is not None:
                 self._turn_comes.set()
                 self._turn_comes = None
-        timed_out = self._pause.cancelled_caught and self._clock() < self._drain_deadline()
-        if timed_out or self._given_up:
-            self._interrupt(CloseReason.SEND_TIMEOUT)
+        if self._pause.cancelled_caught or self._given_up:
+            told = self._clock() >= self._drain_deadline()
+            self._interrupt((told and self._reason) or CloseReason.SEND_TIMEOUT)
 
     def _wake_watchdog(self, at: float) -> None:
         if at < self._wakes:
@@ -606,6 +606,10 @@ class Stream:
         """Tell the source to end; the watchdog closes it after ``grace`` seconds."""
         self._drain_ends = min(self._drain_ends, self._clock() + grace)
         self._wake_watchdog(self._drain_deadline())
+        if self._watchdog_sends:  # and may not be woken
+            self._do_not_give_up()
+            rest = self._drain_ends - self._clock()
+            self._do_not_give_up = self._give_up_in(rest + self._cleanup_timeout)
         if self._state is State.OPEN:
             self._state = State.DRAINING
             self._reason = reason

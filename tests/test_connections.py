@@ -145,6 +145,35 @@ async def test_who_does_not_take_the_end_loses_the_connection_when_the_server_st
     assert not connection.works()
 
 
+async def test_who_does_not_take_a_ping_loses_the_connection_when_the_server_stops(
+    connection: Connection, shielded: bool
+) -> None:
+    """The watchdog, too, may be in a `send` that can't be cancelled."""
+    shutdown = Shutdown()
+    recorder = Recorder()
+    given_up = False
+    app = sse_app(
+        lambda: recorder.source(),
+        ping=0.05,
+        send_timeout=None,
+        cleanup_timeout=0.05,
+        shutdown=shutdown,
+        on_close=recorder.on_close,
+    )
+    send = connection.shielded_send if shielded else connection.send
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, connection.scope(), connection.receive, send)
+        while not any(message.get("body") for message in connection.sent):
+            await anyio.sleep(0.001)
+        shutdown.drain()
+        with anyio.move_on_after(10):
+            await connection.lost()
+            given_up = True
+        connection.client.close()  # or the test would not fail but hang
+    assert given_up
+    assert recorder.report.reason is CloseReason.SHUTDOWN
+
+
 @on_mock_clock
 async def test_a_middleware_that_answers_every_receive_at_once() -> None:
     """Waiting for the disconnect must not stop everybody else."""
