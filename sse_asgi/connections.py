@@ -16,7 +16,9 @@ import math
 import os
 import socket
 import struct
+import sys
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,19 +26,38 @@ from anyio.lowlevel import RunVar
 
 from .loops import after, clock, current_loop, of_this_loop
 
+if sys.platform.startswith("linux"):
+    import fcntl
+    import termios
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .types import Scope
 
 __all__ = ["Connections", "connections"]
 
-#: Host and port of the client, host and port of the server.
+#: Host and port of the client, host and port of the server; no host for "any address".
 Ends: TypeAlias = tuple[str, int, str, int]
 
 #: How much of the time may be spent on looking at all open files: many clients may stall together.
 SHARE = 0.1
 
+#: How long, in seconds, a client may take nothing of what waits for it before it is stuck.
+MOMENT = 0.5
+
+#: Where the open files of this process are listed.
+_FILES = next(filter(os.path.isdir, ("/proc/self/fd", "/dev/fd")), None)
+
+#: What a server listens on where it is to be reached by all of its addresses.
+_ANY = ("0.0.0.0", "::")  # noqa: S104  it is only compared
+
 #: What is not sent yet is forgotten when the server closes the socket (SO_LINGER).
 _FORGET = struct.pack("ii", 1, 0)
+
+
+class _TooEarly(Exception):
+    """To look at the open files again."""
 
 
 class Connections:
@@ -47,94 +68,157 @@ class Connections:
         self._clock = clock(self._loop)
         self._files: dict[Ends, int] = {}
         self._look_again = -math.inf
-        self._missed: list[Ends] = []
 
     def give_up(self, scope: Scope) -> bool:
         """Shut down the connection that a request came by; whether it was found.
 
         Where it is too early to look for it again, that is done later.
         """
+        ends = _ends_of_scope(scope)
+        return ends is not None and self._give_up(ends)
+
+    def give_up_if_stuck(self, scope: Scope, seconds: float) -> None:
+        """See in so many seconds whether the client takes what was written, and go on until it
+        has. If it does not, shut the connection down.
+        """
+        ends = _ends_of_scope(scope)
+        if ends is not None:
+            after(self._loop, seconds, partial(self._see_whether_stuck, ends, None))
+
+    def _give_up(self, ends: Ends) -> bool:
         try:
-            client, server = scope["client"], scope["server"]
-            # granian has the ports as str.
-            ends = (client[0], int(client[1]), server[0], int(server[1]))
-        except (KeyError, TypeError, IndexError, ValueError):
+            connection = self._find(ends)
+        except _TooEarly:
+            self._later(partial(self._give_up, ends))
             return False
-        if self._shut_down(ends):
-            return True
-        now = self._clock()
-        if now >= self._look_again:
-            self._look()
-            return self._shut_down(ends)
-        if not self._missed:
-            after(self._loop, self._look_again - now, self._look_for_missed)
-        self._missed.append(ends)
-        return False
-
-    def _look(self) -> None:
-        begin = perf_counter()
-        self._files = _open_connections()
-        self._look_again = self._clock() + (perf_counter() - begin) / SHARE
-
-    def _look_for_missed(self) -> None:
-        self._look()
-        missed, self._missed = self._missed, []
-        for ends in missed:
-            self._shut_down(ends)
-
-    def _shut_down(self, ends: Ends) -> bool:
-        connection = self._duplicate(ends)
         if connection is None:
             return False
-        with connection, suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
-            connection.shutdown(socket.SHUT_RDWR)
+        with connection:
+            _shut_down(connection)
         return True
+
+    def _see_whether_stuck(self, ends: Ends, before: int | None) -> None:
+        try:
+            connection = self._find(ends)
+        except _TooEarly:
+            self._later(partial(self._see_whether_stuck, ends, before))
+            return
+        if connection is None:
+            return
+        with connection:
+            waits, taken = _progress(connection)
+            if waits and taken == before:
+                _shut_down(connection)
+            elif waits:
+                after(self._loop, MOMENT, partial(self._see_whether_stuck, ends, taken))
+
+    def _find(self, ends: Ends) -> socket.socket | None:
+        """A duplicate of the socket that connects these addresses; ``None`` where there is none.
+
+        :raises _TooEarly: it is not known yet.
+        """
+        found = self._duplicate(ends)
+        if found is None:
+            self._look()
+            found = self._duplicate(ends)
+        return found
+
+    def _look(self) -> None:
+        now = self._clock()
+        if now < self._look_again:
+            raise _TooEarly
+        begin = perf_counter()
+        try:
+            self._files = _open_connections()
+        except OSError as exc:  # there are too many files: it takes one to list them
+            self._look_again = now + MOMENT
+            raise _TooEarly from exc
+        self._look_again = now + (perf_counter() - begin) / SHARE
+
+    def _later(self, function: Callable[[], object]) -> None:
+        after(self._loop, max(self._look_again - self._clock(), 0), function)
 
     def _duplicate(self, ends: Ends) -> socket.socket | None:
         if ends not in self._files:
             return None
         try:
-            duplicate = socket.socket(fileno=os.dup(self._files[ends]))
+            number = os.dup(self._files[ends])
         except OSError:
             return None
         # Other threads open and close files, too: it may have become another one meanwhile.
-        if _ends(duplicate) == ends:
-            return duplicate
-        duplicate.close()
+        now = _ends_of_file(number)
+        if now is not None and ends in (now, _on_any_host(now)):
+            return socket.socket(fileno=number)
+        os.close(number)
         return None
 
 
+def _ends_of_scope(scope: Scope) -> Ends | None:
+    try:
+        client, server = scope["client"], scope["server"]
+        # granian has the ports as str, and as the server's host what it listens on.
+        host = "" if server[0] in _ANY else server[0]
+        ends = (client[0], int(client[1]), host, int(server[1]))
+    except (KeyError, TypeError, IndexError, ValueError):
+        return None
+    # A proxy's X-Forwarded-For has no port.
+    return ends if ends[1] else None
+
+
 def _open_connections() -> dict[Ends, int]:
+    """The connections among the open files.
+
+    :raises OSError: they can't be listed now.
+    """
     found: dict[Ends, int] = {}
-    for directory in ("/proc/self/fd", "/dev/fd"):
-        with suppress(OSError):
-            for name in os.listdir(directory):
-                if (ends := _ends_of_file(int(name))) is not None:
-                    found[ends] = int(name)
-            break
+    for name in os.listdir(_FILES) if _FILES else ():
+        if (ends := _ends_of_file(int(name))) is not None:
+            found[ends] = int(name)
+            ends = _on_any_host(ends)
+            # Where there are two, it could be either.
+            found[ends] = -1 if ends in found else int(name)
     return found
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _progress(connection: socket.socket) -> tuple[bool, int]:
+    """Whether something waits to be taken by the client, and how much it has taken so far."""
+    if not sys.platform.startswith("linux"):
+        return True, 0
+    try:
+        (waits,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
+        # tcpi_bytes_acked of struct tcp_info.
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        (taken,) = struct.unpack_from("Q", info, 120)
+    except (OSError, struct.error):
+        return False, 0
+    return waits > 0, taken
+
+
+def _on_any_host(ends: Ends) -> Ends:
+    return *ends[:2], "", ends[3]
 
 
 def _ends_of_file(number: int) -> Ends | None:
     try:
-        # With all three given it is not asked for them. What is no socket fails below.
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=number)
-    except OSError:
+        borrowed = socket.socket(fileno=number)
+    except OSError:  # no socket
         return None
     try:
-        return _ends(borrowed)
+        if borrowed.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        client: Any = borrowed.getpeername()
+        server: Any = borrowed.getsockname()
+        return client[0], client[1], server[0], server[1]
+    except OSError:  # no connection
+        return None
     finally:
         borrowed.detach()
-
-
-def _ends(connection: socket.socket) -> Ends | None:
-    try:
-        client: Any = connection.getpeername()
-        server: Any = connection.getsockname()
-        return client[0], client[1], server[0], server[1]
-    except (OSError, IndexError):  # no connection, or none of the internet
-        return None
 
 
 _of_loop: RunVar[Connections] = RunVar("sse_asgi.connections")

@@ -70,13 +70,15 @@ class Shutdown:
 
     def __init__(self, *, streams_per_second: float | None = None) -> None:
         if streams_per_second is not None:
-            if not isinstance(streams_per_second, (int, float)) or streams_per_second is True:
+            if not isinstance(streams_per_second, (int, float)) or isinstance(
+                streams_per_second, bool
+            ):
                 raise TypeError(
                     f"streams_per_second must be a number or None, not {streams_per_second!r}"
                 )
             if not streams_per_second > 0:
                 raise ValueError(f"streams_per_second must be > 0, not {streams_per_second!r}")
-        self._streams_per_second = streams_per_second
+        self._streams_per_second = None if streams_per_second == math.inf else streams_per_second
         self._said = False
         # Apart from what was said: this is about one server, and another may follow it.
         self.signalled = False
@@ -174,14 +176,17 @@ class _Queue:
 
     def __init__(self, loop: object, per_second: float) -> None:
         self._loop = loop
-        self._per_tick = per_second * TICK
-        self._allowance = 1 - self._per_tick  # one at the first tick
+        self._per_second = per_second
+        self._allowance = 1.0
+        self._clock = clock(loop)
+        self._ticked = 0.0
         self.waiting: dict[Listener, list[float | None]] = {}
         self._stop: Callable[[], object] | None = None
 
     def append(self, listener: Listener, grace: float | None) -> None:
         self.waiting.setdefault(listener, []).append(grace)
         if self._stop is None:
+            self._ticked = self._clock() + TICK  # one at the first tick
             self._stop = repeat(self._loop, TICK, self._tell_some)
 
     def forget(self, listener: Listener) -> None:
@@ -191,7 +196,9 @@ class _Queue:
             self._stop = None
 
     def _tell_some(self) -> None:
-        self._allowance += self._per_tick
+        now = self._clock()
+        self._allowance += max(now - self._ticked, 0) * self._per_second
+        self._ticked = now
         while self._allowance >= 1 and self.waiting:
             self._allowance -= 1
             listener = next(iter(self.waiting))

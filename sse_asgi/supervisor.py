@@ -25,7 +25,7 @@ import math
 import random
 import sys
 import types
-from functools import partial
+from contextlib import suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
@@ -581,9 +581,9 @@ class Stream:
             if self._turn_comes is not None:
                 self._turn_comes.set()
                 self._turn_comes = None
-        timed_out = self._pause.cancelled_caught and self._clock() < self._drain_deadline()
-        if timed_out or self._given_up:
-            self._interrupt(CloseReason.SEND_TIMEOUT)
+        if self._pause.cancelled_caught or self._given_up:
+            told = self._clock() >= self._drain_deadline()
+            self._interrupt((told and self._reason) or CloseReason.SEND_TIMEOUT)
 
     def _wake_watchdog(self, at: float) -> None:
         if at < self._wakes:
@@ -609,6 +609,10 @@ class Stream:
         """Tell the source to end; the watchdog closes it after ``grace`` seconds."""
         self._drain_ends = min(self._drain_ends, self._clock() + grace)
         self._wake_watchdog(self._drain_deadline())
+        if self._watchdog_sends:  # and may not be woken
+            self._do_not_give_up()
+            rest = self._drain_ends - self._clock()
+            self._do_not_give_up = self._give_up_in(rest + self._cleanup_timeout)
         if self._state is State.OPEN:
             self._state = State.DRAINING
             self._reason = reason
@@ -626,7 +630,8 @@ class Stream:
                 self._reason = reason
             self._state = State.CLOSING
             self._feeding.cancel()
-            if self._sending_since is None:  # else its time begins when the host gets to it
+            # While the host sends, its time has not begun.
+            if self._sending_since is None or self._watchdog_sends:
                 self._bound_cleanup()
 
     def _interrupt(self, reason: CloseReason) -> None:
@@ -668,9 +673,11 @@ class Stream:
             if not (self._starting or self._ended or self._given_up or self._client_left()):
                 await self._take_leave()
         finally:
-            await self._leave_connection()
-            if self._options.on_close is not None:
-                await self._report(self._options.on_close)
+            try:
+                await self._leave_connection()
+            finally:
+                if self._options.on_close is not None:
+                    await self._report(self._options.on_close)
 
     async def _take_leave(self) -> None:
         self._do_not_give_up = self._give_up_in(self._cleanup_timeout)
@@ -694,16 +701,15 @@ class Stream:
                 self._give_up()
             elif self._shutdown.signalled:
                 # A server that stops waits until the client has taken what was written.
-                give_up = partial(self._connections.give_up, self._scope)
-                loops.after(self._loop, self._cleanup_timeout, give_up)
+                self._connections.give_up_if_stuck(self._scope, self._cleanup_timeout)
         if self._throttle is not None:
             self._throttle.release()
         if self._given_up:
             # The server should see it first: else it takes a response that is not complete for our
             # fault. That takes a turn of the event loop, if it looks at all.
-            with anyio.move_on_after(0.2, shield=True):
+            with anyio.move_on_after(0.2, shield=True), suppress(Exception):
                 while (await self._receive())["type"] != "http.disconnect":
-                    pass
+                    await anyio.sleep(0.01)  # a middleware may always have an answer, at once
 
     def _client_left(self) -> bool:
         return self._reason is CloseReason.CLIENT_DISCONNECTED
@@ -763,8 +769,12 @@ class Stream:
         """
         # hypercorn shields its sends on trio. On trio this costs a task.
         if "hypercorn.trio" in sys.modules:
-            return loops.after(self._loop, seconds, self._give_up)
+            return loops.after(self._loop, seconds, self._give_up_send)
         return lambda: None
+
+    def _give_up_send(self) -> None:
+        if self._sending_since is not None:  # else something else has taken so long
+            self._give_up()
 
     def _give_up(self) -> None:
         """Give the connection up, of a client that does not even take the end of the response."""
@@ -773,10 +783,11 @@ class Stream:
         if self._throttle is not None:
             self._given_up = self._throttle.abort()
             return
-        # With HTTP/2 there may be other streams, that are read.
-        leaving = self._reason in (CloseReason.SHUTDOWN, CloseReason.CANCELLED)
-        if leaving or self._scope.get("http_version", "1.1") < "2":
+        if self._scope.get("http_version", "1.1") < "2":
             self._given_up = self._connections.give_up(self._scope)
+        elif self._shutdown.signalled:
+            # There may be other streams, that are read.
+            self._connections.give_up_if_stuck(self._scope, 0)
 
     async def _report(self, on_close: Callable[[CloseReport], object]) -> None:
         assert self._reason is not None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from typing import Any
 
 import anyio
@@ -18,19 +20,30 @@ from sse_asgi import CloseReason, Shutdown, sse_app
 from sse_asgi.connections import Connections
 from sse_asgi.types import Message, Scope
 
-from .streams import Recorder, http_scope
+from .streams import Recorder, http_scope, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 
 _DISCONNECT = {"type": "http.disconnect"}
 
 
+@contextmanager
+def not_waiting(end: socket.socket) -> Iterator[None]:
+    timeout = end.gettimeout()
+    end.setblocking(False)
+    try:
+        yield
+    finally:
+        end.settimeout(timeout)
+
+
 class Connection:
     """A connection of TCP, both ends of it, and a server that only knows of it."""
 
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.client = socket.create_connection(listener.getsockname())
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, 0), family=family) as listener:
+            self.client = socket.create_connection(listener.getsockname()[:2])
             self.server, _ = listener.accept()
         for end in (self.client, self.server):
             end.settimeout(10)
@@ -51,6 +64,22 @@ class Connection:
             return self.client.recv(1) == b"x"
         except ConnectionError:
             return False
+
+    def fill(self) -> None:
+        """Write all that the buffers of both sides take."""
+        with not_waiting(self.server), suppress(BlockingIOError):
+            while True:
+                self.server.send(bytes(65536))
+
+    def read_some(self) -> None:
+        with not_waiting(self.client), suppress(BlockingIOError):
+            self.client.recv(50_000)
+
+    def given_up(self) -> bool:
+        """Whether the server's side is shut down."""
+        with not_waiting(self.server), suppress(BlockingIOError):
+            return self.server.recv(1) == b""
+        return False
 
     async def lost(self) -> None:
         """Wait until the server can see that the connection is gone."""
@@ -120,9 +149,8 @@ async def test_other_streams_of_the_connection_stay(connection: Connection) -> N
     assert connection.works()
 
 
-@pytest.mark.parametrize("version", ["1.1", "2"])
-async def test_who_does_not_take_the_end_loses_the_connection_when_the_server_stops(
-    connection: Connection, version: str, shielded: bool
+async def test_who_does_not_take_the_end_of_a_stream_loses_the_connection(
+    connection: Connection, shielded: bool
 ) -> None:
     """Regression 1: a server waits for such a client for ever."""
     shutdown = Shutdown()
@@ -136,7 +164,7 @@ async def test_who_does_not_take_the_end_loses_the_connection_when_the_server_st
     )
     send = connection.shielded_send if shielded else connection.send
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(app, connection.scope(http_version=version), connection.receive, send)
+        tasks.start_soon(app, connection.scope(), connection.receive, send)
         while not any(message.get("body") for message in connection.sent):
             await anyio.sleep(0.001)
         shutdown.drain()
@@ -144,34 +172,176 @@ async def test_who_does_not_take_the_end_loses_the_connection_when_the_server_st
     assert not connection.works()
 
 
-@pytest.mark.parametrize("stops", [True, False])
-async def test_what_a_stopping_server_has_taken_and_the_client_has_not(
-    connection: Connection, stops: bool
+async def test_who_does_not_take_a_ping_loses_the_connection_when_the_server_stops(
+    connection: Connection, shielded: bool
 ) -> None:
-    """The last chunk may lie in a buffer of the server for ever: then it would not stop. Where it
-    goes on, the connection may be used for other requests.
-    """
+    """The watchdog, too, may be in a `send` that can't be cancelled."""
+    shutdown = Shutdown()
+    recorder = Recorder()
+    given_up = False
+    app = sse_app(
+        lambda: recorder.source(),
+        ping=0.05,
+        send_timeout=None,
+        cleanup_timeout=0.05,
+        shutdown=shutdown,
+        on_close=recorder.on_close,
+    )
+    send = connection.shielded_send if shielded else connection.send
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, connection.scope(), connection.receive, send)
+        while not any(message.get("body") for message in connection.sent):
+            await anyio.sleep(0.001)
+        shutdown.drain()
+        with anyio.move_on_after(10):
+            await connection.lost()
+            given_up = True
+        connection.client.close()  # or the test would not fail but hang
+    assert given_up
+    assert recorder.report.reason is CloseReason.SHUTDOWN
+
+
+@on_mock_clock
+async def test_a_middleware_that_answers_every_receive_at_once() -> None:
+    """Waiting for the disconnect must not stop everybody else."""
+    calls = 0
+
+    async def receive() -> Message:
+        nonlocal calls
+        calls += 1
+        # Not for ever, or the test would not fail but hang.
+        return {"type": "http.request"} if calls < 10_000 else _DISCONNECT
+
+    with closing(Connection()) as connection:
+        recorder = Recorder()
+        app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
+        await app(connection.scope(), receive, connection.send)
+    assert recorder.report.reason is CloseReason.SEND_TIMEOUT
+    assert calls < 10_000
+
+
+class _Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [RuntimeError, _Stop])
+async def test_a_receive_that_raises_when_the_connection_was_given_up(
+    connection: Connection, error: type[BaseException]
+) -> None:
+    """The stream has its report all the same; and it is no error of the stream's."""
+
+    async def receive() -> Message:
+        await connection.lost()
+        raise error
+
+    recorder = Recorder()
+    app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
+    with pytest.raises(_Stop) if error is _Stop else nullcontext():
+        await app(connection.scope(), receive, connection.send)
+    assert recorder.report.reason is CloseReason.SEND_TIMEOUT
+
+
+async def test_a_client_that_takes_its_time_and_a_source_too(
+    connection: Connection, shielded: bool
+) -> None:
+    """What takes longer than `cleanup_timeout` is both together, and no reason to give up."""
+    shutdown = Shutdown()
+    recorder = Recorder()
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a"
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.4)
 
     async def send(message: Message) -> None:
         connection.sent.append(message)
+        if message.get("body"):
+            with anyio.CancelScope(shield=shielded):
+                await anyio.sleep(0.2)
+
+    app = sse_app(source, cleanup_timeout=0.5, shutdown=shutdown, on_close=recorder.on_close)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, connection.scope(), connection.receive, send)
+        while len(connection.sent) < 2:
+            await anyio.sleep(0.001)
+        shutdown.drain()
+    assert recorder.report.reason is CloseReason.SHUTDOWN
+    assert connection.sent[-1].get("more_body") is False
+    assert connection.works()
+
+
+@pytest.mark.parametrize(
+    ("version", "blocks", "client", "stops", "given_up"),
+    [
+        *((version, False, "reads nothing", True, True) for version in ("1.1", "2")),
+        *((version, False, "reads slowly", True, False) for version in ("1.1", "2")),
+        *((version, False, "has read all", True, False) for version in ("1.1", "2")),
+        *((version, False, "reads nothing", False, False) for version in ("1.1", "2")),
+        ("2", True, "reads nothing", True, True),
+        ("2", True, "reads nothing", False, False),
+    ],
+)
+async def test_what_a_stopping_server_has_taken_and_the_client_has_not(
+    connection: Connection, version: str, blocks: bool, client: str, stops: bool, given_up: bool
+) -> None:
+    """The last chunk may lie in a buffer of the server for ever: then it would not stop. Where it
+    goes on, the connection may be used for other requests; and with HTTP/2 other streams may be
+    read that have not ended yet.
+    """
+    if client != "has read all":
+        connection.fill()
+
+    async def send(message: Message) -> None:
+        connection.sent.append(message)
+        if blocks and message.get("more_body") is False:
+            await anyio.sleep_forever()
+
+    async def read_slowly() -> None:
+        while True:
+            connection.read_some()
+            await anyio.sleep(0.05)
 
     found = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         shutdown = Shutdown()
         app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown, cleanup_timeout=0.05)
+        scope = connection.scope(http_version=version)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(app, connection.scope(), connection.receive, send)
-            while len(connection.sent) < 2:
-                await anyio.sleep(0.001)
-            signal.raise_signal(signal.SIGTERM) if stops else shutdown.drain()
-        assert connection.sent[-1]["more_body"] is False
-        assert connection.works()
-        await anyio.sleep(0.1)
-        if stops:
-            await connection.lost()
-        assert connection.works() is not stops
+            async with anyio.create_task_group() as streams:
+                streams.start_soon(app, scope, connection.receive, send)
+                while len(connection.sent) < 2:
+                    await anyio.sleep(0.001)
+                signal.raise_signal(signal.SIGTERM) if stops else shutdown.drain()
+            assert connection.sent[-1]["more_body"] is False
+            assert not connection.given_up()
+            if client == "reads slowly":
+                tasks.start_soon(read_slowly)
+            if given_up:
+                with anyio.fail_after(10):
+                    await connection.lost()
+            else:
+                await anyio.sleep(1.5)
+            assert connection.given_up() is given_up
+            tasks.cancel_scope.cancel()
     finally:
         signal.signal(signal.SIGTERM, found)
+
+
+async def test_when_the_process_has_no_file_left(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that stall have them all, perhaps."""
+
+    def listdir(path: str) -> list[str]:
+        monkeypatch.undo()
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert not Connections().give_up(connection.scope())
+    with anyio.fail_after(10):
+        await connection.lost()
 
 
 @pytest.mark.parametrize(
@@ -197,6 +367,51 @@ async def test_a_scope_with_ports_as_text(connection: Connection, other: Connect
     assert not connection.works()
 
 
+@pytest.mark.parametrize("any_host", ["0.0.0.0", "::"])
+async def test_a_scope_with_what_the_server_listens_on(
+    connection: Connection, other: Connection, any_host: str
+) -> None:
+    """As granian has it."""
+    port = connection.server.getsockname()[1]
+    assert Connections().give_up(connection.scope(server=(any_host, port)))
+    assert not connection.works()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+async def test_two_connections_that_only_differ_by_the_address_of_the_server() -> None:
+    """Rather neither than the wrong one."""
+
+    def connect(listener: socket.socket, host: str, port: int) -> tuple[socket.socket, ...]:
+        client = stack.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind((host, port))
+        client.connect(listener.getsockname())
+        client.settimeout(10)
+        return client, stack.enter_context(listener.accept()[0])
+
+    with ExitStack() as stack:
+        one = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = one.getsockname()[1]
+        two = stack.enter_context(socket.create_server(("127.0.0.2", port)))
+        client, server = connect(one, "127.0.0.1", 0)
+        other_client, other_server = connect(two, *client.getsockname())
+        scope = http_scope(client=client.getsockname(), server=("0.0.0.0", port))
+        assert not Connections().give_up(scope)
+        for end, other_end in ((client, server), (other_client, other_server)):
+            other_end.sendall(b"x")
+            assert end.recv(1) == b"x"
+
+
+async def test_a_connection_of_ipv6(other: Connection) -> None:
+    try:
+        connection = Connection("::1")
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with closing(connection):
+        assert Connections().give_up(connection.scope())
+        assert not connection.works()
+
+
 async def test_a_file_that_has_become_another_one(connection: Connection) -> None:
     """The number of a file is given away again when it is closed."""
     gone = Connection()
@@ -211,6 +426,28 @@ async def test_a_file_that_has_become_another_one(connection: Connection) -> Non
         assert connection.works()
     finally:
         os.close(number)
+
+
+async def test_a_file_that_is_no_connection_any_more() -> None:
+    """It is left alone, and no duplicate of it is left behind."""
+    gone = Connection()
+    scope = gone.scope()
+    connections = Connections()
+    assert not connections.give_up(http_scope(client=("127.0.0.1", 1), server=("127.0.0.1", 1)))
+    reader, writer = os.pipe()
+    number = gone.server.fileno()
+    gone.close()
+    os.dup2(reader, number)
+    os.close(reader)
+    try:
+        assert not connections.give_up(scope)
+        os.write(writer, b"x")
+        assert os.read(number, 1) == b"x"
+        os.close(number)
+        with pytest.raises(BrokenPipeError):  # nobody has it open
+            os.write(writer, b"x")
+    finally:
+        os.close(writer)
 
 
 async def test_many_that_stall_together(

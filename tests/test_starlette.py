@@ -398,6 +398,32 @@ async def test_the_sender_is_cancelled_before_the_content_is_closed() -> None:
     assert ended == ["cancelled"]
 
 
+@on_mock_clock
+async def test_a_sender_that_fails_while_a_ping_is_stuck() -> None:
+    """The content has `cleanup_timeout` to end, and not as long as it likes."""
+
+    async def content() -> AsyncIterator[str]:
+        try:
+            await anyio.sleep_forever()
+            yield "never"
+        finally:
+            await anyio.sleep_forever()
+
+    async def feed() -> None:
+        await anyio.sleep(2)
+        raise RuntimeError("no more")
+
+    async def stuck(message: Any) -> None:
+        if message.get("body"):
+            await anyio.sleep_forever()
+
+    response = EventSourceResponse(
+        content(), data_sender_callable=feed, ping=1, send_timeout=5, cleanup_timeout=1
+    )
+    with anyio.fail_after(60), pytest.raises(RuntimeError, match="no more"):
+        await response(http_scope(), never, stuck)
+
+
 async def test_a_sender_that_still_writes_when_the_content_ends_is_no_error() -> None:
     send, receive = anyio.create_memory_object_stream[Any](0)
 
