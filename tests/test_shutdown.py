@@ -322,7 +322,7 @@ async def test_streams_are_told_to_end_one_after_another() -> None:
     assert [number for _, number in ended] == list(range(35))
     times = [time for time, _ in ended]
     assert times[-1] == pytest.approx(3.45, abs=0.06)  # a tick, or two
-    assert all(later - earlier >= 0.999 for earlier, later in zip(times, times[10:], strict=False))
+    assert all(later - earlier > 0.9 for earlier, later in zip(times, times[10:], strict=False))
     assert repr(shutdown) == "<Shutdown draining=True streams=0>"
 
 
