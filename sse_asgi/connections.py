@@ -26,10 +26,6 @@ from anyio.lowlevel import RunVar
 
 from .loops import after, clock, current_loop, of_this_loop
 
-if sys.platform.startswith("linux"):
-    import fcntl
-    import termios
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -190,6 +186,9 @@ def _progress(connection: socket.socket) -> tuple[bool, int]:
     """Whether something waits to be taken by the client, and how much it has taken so far."""
     if not sys.platform.startswith("linux"):
         return True, 0
+    import fcntl  # not everywhere
+    import termios
+
     try:
         (waits,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
         # tcpi_bytes_acked of struct tcp_info.
