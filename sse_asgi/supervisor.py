@@ -706,8 +706,12 @@ class Stream:
             self._throttle.release()
         if self._given_up:
             # The server should see it first: else it takes a response that is not complete for our
-            # fault. That takes a turn of the event loop, if it looks at all.
-            with anyio.move_on_after(0.2, shield=True), suppress(Exception):
+            # fault. That takes a turn of the event loop, if it looks at all; and with HTTP/2 it
+            # takes a moment to see whether it is the connection that is stuck.
+            with (
+                anyio.move_on_after(0.2 if self._is_http1() else 1, shield=True),
+                suppress(Exception),
+            ):
                 while (await self._receive())["type"] != "http.disconnect":
                     await anyio.sleep(0.01)  # a middleware may always have an answer, at once
 
@@ -783,11 +787,15 @@ class Stream:
         if self._throttle is not None:
             self._given_up = self._throttle.abort()
             return
-        if self._scope.get("http_version", "1.1") < "2":
+        if self._is_http1():
             self._given_up = self._connections.give_up(self._scope)
         elif self._shutdown.signalled:
             # There may be other streams, that are read.
             self._connections.give_up_if_stuck(self._scope, 0)
+            self._given_up = True
+
+    def _is_http1(self) -> bool:
+        return str(self._scope.get("http_version", "1.1")) < "2"
 
     async def _report(self, on_close: Callable[[CloseReport], object]) -> None:
         assert self._reason is not None
