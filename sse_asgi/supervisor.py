@@ -35,7 +35,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import loops
 from .connections import connections
-from .daphne import Throttle, throttle
+from .daphne import Throttle, hold, throttle
 from .encoder import encode
 from .errors import HTTPError
 from .states import CloseReason, CloseReport, State
@@ -185,10 +185,12 @@ class Stream:
 
     async def run(self) -> None:
         """Serve the stream to its end; what the source raised leaves as itself."""
+        let_stop: Callable[[], object] = lambda: None
         if _is_daphne(self._scope):
             self._throttle = throttle(self._scope, self._raw_send)
             if self._throttle is not None:
                 self._raw_send = self._throttle.send
+            let_stop = hold(partial(self._shut_down, 0))
         self._shutdown.listen(self._shut_down)
         try:
             if self._shutdown.draining:
@@ -206,15 +208,15 @@ class Stream:
             self._cancelled = exc  # from around the application; leaves below
         finally:
             self._shutdown.forget(self._shut_down)
-        await self._end()
+        try:
+            await self._end()
+        finally:
+            let_stop()
         leaves = self._error or self._cancelled
         stopped_by_daphne = self._shutdown.signalled and _is_daphne(self._scope)
         self._error = self._failure = self._cancelled = None
         if stopped_by_daphne and isinstance(leaves, self._cancelled_type):
-            # It waits for its applications, but no longer when one of them was cancelled; and
-            # HTTP/2 sends what it has when it has a turn, and should have one.
-            await anyio.sleep(0.05)
-            return
+            return  # it waits for its applications, but no longer when one of them was cancelled
         if leaves is not None:
             try:
                 raise leaves

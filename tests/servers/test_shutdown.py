@@ -121,6 +121,27 @@ def test_server_stops_with_many_clients(
     assert server.summary()["closed shutdown"] == clients
 
 
+@pytest.mark.parametrize("name", [name for name in KINDS if not KINDS[name].http2])
+def test_server_stops_with_half_a_request(
+    start_server: StartServer, usual_exit_code: UsualExitCode, name: str
+) -> None:
+    """Regression 1, with somebody who does not finish what he has to say."""
+    server = start_server(name)
+    with ExitStack() as stack:
+        half = stack.enter_context(server.address.connect())
+        half.sendall(b"GET /clock HTTP/1.1\r\nho")
+        paths = ("/idle", "/clock", "/thread")
+        responses = [
+            response for path in paths for response in open_streams(server, stack, path, 2)
+        ]
+        server.signal(signal.SIGTERM)
+        for response in responses:
+            assert response.read_to_end() == "complete"
+        assert server.wait() == usual_exit_code(name, signal.SIGTERM)
+    assert server.complaints() == []
+    assert server.summary()["closed shutdown"] == len(responses)
+
+
 @pytest.mark.parametrize("others", [0, 2])
 @pytest.mark.parametrize("name", UVICORN)
 def test_requests_that_race_the_signal(
