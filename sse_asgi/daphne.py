@@ -153,16 +153,15 @@ class _Hold:
 _of_loop: RunVar[_Hold] = RunVar("sse_asgi.daphne")
 
 
-def hold(shut_down: Callable[[], object]) -> Callable[[], object]:
+def hold(shut_down: Callable[[], object]) -> Callable[[], object] | None:
     """Have daphne not stop before what is returned is called.
 
-    Nothing happens where that can't be done.
-
-    :param shut_down: called when daphne is stopping.
+    :param shut_down: called when daphne is stopping, and has cancelled its applications.
+    :returns: ``None`` where that can't be done.
     """
     reactor = _reactor()
     if reactor is None:
-        return lambda: None
+        return None
     return of_this_loop(_of_loop, partial(_Hold, reactor)).add(shut_down)
 
 

@@ -119,6 +119,7 @@ class Stream:
         self._receive = receive
         self._raw_send = send
         self._throttle: Throttle | None = None
+        self._daphne_tells = False  # that the server is stopping
         self._shutdown = shutdown
         self._status = status
         self._headers = options.response_headers if headers is None else headers
@@ -185,12 +186,13 @@ class Stream:
 
     async def run(self) -> None:
         """Serve the stream to its end; what the source raised leaves as itself."""
-        let_stop: Callable[[], object] = lambda: None
+        let_stop = None
         if _is_daphne(self._scope):
             self._throttle = throttle(self._scope, self._raw_send)
             if self._throttle is not None:
                 self._raw_send = self._throttle.send
             let_stop = hold(partial(self._shut_down, 0))
+            self._daphne_tells = let_stop is not None
         self._shutdown.listen(self._shut_down)
         try:
             if self._shutdown.draining:
@@ -211,7 +213,8 @@ class Stream:
         try:
             await self._end()
         finally:
-            let_stop()
+            if let_stop is not None:
+                let_stop()
         leaves = self._error or self._cancelled
         stopped_by_daphne = self._shutdown.signalled and _is_daphne(self._scope)
         self._error = self._failure = self._cancelled = None
@@ -600,6 +603,8 @@ class Stream:
 
     def _shut_down(self, grace: float | None) -> None:
         if grace is None:
+            if self._daphne_tells and self._shutdown.signalled:
+                return  # when it has cancelled us: later that would cut the source's cleanup short
             grace = self._options.shutdown_grace_period
         self._drain(CloseReason.SHUTDOWN, grace)
 
