@@ -35,8 +35,11 @@ PACE = max(1.0, CLIENTS / 200)
 #: HTTP/1.1, as the clients.
 SERVERS = kinds(lambda kind: not kind.http2 and kind.entry_point == "sse_app")
 
-#: Streams that end by themselves, that never do, from threads, and more than a client can take.
-PATHS = ["/events", "/clock", "/idle", "/ping", "/thread", "/big-patient", "/echo"]
+#: Streams that end by themselves, that never do, and from threads.
+PATHS = ["/events", "/clock", "/idle", "/ping", "/thread", "/echo"]
+
+#: More than a client can take. Each of these uses all that it gets of a processor.
+BUSY_PATH = "/big-patient"
 
 pytestmark = pytest.mark.timeout(SECONDS + (4 + ROUNDS) * DEADLINE)
 
@@ -76,7 +79,8 @@ class Crowd:
             pass
 
     def ask(self, writer: asyncio.StreamWriter) -> None:
-        path = self.chance.choice(PATHS)
+        busy = self.chance.random() < 0.15 / PACE
+        path = BUSY_PATH if busy else self.chance.choice(PATHS)
         writer.write(f"GET {path}?tag=soak HTTP/1.1\r\nhost: test\r\n\r\n".encode())
 
     async def read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
