@@ -145,7 +145,7 @@ class _Hold:
     def _stop(self) -> Any:
         defer: Any = sys.modules["twisted.internet.defer"]
         self._ended = defer.Deferred()
-        for shut_down in self._streams:
+        for shut_down in tuple(self._streams):
             shut_down()
         return self._ended
 
