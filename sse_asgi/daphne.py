@@ -1,9 +1,13 @@
-"""Back-pressure on daphne, whose ``send`` never waits.
+"""What daphne needs to be a server like others: back-pressure, and an orderly end.
 
 daphne writes all that it is given to Twisted's transport, which buffers it without a bound. But the
 transport tells a producer that has registered with a request when its buffer is full, and when it
 is empty again. So the request that a stream answers is looked for in the server. Where it is not
 found, in some later version say, ``send`` does not wait, and that is all.
+
+When it is told to stop, daphne cancels its applications and waits for them; but it fails at that,
+and breaks off whatever there is, where a client has sent half of a request. So Twisted is asked to
+wait for streams, by the trigger that it has for that.
 """
 
 from __future__ import annotations
@@ -11,16 +15,23 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .loops import current_loop
+from anyio.lowlevel import RunVar
+
+from .loops import after, current_loop, of_this_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .types import Message, Scope, Send
 
-__all__ = ["Throttle", "throttle"]
+__all__ = ["Throttle", "hold", "throttle"]
+
+#: What was written to a connection leaves it in a later turn of the event loop, with HTTP/2 in the
+#: one after it: so many seconds pass until the last stream has ended for good.
+LAST_WORDS = 0.05
 
 
 class Throttle:
@@ -92,16 +103,72 @@ def throttle(scope: Scope, send: Send) -> Throttle | None:
 
     :returns: ``None`` where it can't be done.
     """
-    reactor: Any = sys.modules.get("twisted.internet.reactor")
-    if getattr(reactor, "_asyncioEventloop", None) is not current_loop():
-        return None
-    for request in _requests(reactor):
+    reactor = _reactor()
+    for request in _requests(reactor) if reactor is not None else ():
         if _is_answered(request, scope):
             if _is_open(request):
                 with suppress(RuntimeError, ValueError):  # it has another producer
                     return Throttle(request, send)
             break
     return None
+
+
+class _Hold:
+    """Keeps Twisted's reactor from stopping before the streams of its event loop have ended."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._loop = current_loop()
+        self._streams: set[Callable[[], object]] = set()
+        self._trigger: Any = None
+        self._ended: Any = None  # a Deferred, when the reactor is stopping
+
+    def add(self, shut_down: Callable[[], object]) -> Callable[[], object]:
+        if self._ended is not None:
+            shut_down()
+            return lambda: None  # it is not waited for: there may always be more
+        self._streams.add(shut_down)
+        if self._trigger is None:
+            self._trigger = self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
+        return partial(self._remove, shut_down)
+
+    def _remove(self, shut_down: Callable[[], object]) -> None:
+        self._streams.remove(shut_down)
+        if self._streams:
+            return
+        if self._ended is not None:
+            after(self._loop, LAST_WORDS, partial(self._ended.callback, None))
+        else:
+            self._reactor.removeSystemEventTrigger(self._trigger)
+            self._trigger = None
+
+    def _stop(self) -> Any:
+        defer: Any = sys.modules["twisted.internet.defer"]
+        self._ended = defer.Deferred()
+        for shut_down in tuple(self._streams):
+            shut_down()
+        return self._ended
+
+
+_of_loop: RunVar[_Hold] = RunVar("sse_asgi.daphne")
+
+
+def hold(shut_down: Callable[[], object]) -> Callable[[], object] | None:
+    """Have daphne not stop before what is returned is called.
+
+    :param shut_down: called when daphne is stopping, and has cancelled its applications.
+    :returns: ``None`` where that can't be done.
+    """
+    reactor = _reactor()
+    if reactor is None:
+        return None
+    return of_this_loop(_of_loop, partial(_Hold, reactor)).add(shut_down)
+
+
+def _reactor() -> Any:
+    """Twisted's reactor, if it runs in this event loop."""
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    return reactor if getattr(reactor, "_asyncioEventloop", None) is current_loop() else None
 
 
 def _requests(reactor: Any) -> Iterator[Any]:

@@ -26,6 +26,7 @@ import random
 import sys
 import types
 from contextlib import suppress
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import loops
 from .connections import connections
-from .daphne import Throttle, throttle
+from .daphne import Throttle, hold, throttle
 from .encoder import encode
 from .errors import HTTPError
 from .states import CloseReason, CloseReport, State
@@ -119,6 +120,7 @@ class Stream:
         self._receive = receive
         self._raw_send = send
         self._throttle: Throttle | None = None
+        self._daphne_tells = False  # that the server is stopping
         self._shutdown = shutdown
         self._status = status
         self._headers = options.response_headers if headers is None else headers
@@ -185,10 +187,13 @@ class Stream:
 
     async def run(self) -> None:
         """Serve the stream to its end; what the source raised leaves as itself."""
+        let_stop = None
         if _is_daphne(self._scope):
             self._throttle = throttle(self._scope, self._raw_send)
             if self._throttle is not None:
                 self._raw_send = self._throttle.send
+            let_stop = hold(partial(self._shut_down, 0))
+            self._daphne_tells = let_stop is not None
         self._shutdown.listen(self._shut_down)
         try:
             if self._shutdown.draining:
@@ -206,14 +211,16 @@ class Stream:
             self._cancelled = exc  # from around the application; leaves below
         finally:
             self._shutdown.forget(self._shut_down)
-        await self._end()
+        try:
+            await self._end()
+        finally:
+            if let_stop is not None:
+                let_stop()
         leaves = self._error or self._cancelled
+        stopped_by_daphne = self._shutdown.signalled and _is_daphne(self._scope)
         self._error = self._failure = self._cancelled = None
-        if self._stopped_by_daphne() and isinstance(leaves, self._cancelled_type):
-            # It waits for its applications, but no longer when one of them was cancelled; and
-            # HTTP/2 sends what it has when it has a turn, and should have one.
-            await anyio.sleep(0.05)
-            return
+        if stopped_by_daphne and isinstance(leaves, self._cancelled_type):
+            return  # it waits for its applications, but no longer when one of them was cancelled
         if leaves is not None:
             try:
                 raise leaves
@@ -597,13 +604,10 @@ class Stream:
 
     def _shut_down(self, grace: float | None) -> None:
         if grace is None:
+            if self._daphne_tells and self._shutdown.signalled:
+                return  # when it has cancelled us: later that would cut the source's cleanup short
             grace = self._options.shutdown_grace_period
-        if self._stopped_by_daphne():
-            grace = max(grace, 1)  # it cancels us in a moment; the source should get that once
         self._drain(CloseReason.SHUTDOWN, grace)
-
-    def _stopped_by_daphne(self) -> bool:
-        return self._shutdown.signalled and _is_daphne(self._scope)
 
     def _drain(self, reason: CloseReason, grace: float) -> None:
         """Tell the source to end; the watchdog closes it after ``grace`` seconds."""

@@ -67,7 +67,7 @@ apps: dict[str, ASGIApp] = {}
 
 
 def note(what: str) -> None:
-    history[tag.get()].append(what)
+    history[tag.get()].append(sys.intern(what))  # test_soak.py looks at the memory
 
 
 def note_cleanup() -> None:
@@ -311,9 +311,16 @@ def left() -> dict[str, int]:
     """What streams are made of, and may leave behind."""
     gc.collect()
     kinds = ("Stream", "AsyncSource", "ThreadSource", "StreamOptions", "SSERequest")
-    counted = Counter(type(thing).__name__ for thing in gc.get_objects())
+    things = gc.get_objects()
+    counted = Counter(type(thing).__name__ for thing in things)
     return {
         **{kind: counted[kind] for kind in kinds},
+        "objects": len(things),
+        "running": sum(running.values()),
+        "tasks": tasks(),
+        "threads": threading.active_count(),
+        "threads in sources": threads_in_sources(),
+        "thread tokens": current_thread_limiter().borrowed_tokens,
         "files": len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
         "resident KiB": psutil.Process().memory_info().rss // 1024,
     }
@@ -334,11 +341,11 @@ def status() -> dict[str, Any]:
     }
 
 
-def print_summary() -> None:
+def print_summary(at_exit: bool = False) -> None:
     """Say what there has been, when the last stream and the lifespan are over: hypercorn ends the
     lifespan while streams that it has cancelled are still being closed.
     """
-    if sum(running.values()) == 0:
+    if at_exit or sum(running.values()) == 0:
         total = Counter(what for notes in history.values() for what in notes)
         # In one piece, as there may be several processes.
         sys.stdout.write(f"summary of {os.getpid()} {json.dumps(total)}\n")
@@ -346,7 +353,7 @@ def print_summary() -> None:
 
 
 if "daphne" in sys.modules:  # it has no lifespan
-    atexit.register(print_summary)
+    atexit.register(print_summary, at_exit=True)
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,7 +2,7 @@
 drained and started again; and what is left when they have gone.
 
 `SSE_ASGI_TEST_SOAK` is how many seconds that goes on (10), `SSE_ASGI_TEST_SOAK_CLIENTS` how many
-clients there are at any time (100).
+clients there are at any time (100). Thousands need `ulimit -n`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,27 @@ from pathlib import Path
 import pytest
 
 from .clients import DEADLINE, wait_for
-from .harness import Server, require_package, steady_port
+from .harness import KINDS, Server, kinds, require_package, steady_port
 
 SECONDS = float(os.environ.get("SSE_ASGI_TEST_SOAK", "10"))
 CLIENTS = int(os.environ.get("SSE_ASGI_TEST_SOAK_CLIENTS", "100"))
 
-#: Streams that end by themselves, that never do, from threads, and more than a client can take.
-PATHS = ["/events", "/clock", "/idle", "/ping", "/thread", "/big-patient", "/echo"]
+#: How often all clients come and go while there is one server.
+ROUNDS = 3
 
-pytestmark = pytest.mark.timeout(SECONDS + 4 * DEADLINE)
+#: More clients each do less, for the machine does no more than this.
+PACE = max(1.0, CLIENTS / 200)
+
+#: HTTP/1.1, as the clients.
+SERVERS = kinds(lambda kind: not kind.http2 and kind.entry_point == "sse_app")
+
+#: Streams that end by themselves, and one that does nothing.
+QUIET = ["/events", "/idle", "/echo"]
+
+#: Those with more events, one of them from a thread, and one with more than a client can take.
+LIVELY = ["/clock", "/ping", "/thread", "/big-patient"]
+
+pytestmark = pytest.mark.timeout(SECONDS + (4 + ROUNDS) * DEADLINE)
 
 
 class Crowd:
@@ -48,7 +60,7 @@ class Crowd:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=4096)
             except OSError:  # the server is away
                 self.done["refused"] += 1
-                await asyncio.sleep(0.05)
+                await self.pause(0.1)
                 continue
             try:
                 await behaviour(reader, writer)
@@ -62,12 +74,13 @@ class Crowd:
 
     async def pause(self, most: float) -> None:
         try:
-            await asyncio.wait_for(self.over.wait(), self.chance.uniform(0, most))
+            await asyncio.wait_for(self.over.wait(), self.chance.uniform(0, most * PACE))
         except asyncio.TimeoutError:
             pass
 
     def ask(self, writer: asyncio.StreamWriter) -> None:
-        path = self.chance.choice(PATHS)
+        lively = self.chance.random() < 0.6 / PACE
+        path = self.chance.choice(LIVELY if lively else QUIET)
         writer.write(f"GET {path}?tag=soak HTTP/1.1\r\nhost: test\r\n\r\n".encode())
 
     async def read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,24 +118,36 @@ class Crowd:
 
 def complaints(server: Server) -> list[str]:
     # What asyncio says of a source that never waits, until it hears that its client has left.
-    return [line for line in server.complaints() if "socket.send() raised" not in line]
+    forgiven = ["socket.send() raised"]
+    if server.name == "hypercorn":
+        forgiven.append("ResourceWarning")  # it leaves those who come while it stops
+    return [line for line in server.complaints() if not any(what in line for what in forgiven)]
 
 
-def settled(server: Server) -> dict[str, int]:
-    """What is left when everybody has gone, and the server has noticed."""
-    server.wait_for_status(
-        "soak", lambda status: not status["running"] and not status["thread_tokens"]
-    )
+#: What is there while there are streams, and not when they are over.
+OF_STREAMS = (
+    "Stream",
+    "AsyncSource",
+    "ThreadSource",
+    "SSERequest",
+    "running",
+    "threads in sources",
+    "thread tokens",
+)
+
+
+def settled(server: Server, bounds: dict[str, float]) -> dict[str, int]:
+    """What is left when everybody has gone, and the server has noticed: of some things no more
+    than `bounds`.
+    """
     left = server.left()
 
     def nothing() -> bool:
         nonlocal left
         left = server.left()
-        streams = left["Stream"], left["AsyncSource"], left["ThreadSource"], left["SSERequest"]
-        # A server may keep some connections for a while, but not those of all who have been there.
-        return not any(streams) and left["files"] < CLIENTS / 2
+        return all(left[what] <= bound for what, bound in bounds.items())
 
-    wait_for(nothing, lambda: left)
+    wait_for(nothing, lambda: {"left": left, "expected": bounds})
     return left
 
 
@@ -137,16 +162,17 @@ async def crowd(port: int, chance: random.Random) -> AsyncIterator[Crowd]:
         await asyncio.gather(*tasks)
 
 
-@pytest.mark.parametrize("name", ["uvicorn-h11", "uvicorn-httptools", "hypercorn-trio"])
+@pytest.mark.parametrize("name", SERVERS)
 def test_nothing_is_left(
     tmp_path: Path, name: str, record_property: Callable[[str, object], None]
 ) -> None:
-    if name == "uvicorn-httptools":
-        require_package("uvloop")
+    for package in KINDS[name].packages:
+        require_package(package)
     seed = random.randrange(2**32)
     record_property("seed", seed)
     chance = random.Random(seed)
     port = steady_port()
+    done: Counter[str] = Counter()
 
     def start() -> Server:
         server = Server(name, tmp_path, None, port)
@@ -154,38 +180,50 @@ def test_nothing_is_left(
         return server
 
     async def soak(first: Server) -> Server:
-        """Half of the time with one server, half with another that takes its place."""
+        """Half of the time with one server; then another takes its place, for the first round."""
         async with crowd(port, chance) as clients:
             await asyncio.sleep(SECONDS / 2)
             first.signal(signal.SIGTERM)
             await asyncio.to_thread(first.wait)
             second = await asyncio.to_thread(start)
-            await asyncio.sleep(SECONDS / 2)
-        record_property("clients", dict(clients.done))
-        assert all(clients.done[what] > 0 for what in ("read", "stall", "vanish", "hesitate"))
+            await asyncio.sleep(SECONDS / 2 / ROUNDS)
+        done.update(clients.done)
         return second
 
     async def once_more() -> None:
-        async with crowd(port, chance):
-            await asyncio.sleep(SECONDS / 2)
+        async with crowd(port, chance) as clients:
+            await asyncio.sleep(SECONDS / 2 / ROUNDS)
+        done.update(clients.done)
 
     first = start()
     second: Server | None = None
     try:
+        fresh = first.left()
         second = asyncio.run(soak(first))
         summary = first.summary()
         assert summary["source started"] > CLIENTS / 10
         cleaned_up = [n for what, n in summary.items() if what.startswith("source cleaned up")]
-        assert sum(cleaned_up) == summary["source started"]
+        cut_short = summary["source started"] - sum(cleaned_up)
+        # daphne cancels what is there: a cleanup that waits at that moment, too.
+        assert cut_short <= (CLIENTS / 20 if name == "daphne" else 0)
+        reasons = [n for what, n in summary.items() if what.startswith("closed ")]
+        assert sum(reasons) == summary["app returned"]
         assert complaints(first) == []
 
-        before = settled(second)  # with what the first streams have brought, and stays
-        asyncio.run(once_more())
-        after = settled(second)
-        record_property("left", {"before": before, "after": after})
-        assert second.status("soak")["threads_in_sources"] == 0
-        assert after["StreamOptions"] == before["StreamOptions"]
-        assert after["resident KiB"] < before["resident KiB"] * 1.5
+        bounds = dict.fromkeys(OF_STREAMS, 0.0)
+        # What connects, and what the server has opened for itself meanwhile.
+        bounds.update(files=fresh["files"] + 5, tasks=fresh["tasks"] + 5)
+        left = [settled(second, bounds)]
+        # After the first round there is what the first streams bring, and stays.
+        bounds.update(objects=left[0]["objects"] * 1.02, StreamOptions=left[0]["StreamOptions"])
+        for _ in range(ROUNDS - 1):
+            asyncio.run(once_more())
+            left.append(settled(second, bounds))
+        record_property("clients", dict(done))
+        record_property("first", summary)
+        record_property("left", [fresh, *left])
+        assert all(done[what] > 0 for what in ("read", "stall", "vanish", "hesitate"))
+        assert left[-1]["resident KiB"] < left[0]["resident KiB"] * 1.25
         assert complaints(second) == []
     finally:
         first.kill()
