@@ -100,7 +100,7 @@ def observe(
             begin = time.monotonic()
             server.signal(number)
             for _ in range(situation.signals - 1):
-                time.sleep(0.3)
+                time.sleep(0.1)
                 server.signal(number)
             endings = frozenset(response.read_to_end() for response in responses)
             for response in responses:
