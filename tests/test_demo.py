@@ -746,6 +746,8 @@ async def test_how_nothing_can_be_said() -> None:
 
 
 async def test_what_is_too_long_is_not_read_to_its_end() -> None:
+    parts = 0
+
     async def receive() -> Message:
         nonlocal parts
         parts += 1
@@ -754,7 +756,6 @@ async def test_what_is_too_long_is_not_read_to_its_end() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    parts = 0
     sent: list[Message] = []
     headers = [(b"content-type", b"application/json")]
     scope: Scope = {"type": "http", "method": "POST", "path": "/say", "headers": headers}
