@@ -1,7 +1,7 @@
 """Server-Sent Events for any ASGI application."""
 
 from .app import SSEApp, sse_app
-from .errors import EventTooLargeError, HTTPError, SSEError
+from .errors import EventTooLargeError, HTTPError, HubClosedError, HubError, SSEError
 from .event import JSONServerSentEvent, ServerSentEvent
 from .options import StreamOptions
 from .request import SSERequest
@@ -14,6 +14,8 @@ __all__ = [
     "CloseReport",
     "EventTooLargeError",
     "HTTPError",
+    "HubClosedError",
+    "HubError",
     "JSONServerSentEvent",
     "SSEApp",
     "SSEError",

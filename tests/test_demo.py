@@ -28,7 +28,8 @@ from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
 from sse_asgi.demo.app import create_app
 from sse_asgi.demo.machine import Sample, samples
 from sse_asgi.demo.tail import LogReader, tail
-from sse_asgi.testing import connect
+from sse_asgi.testing import Connection, connect
+from sse_asgi.types import ASGIApp, Message, Scope
 
 pytestmark = pytest.mark.anyio
 
@@ -644,9 +645,123 @@ async def test_application(log: Path) -> None:
         async with connect(app, "/log", headers={"last-event-id": stream.last_event_id}) as stream:
             append(log, b"four\n")
             assert (await stream.receive()).data == "four"
-        async with connect(app, "/stats") as stream:
+        async with connect(app, "/events") as stream:
             assert (await stream.receive()).event == "machine"
             assert (await stream.receive()).event == "sample"
+
+
+# The wall.
+
+
+@asynccontextmanager
+async def speaking_to(app: ASGIApp) -> AsyncGenerator[httpx.AsyncClient, None]:
+    transport = httpx.ASGITransport(app)
+    with anyio.fail_after(HANG):
+        async with httpx.AsyncClient(transport=transport, base_url="http://demo") as client:
+            yield client
+
+
+async def said(stream: Connection, count: int = 1) -> list[str]:
+    """The next messages, without what else there is on the stream."""
+    messages: list[str] = []
+    while len(messages) < count:
+        event = await stream.receive()
+        assert event.event in {"machine", "sample", "said"}
+        if event.event == "said":
+            messages.append(json.loads(event.data)["text"])
+    return messages
+
+
+async def test_what_one_says_everybody_gets() -> None:
+    app = create_app()
+    async with speaking_to(app) as client, connect(app, "/events") as one:
+        async with connect(app, "/events") as two:
+            for text in ("hello", "<b>&amp;</b> \N{SNOWMAN}"):
+                answer = await client.post("/say", json={"text": f" {text}\n"})
+                assert answer.status_code == 201
+                assert await said(one) == await said(two) == [text]
+                assert two.last_event_id == answer.text.strip()
+        # Who was away gets what it has missed; who comes for the first time what there is.
+        for text in ("while", "away"):
+            await client.post("/say", json={"text": text})
+        async with connect(app, "/events", headers={"last-event-id": two.last_event_id}) as stream:
+            assert await said(stream, 2) == ["while", "away"]
+        async with connect(app, "/events") as stream:
+            assert (await said(stream, 4))[::3] == ["hello", "away"]
+
+
+async def test_what_is_said_again_is_said_once() -> None:
+    app = create_app()
+    async with speaking_to(app) as client, connect(app, "/events") as stream:
+        message = {"text": "once", "key": "k" * 64}
+        answers = [await client.post("/say", json=message) for _ in range(2)]
+        assert answers[0].text == answers[1].text
+        await client.post("/say", json={"text": "more"})
+        assert await said(stream, 2) == ["once", "more"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[" * 5000,
+        b"[]",
+        b"{}",
+        b'{"text": 1}',
+        b'{"text": " \\n"}',
+        b'{"text": "\\ud800"}',
+        json.dumps({"text": "x" * 501}).encode(),
+        json.dumps({"text": "x", "key": 1}).encode(),
+        json.dumps({"text": "x", "key": "x" * 65}).encode(),
+    ],
+)
+async def test_what_cant_be_said(body: bytes) -> None:
+    app = create_app()
+    headers = {"content-type": "application/json"}
+    async with speaking_to(app) as client, connect(app, "/events") as stream:
+        answer = await client.post("/say", content=body, headers=headers)
+        assert (answer.status_code, answer.text[:10]) == (400, "this takes")
+        await client.post("/say", json={"text": "x" * 500})
+        assert await said(stream) == ["x" * 500]
+
+
+async def test_how_nothing_can_be_said() -> None:
+    async with speaking_to(create_app()) as client:
+        for method in ("GET", "HEAD", "PUT", "OPTIONS"):
+            answer = await client.request(method, "/say")
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        # What the form of another site could send.
+        answer = await client.post("/say", content='{"text": "x"}')
+        assert answer.status_code == 415
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+            headers = {"content-type": f"{kind}; charset=application/json"}
+            answer = await client.post("/say", content='{"text": "x"}', headers=headers)
+            assert answer.status_code == 415
+
+        headers = {"content-type": "Application/JSON; charset=utf-8"}
+        body = b'{"text": "x"}'.rjust(8192)
+        assert (await client.post("/say", content=body, headers=headers)).status_code == 201
+
+
+async def test_what_is_too_long_is_not_read_to_its_end() -> None:
+    parts = 0
+
+    async def receive() -> Message:
+        nonlocal parts
+        parts += 1
+        return {"type": "http.request", "body": b" " * 2731, "more_body": True}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    sent: list[Message] = []
+    headers = [(b"content-type", b"application/json")]
+    scope: Scope = {"type": "http", "method": "POST", "path": "/say", "headers": headers}
+    with anyio.fail_after(HANG):
+        await create_app()(scope, receive, send)
+    assert (parts, sent[0]["status"]) == (3, 413)  # 8193 bytes
 
 
 # The program.
@@ -723,7 +838,7 @@ def test_page(client: httpx.Client) -> None:
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-length"] == str(len(response.content))
         # There is no log without --tail.
-        for path in ("log", "favicon.ico", "stats/"):
+        for path in ("log", "favicon.ico", "events/"):
             assert client.get(program.url + path).status_code == 404
 
 
@@ -738,31 +853,23 @@ def test_page_is_all_there_is() -> None:
 
 def test_stats_are_this_machines(client: httpx.Client) -> None:
     with running() as program, ExitStack() as stack:
-        viewers = [stack.enter_context(streaming(client, f"{program.url}stats")) for _ in range(3)]
+        viewers = [stack.enter_context(streaming(client, f"{program.url}events")) for _ in range(3)]
         for events in viewers:
             machine = next(events)
             assert machine.event == "machine"
             described = json.loads(machine.data)
             assert described["memory"] == psutil.virtual_memory().total
             assert described["log"] is None
-        for number in ("1", "2"):
+        for _ in range(2):
             for events in viewers:
                 event = next(events)
-                assert (event.event, event.id) == ("sample", number)
+                assert (event.event, event.id) == ("sample", "")
                 sample = json.loads(event.data)
                 assert 0 <= sample["cpu"] <= 100
                 assert len(sample["cores"]) == described["cores"]
                 assert 0 < sample["memory_used"] <= sample["memory_total"]
                 assert sample["received"] >= 0
                 assert sample["sent"] >= 0
-
-
-@pytest.mark.parametrize(("last_event_id", "number"), [("41", "42"), ("x", "1"), ("²", "1")])
-def test_stats_go_on_counting(client: httpx.Client, last_event_id: str, number: str) -> None:
-    with running() as program:
-        url = f"{program.url}stats?last_event_id={last_event_id}"
-        with streaming(client, url) as events:
-            assert [next(events).event, next(events).id] == ["machine", number]
 
 
 def test_ping_option(client: httpx.Client, log: Path) -> None:
@@ -817,10 +924,25 @@ def test_log_survives_a_killed_server(client: httpx.Client, log: Path) -> None:
     assert kills > 3
 
 
+def test_wall_of_a_server_that_was_killed(client: httpx.Client) -> None:
+    """Its messages are gone, and whoever comes back is told so."""
+    with running() as program:
+        before = client.post(f"{program.url}say", json={"text": "before"}).text.strip()
+        program.process.kill()
+    with running() as program:
+        client.post(f"{program.url}say", json={"text": "after"})
+        with streaming(client, f"{program.url}events?last_event_id={before}") as events:
+            others = (event for event in events if event.event != "sample")
+            _, gap, said = (next(others) for _ in range(3))
+            assert gap.event == "gap"
+            assert json.loads(gap.data) == {"after": before, "position": gap.id, "missed": None}
+            assert json.loads(said.data)["text"] == "after"
+
+
 def test_log_is_rotated_and_truncated(client: httpx.Client, log: Path) -> None:
     append(log, b"".join(b"old %d\n" % n for n in range(20)))
     with running("--tail", str(log)) as program:
-        with streaming(client, f"{program.url}stats") as events:
+        with streaming(client, f"{program.url}events") as events:
             assert json.loads(next(events).data)["log"] == str(log)
         with streaming(client, f"{program.url}log") as events:
             assert [next(events).data for _ in range(10)] == [f"old {n}" for n in range(10, 20)]
@@ -845,7 +967,7 @@ def test_signal_ends_it_at_once_with_open_streams(
 ) -> None:
     append(log, b"line\n")
     with running("--tail", str(log)) as program:
-        with streaming(client, f"{program.url}stats") as stats:
+        with streaming(client, f"{program.url}events") as stats:
             with streaming(client, f"{program.url}log") as lines:
                 assert next(stats).event == "machine"
                 assert next(lines).data == "line"
@@ -945,7 +1067,7 @@ def test_file_name_that_is_no_text(client: httpx.Client, tmp_path: Path) -> None
     with open(name, "wb") as file:
         file.write(b"line\n")
     with running("--tail", os.fsdecode(name)) as program:
-        with streaming(client, f"{program.url}stats") as events:
+        with streaming(client, f"{program.url}events") as events:
             assert "app\N{REPLACEMENT CHARACTER}.log" in next(events).data
         with streaming(client, f"{program.url}log") as events:
             assert next(events).data == "line"

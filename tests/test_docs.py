@@ -183,6 +183,7 @@ def serving(command: str, directory: Path) -> Iterator[str]:
     "module",
     [
         "sse_asgi",
+        "sse_asgi.hub",
         "sse_asgi.starlette",
         "sse_asgi.fastapi",
         "sse_asgi.testing",

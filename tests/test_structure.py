@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "app", "errors", "event", "options", "request", "shutdown", "source", "states",
     },
     # The demo is a user: the public names of the package and nothing else.
-    "demo": {"", "demo", "types"},
+    "demo": {"", "demo", "hub", "types"},
     "__main__": {"demo"},
 }  # fmt: skip
 
