@@ -183,8 +183,8 @@ class Window:
 
     def after(self, offset: int, max_bytes: int) -> list[Record]:
         """The events after ``offset``, so many bytes of them, but at least one."""
-        begin = end = self._begin + max(offset + 1 - self.first, 0)
         records = self._records
+        begin = end = max(len(records) - (self.last - offset), self._begin)
         rest = max_bytes
         while end < len(records) and (rest >= len(records[end].body) or end == begin):
             rest -= len(records[end].body)
