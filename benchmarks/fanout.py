@@ -60,8 +60,7 @@ class Queues:
         fields = {"id": number, "data": event}
         self._history.append(fields)
         for queue in self._queues:
-            queue.put_nowait(fields)
-        await asyncio.sleep(0)  # as the hub does
+            await queue.put(fields)  # which does not wait
         return number
 
     async def _source(self, after: bytes | None) -> AsyncIterator[dict[str, str]]:
@@ -187,7 +186,7 @@ def main() -> None:
     else:
         print("(sse-starlette is not installed: no comparison with it)")
 
-    for title, events, pause in (("flat out", 100, 0.0), ("20 events/s", 20, 0.05)):
+    for title, events, pause in (("flat out", 200, 0.0), ("20 events/s", 20, 0.05)):
         figures = interleave(
             {name: in_loop(fan_out, server, events, pause) for name, server in servers.items()},
             rounds=5,
