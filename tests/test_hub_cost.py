@@ -42,6 +42,9 @@ class Client:
         self.gone = anyio.Event()
         self.goes_on = anyio.Event()
 
+    async def visit(self, app: ASGIApp, headers: list[tuple[bytes, bytes]]) -> None:
+        await app(http_scope(headers=headers), self.receive, self.send)
+
     async def receive(self) -> Any:
         await self.gone.wait()
         return {"type": "http.disconnect"}
@@ -62,8 +65,7 @@ async def clients_of(
     clients = [Client() for _ in range(count)]
     async with anyio.create_task_group() as tasks:
         for client in clients:
-            scope = http_scope(headers=headers)
-            tasks.start_soon(app, scope, client.receive, client.send)
+            tasks.start_soon(client.visit, app, headers)
         await anyio.wait_all_tasks_blocked()
         yield clients
         for client in clients:
@@ -145,6 +147,21 @@ async def test_catching_up_with_ten_thousand_events() -> None:
         assert len(client.bodies) <= 10
 
 
+async def test_many_events_flat_out() -> None:
+    """Whoever takes what it can gets them joined, and does not fall off, however short the log."""
+    for max_events, sends in ((1000, 200), (10, 1000)):
+        hub = Hub(max_events=max_events)
+        async with clients_of(stream_of(hub), 10) as clients:
+            for number in range(1000):
+                await hub.publish("news", str(number))
+            await anyio.wait_all_tasks_blocked()
+            for client in clients:
+                body = b"".join(client.bodies)
+                assert body.count(b"\ndata: ") == 1000
+                assert b"event: gap" not in body
+                assert len(client.bodies) <= sends
+
+
 # -- memory ----------------------------------------------------------------------------------------
 
 
@@ -193,10 +210,10 @@ async def test_memory_of_a_subscription(traced: Callable[[], int]) -> None:
 
 @pytest.mark.parametrize("way", ["disconnect", "cancel", "close", "never begun"])
 async def test_nothing_is_left_of_those_who_leave(way: str) -> None:
+    async with clients_of(stream_of(Hub()), 1):
+        pass  # what is made at the first use
     hub = Hub()
     app = stream_of(hub)
-    async with clients_of(app, 1):
-        await hub.publish("news", "x")
 
     def count() -> Counter[str]:
         return Counter(
@@ -208,7 +225,7 @@ async def test_nothing_is_left_of_those_who_leave(way: str) -> None:
     async def come_and_go() -> None:
         if way == "never begun":
             for _ in range(20):
-                hub.subscribe("news", "other", "n*")
+                hub.subscribe("news", "n*")
             return
         with anyio.CancelScope() as scope:
             async with clients_of(app, 20):
@@ -229,7 +246,7 @@ async def test_nothing_is_left_of_those_who_leave(way: str) -> None:
     gc.collect()
     left = count() - before
     assert left.keys() <= {"Record", "Position", "_Topic", "Window"}, left  # of the log
-    assert left["Record"] <= 1
+    assert max(left.values(), default=0) <= 1
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
