@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from . import encode, idle, pump
+from . import encode, fanout, idle, pump
 
-BENCHMARKS = {"encode": encode.main, "pump": pump.main, "idle": idle.main}
+BENCHMARKS = {
+    "encode": encode.main,
+    "pump": pump.main,
+    "fanout": fanout.main,
+    "idle": idle.main,
+}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 
 from sse_asgi import sse_app
+from sse_asgi.hub import Hub
 from sse_asgi.starlette import EventSourceResponse
 
 from .measure import side_by_side, table
@@ -29,9 +30,11 @@ async def source() -> AsyncIterator[str]:
 
 def candidates() -> dict[str, Callable[[], Any]]:
     """Makes of an ASGI application, each good for one request."""
-    app = sse_app(source)
+    app, hub = sse_app(source), Hub()
+    subscribed = sse_app(lambda: hub.subscribe("news"))
     apps: dict[str, Callable[[], Any]] = {
         "sse_app": lambda: app,
+        "sse_app, hub": lambda: subscribed,
         "EventSourceResponse": lambda: EventSourceResponse(source()),
     }
     try:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,21 @@ def side_by_side(
     candidates: Mapping[str, Callable[[int], object]], operations: int, rounds: int = 9
 ) -> dict[str, Figure]:
     """Run all candidates in turn, ``rounds`` times; each does so many operations a call."""
+
+    def timed(candidate: Callable[[int], object]) -> float:
+        began = time.process_time()
+        candidate(operations)
+        return (time.process_time() - began) / operations * 1e6
+
+    return interleave({name: partial(timed, each) for name, each in candidates.items()}, rounds)
+
+
+def interleave(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Figure]:
+    """Run all candidates in turn, ``rounds`` times; each returns what an operation has taken."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, candidate in candidates.items():
-            began = time.process_time()
-            candidate(operations)
-            times[name].append((time.process_time() - began) / operations * 1e6)
+            times[name].append(candidate())
     return {
         name: Figure(statistics.median(series), statistics.pstdev(series))
         for name, series in times.items()

@@ -83,12 +83,11 @@ def _set_result(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def parked(hand_over: Callable[[Callable[[], object]], object]) -> None:
+async def parked(loop: Any, hand_over: Callable[[Callable[[], object]], object]) -> None:
     """Wait until the function is called that ``hand_over`` is given; from then on it does nothing.
 
-    What :class:`anyio.Event` is for, at a fifth of its memory.
+    What :class:`anyio.Event` is for, at a fifth of its memory. To be awaited in ``loop``.
     """
-    loop: Any = current_loop()
     if isinstance(loop, asyncio.AbstractEventLoop):
         future = loop.create_future()
         hand_over(partial(_set_result, future))

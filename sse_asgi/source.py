@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import partial
+from inspect import iscoroutinefunction
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -98,8 +99,10 @@ class AsyncSource:
     def __init__(self, source: AsyncIterable[EventLike]) -> None:
         self._iterator: AsyncIterator[EventLike] = aiter(source)
         self.step: Callable[[], Step]
-        if isinstance(self._iterator, AsyncGeneratorType):
-            # Its awaitable has send and throw itself: no coroutine around it.
+        if isinstance(self._iterator, AsyncGeneratorType) or iscoroutinefunction(
+            self._iterator.__anext__
+        ):
+            # What it returns has send and throw itself: no coroutine around it.
             self.step = cast("Callable[[], Step]", self._iterator.__anext__)
         else:
             self.step = partial(_next, self._iterator)  # no method: that would be a cycle

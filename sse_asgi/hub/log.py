@@ -7,9 +7,10 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol, TypeAlias
 
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import EventTooLargeError
 from ..loops import clock, current_loop
@@ -183,8 +184,8 @@ class Window:
 
     def after(self, offset: int, max_bytes: int) -> list[Record]:
         """The events after ``offset``, so many bytes of them, but at least one."""
-        begin = end = self._begin + max(offset + 1 - self.first, 0)
         records = self._records
+        begin = end = max(len(records) - (self.last - offset), self._begin)
         rest = max_bytes
         while end < len(records) and (rest >= len(records[end].body) or end == begin):
             rest -= len(records[end].body)
@@ -220,6 +221,11 @@ _GONE = Record("", 0, b"")
 #: For how long, in seconds, a topic stays that has no event and is not used: a page that was made
 #: with its position may still be on its way.
 IDLE = 300.0
+
+
+#: How much may be appended before others have a turn, as a share of what the log keeps: little, so
+#: that no subscriber falls off that takes what it can; and for how many seconds.
+BURST, TURN = 1 / 64, 0.005
 
 
 class _Topic:
@@ -259,6 +265,7 @@ class MemoryLog:
         self.limits = Limits(max_events, max_bytes, math.inf if max_age is None else max_age)
         # Those that were not used for longest come first.
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
+        self._burst = self._turned = 0.0
         self._loop: object = None
         self._clock: Callable[[], float] = float
         self._deliver: Deliver | None = None
@@ -278,7 +285,7 @@ class MemoryLog:
             raise EventTooLargeError(
                 f"an event of {len(body)} bytes, where max_bytes is {self.limits.max_bytes}"
             )
-        await checkpoint()
+        await self._give_way(len(body))
         kept = self._use(topic)
         window = kept.window
         if key is not None and (offset := kept.keys.get(key)) is not None:
@@ -323,6 +330,17 @@ class MemoryLog:
 
     async def run(self) -> None:
         """See :meth:`Log.run`: there is nothing to be done."""
+
+    async def _give_way(self, size: int) -> None:
+        """Let others have a turn; but not at each of many events that are appended flat out, so
+        that whoever waits for them gets all at once.
+        """
+        self._burst += 1 / self.limits.max_events + size / self.limits.max_bytes
+        if self._burst < BURST and monotonic() - self._turned < TURN:
+            await checkpoint_if_cancelled()
+        else:
+            await checkpoint()
+            self._burst, self._turned = 0.0, monotonic()
 
     def _use(self, topic: str) -> _Topic:
         """The topic, which is there from now on, without what is too old."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from ..encoder import encode
-from ..loops import parked
+from ..loops import current_loop, parked
 from .positions import Position, join, parse
 
 if TYPE_CHECKING:
@@ -68,7 +68,11 @@ class Cursor:
     def records(self, max_bytes: int) -> list[Record] | None:
         """What comes next; ``None`` if that is for the log to say."""
         window = self.channel.window
-        if window is None or window.epoch != self.epoch or self.offset < window.first - 1:
+        if window is None or window.epoch != self.epoch:
+            return None
+        if self.offset >= window.last:  # as it is most of the time
+            return []
+        if self.offset < window.first - 1:
             return None
         return window.after(self.offset, max_bytes)
 
@@ -85,8 +89,8 @@ class Subscription(AsyncIterator[bytes]):
     """
 
     __slots__ = (
-        "_batch", "_cursors", "_given", "_hub", "_last_words", "_offsets", "_over", "_starts",
-        "_unsettled", "_wake", "info", "patterns", "policy", "topics",
+        "_batch", "_cursors", "_given", "_hub", "_last_words", "_loop", "_offsets", "_over",
+        "_starts", "_unsettled", "_wake", "info", "patterns", "policy", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +121,7 @@ class Subscription(AsyncIterator[bytes]):
         # Of each key the newest, however many there are.
         self._batch = sys.maxsize if policy == "latest" else BATCH
         self._wake: Callable[[], object] | None = None
+        self._loop: object = None
         self._last_words: bytes | None = None
         self._over = False
 
@@ -131,6 +136,7 @@ class Subscription(AsyncIterator[bytes]):
         if self._starts is not None and not self._over:
             self._hub.enter(self, self._starts)
             self._starts = None
+            self._loop = current_loop()  # looked up once
         while not self._over:
             if self._unsettled:
                 frame = await self._settle()
@@ -281,13 +287,13 @@ class Subscription(AsyncIterator[bytes]):
         return encode({"event": self._hub.gap_event, "id": position, "data": data})
 
     async def _park(self) -> None:
-        def hand_over(wake: Callable[[], object]) -> None:
-            self._wake = wake
-
         try:
-            await parked(hand_over)
+            await parked(self._loop, self._wake_by)
         finally:
             self._wake = None
+
+    def _wake_by(self, wake: Callable[[], object]) -> None:
+        self._wake = wake
 
 
 def _newest(records: Sequence[Record]) -> list[Record]:

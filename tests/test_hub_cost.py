@@ -1,0 +1,294 @@
+"""What the hub may cost: counts and memory, so that a busy machine changes nothing."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from anyio.lowlevel import checkpoint
+
+from sse_asgi import SSERequest, loops, sse_app
+from sse_asgi.encoder import encode
+from sse_asgi.hub import Hub
+from sse_asgi.types import ASGIApp
+
+from .streams import http_scope, on_mock_clock
+
+pytestmark = pytest.mark.anyio
+
+STREAMS = 500
+
+
+def stream_of(hub: Hub, **options: Any) -> ASGIApp:
+    def subscribe(request: SSERequest) -> Any:
+        return hub.subscribe("news", last_event_id=request.last_event_id, **options)
+
+    return sse_app(subscribe)
+
+
+class Client:
+    """A client that notes what it is sent, and may stall."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.stalled = False
+        self.gone = anyio.Event()
+        self.goes_on = anyio.Event()
+
+    async def visit(self, app: ASGIApp, headers: list[tuple[bytes, bytes]]) -> None:
+        await app(http_scope(headers=headers), self.receive, self.send)
+
+    async def receive(self) -> Any:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if body := message.get("body"):
+            self.bodies.append(body)
+        if self.stalled:
+            await self.goes_on.wait()
+
+
+@asynccontextmanager
+async def clients_of(
+    app: ASGIApp, count: int = STREAMS, last_event_id: str | None = None
+) -> AsyncIterator[list[Client]]:
+    """So many streams, all of which wait for an event."""
+    headers = [] if last_event_id is None else [(b"last-event-id", last_event_id.encode())]
+    clients = [Client() for _ in range(count)]
+    async with anyio.create_task_group() as tasks:
+        for client in clients:
+            tasks.start_soon(client.visit, app, headers)
+        await anyio.wait_all_tasks_blocked()
+        yield clients
+        for client in clients:
+            client.goes_on.set()
+            client.gone.set()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often the hub encodes an event, and a subscription parks and is woken."""
+    counts: Counter[str] = Counter()
+
+    def counting_encode(event: Any, sep: str = "\n") -> bytes:
+        counts["encode"] += 1
+        return encode(event, sep)
+
+    async def counting_parked(
+        loop: object, hand_over: Callable[[Callable[[], object]], object]
+    ) -> None:
+        def count(wake: Callable[[], object]) -> None:
+            def counted() -> None:
+                counts["wake"] += 1
+                wake()
+
+            hand_over(counted)
+
+        counts["park"] += 1
+        await loops.parked(loop, count)
+
+    for module in ("hub", "subscription"):
+        monkeypatch.setattr(f"sse_asgi.hub.{module}.encode", counting_encode)
+    monkeypatch.setattr("sse_asgi.hub.subscription.parked", counting_parked)
+    return counts
+
+
+async def test_an_event_is_encoded_once_and_wakes_each_once(calls: Counter[str]) -> None:
+    hub = Hub()
+    calls.clear()
+    async with clients_of(stream_of(hub)) as clients:
+        assert calls == {"park": STREAMS}
+        calls.clear()
+        await hub.publish("news", "hello")
+        await anyio.wait_all_tasks_blocked()
+        assert calls == {"encode": 1, "wake": STREAMS, "park": STREAMS}
+        bodies = [body for client in clients for body in client.bodies]
+        assert len(bodies) == STREAMS
+        # Not even copied: they share one frame.
+        assert len({id(body) for body in bodies}) == 1
+
+
+async def test_one_that_stalls_changes_nothing_for_499(calls: Counter[str]) -> None:
+    hub = Hub()
+    async with clients_of(stream_of(hub)) as clients:
+        first, *others = clients
+        first.stalled = True
+        await hub.publish("news", "on its way")
+        await anyio.wait_all_tasks_blocked()
+        for number in range(10):
+            calls.clear()
+            await hub.publish("news", f"event {number}")
+            await anyio.wait_all_tasks_blocked()
+            assert calls == {"encode": 1, "wake": STREAMS - 1, "park": STREAMS - 1}
+            assert all(len(client.bodies) == number + 2 for client in others)
+        assert len(first.bodies) == 1
+        first.goes_on.set()
+        await anyio.wait_all_tasks_blocked()
+        assert len(first.bodies) == 2  # all that it missed, at once
+        assert b"".join(first.bodies) == b"".join(others[0].bodies)
+
+
+async def test_catching_up_with_ten_thousand_events() -> None:
+    hub = Hub(max_events=20_000, max_bytes=2**24)
+    first = await hub.publish("news", "0")
+    for number in range(1, 10_001):
+        await hub.publish("news", str(number))
+    async with clients_of(stream_of(hub), count=1, last_event_id=first) as (client,):
+        assert b"".join(client.bodies).count(b"\ndata: ") == 10_000
+        assert client.bodies[-1].endswith(b"\ndata: 10000\n\n")
+        assert len(client.bodies) <= 10
+
+
+async def test_many_events_flat_out() -> None:
+    """Whoever takes what it can gets them joined, and does not fall off, however short the log."""
+    for max_events, sends in ((1000, 200), (10, 1000)):
+        hub = Hub(max_events=max_events)
+        async with clients_of(stream_of(hub), 10) as clients:
+            for number in range(1000):
+                await hub.publish("news", str(number))
+            await anyio.wait_all_tasks_blocked()
+            for client in clients:
+                body = b"".join(client.bodies)
+                assert body.count(b"\ndata: ") == 1000
+                assert b"event: gap" not in body
+                assert len(client.bodies) <= sends
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def traced() -> Any:
+    """Trace memory; returns how much there is in use."""
+
+    def in_use() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    yield in_use
+    tracemalloc.stop()
+
+
+class Never(AsyncIterator[bytes]):
+    """Waits for ever, with nothing around it."""
+
+    async def __anext__(self) -> bytes:
+        await loops.parked(loops.current_loop(), lambda wake: None)
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_memory_of_a_subscription(traced: Callable[[], int]) -> None:
+    """What it has beyond its stream."""
+    hub = Hub()
+
+    async def memory(app: ASGIApp) -> float:
+        async with clients_of(app, 20):
+            pass  # what is made at the first use
+        before = traced()
+        async with clients_of(app):
+            return (traced() - before) / STREAMS
+
+    def never(request: SSERequest) -> Never:
+        assert request.last_event_id is None  # looked at as there
+        return Never()
+
+    bare = await memory(sse_app(never))
+    assert await memory(stream_of(hub)) - bare < 1024
+
+
+@pytest.mark.parametrize("way", ["disconnect", "cancel", "close", "never begun"])
+async def test_nothing_is_left_of_those_who_leave(way: str) -> None:
+    async with clients_of(stream_of(Hub()), 1):
+        pass  # what is made at the first use
+    hub = Hub()
+    app = stream_of(hub)
+
+    def count() -> Counter[str]:
+        return Counter(
+            type(thing).__name__
+            for thing in gc.get_objects()
+            if type(thing).__module__.startswith("sse_asgi.")
+        )
+
+    async def come_and_go() -> None:
+        if way == "never begun":
+            for _ in range(20):
+                hub.subscribe("news", "n*")
+            return
+        with anyio.CancelScope() as scope:
+            async with clients_of(app, 20):
+                assert count()["Subscription"] == count()["Cursor"] == 20
+                assert count()["Channel"] == 1
+                await hub.publish("news", "y")
+                await anyio.wait_all_tasks_blocked()
+                if way == "cancel":
+                    scope.cancel()
+                elif way == "close":
+                    hub.kick(lambda subscription: True)
+                await checkpoint()
+
+    gc.collect()
+    before = count()
+    await come_and_go()
+    await anyio.wait_all_tasks_blocked()
+    gc.collect()
+    left = count() - before
+    assert left.keys() <= {"Record", "Position", "_Topic", "Window"}, left  # of the log
+    assert max(left.values(), default=0) <= 1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(
+    "limits", [{"max_events": 500}, {"max_bytes": 50_000, "max_events": 10**6}]
+)
+async def test_the_log_grows_no_larger_than_its_limits(
+    limits: Any, traced: Callable[[], int]
+) -> None:
+    """Not for those who don't read, either."""
+    hub = Hub(**limits)
+
+    async def publish(events: range) -> int:
+        for number in events:
+            text = f"{number:099}"
+            await hub.publish("news", text, key=f"key {number}", collapse_key=text)
+        return traced()
+
+    async with clients_of(stream_of(hub), 2) as clients:
+        for client in clients:
+            client.stalled = True
+        before = await publish(range(2_000))
+        assert await publish(range(2_000, 20_000)) < before + 100_000
+
+
+@on_mock_clock
+async def test_the_log_forgets_what_is_old() -> None:
+    hub = Hub(max_age=100, max_events=10**6, max_bytes=2**30)
+
+    async def publish(events: int) -> int:
+        for number in range(events):
+            await hub.publish("news", f"{number:099}")
+            await trio.sleep(1)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        async with clients_of(stream_of(hub), 2) as clients:
+            for client in clients:
+                client.stalled = True
+            before = await publish(300)
+            assert await publish(1_000) < before + 100_000
+    finally:
+        tracemalloc.stop()
