@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+import weakref
 from typing import Any
 
 import anyio
@@ -443,6 +445,14 @@ async def test_an_event_that_is_published_again() -> None:
     assert await hub.publish("news", "x", key="a") not in ids  # the first is no longer known
 
 
+@pytest.mark.parametrize("name", ["key", "collapse_key"])
+@pytest.mark.parametrize("value", ["", "x" * 256, 1])
+async def test_what_is_no_key(name: str, value: Any) -> None:
+    hub = Hub()
+    with pytest.raises((TypeError, ValueError), match=name):
+        await hub.publish("news", "x", **{name: value})
+
+
 async def test_publishing_from_other_threads() -> None:
     hub = Hub()
     with pytest.raises(HubClosedError, match="not in use"):
@@ -521,6 +531,18 @@ async def test_ending_the_streams_of_one_user() -> None:
         assert hub.subscribers("news") == 1
         await hub.publish("news", "x")
         assert await receive(bob, 1) == ["x"]
+
+
+async def test_ending_a_subscription_that_has_not_begun() -> None:
+    hub = Hub()
+    subscription = hub.subscribe("news", info="ann")
+    assert hub.kick(lambda subscription: subscription.info == "ann", last="bye") == 1
+    assert await anext(subscription) == b"data: bye\n\n"
+    with pytest.raises(StopAsyncIteration):
+        await anext(subscription)
+    dropped = weakref.ref(hub.subscribe("news"))
+    gc.collect()
+    assert dropped() is None  # nobody has to close it
 
 
 async def test_counting_subscribers() -> None:

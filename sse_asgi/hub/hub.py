@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import anyio
 import anyio.from_thread
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Hub"]
 
-#: How long the name of a topic may be, in characters.
+#: How long the name of a topic may be, and a key, in characters.
 MAX_TOPIC_LENGTH = 255
 
 _POLICIES = ("gap", "disconnect", "latest")
@@ -134,6 +135,8 @@ class Hub:
         self._on_subscribers = on_subscribers
         self._channels: dict[str, Channel] = {}
         self._subscriptions: dict[Subscription, None] = {}
+        # Those that were made and have not begun. Nobody has to close one that never does.
+        self._made: WeakSet[Subscription] = WeakSet()
         self._by_pattern: dict[str, dict[Subscription, None]] = {}
         self._loop: object = None
         self._clock: Callable[[], float] = float
@@ -168,11 +171,14 @@ class Hub:
         :returns: the id of the event.
         :raises TypeError: for ``bytes``, and what is no event-like.
         :raises ValueError: for an event with an id, and what can't be an event; for a topic that is
-            empty, longer than 255 characters, or has control characters or ``*``.
+            empty, longer than 255 characters, or has control characters or ``*``; for a key that is
+            empty or longer than 255 characters.
         :raises EventTooLargeError: for an event that is larger than all that the log may keep.
         :raises HubClosedError: after :meth:`close`.
         """
         check_topic(topic)
+        _check_key("key", key)
+        _check_key("collapse_key", collapse_key)
         body = _body(event)
         self._use()
         return str(await self._log.append(topic, body, key=key, collapse_key=collapse_key))
@@ -191,6 +197,8 @@ class Hub:
         :raises HubClosedError: before the hub was used in its event loop, or when that is closed.
         """
         check_topic(topic)
+        _check_key("key", key)
+        _check_key("collapse_key", collapse_key)
         _body(event)  # refused here, if at all
         if self._token is None:
             raise HubClosedError("the hub is not in use yet: open it in its event loop first")
@@ -257,7 +265,11 @@ class Hub:
             else Start(self._log.position(topic), history or 0)
             for topic in names
         }
-        return Subscription(self, plain, patterns, starts, given=given, policy=policy, info=info)
+        subscription = Subscription(
+            self, plain, patterns, starts, given=given, policy=policy, info=info
+        )
+        self._made.add(subscription)
+        return subscription
 
     async def position(self, *topics: str) -> str:
         """Where topics are now, as the id that a client would have that has had everything.
@@ -296,13 +308,14 @@ class Hub:
 
         A client comes back, unless the factory tells it not to, by ``HTTPError(204)``, say.
 
-        :param predicate: called with each :class:`Subscription`; those for which it is true end.
+        :param predicate: called with each :class:`Subscription`, be it that it has not begun yet;
+            those for which it is true end.
         :param last: an event that they are still sent, to say why.
         :returns: how many.
         """
         if last is not None:
             encode(last)  # refused here, if at all
-        ended = [subscription for subscription in self._subscriptions if predicate(subscription)]
+        ended = list(filter(predicate, (*self._subscriptions, *self._made)))
         for subscription in ended:
             subscription.close(last)
         return len(ended)
@@ -359,6 +372,7 @@ class Hub:
     def enter(self, subscription: Subscription, starts: Mapping[str, Start]) -> None:
         """Have a subscriber."""
         self._use()
+        self._made.discard(subscription)
         self._subscriptions[subscription] = None
         for topic, start in starts.items():
             self._enter_topic(subscription, topic, start)
@@ -426,6 +440,15 @@ def check_topic(topic: object) -> None:
         raise ValueError(f"a topic has 1 to {MAX_TOPIC_LENGTH} characters: {topic!r:.80}")
     if "*" in topic or not topic.isprintable():
         raise ValueError(f"a topic must not contain control characters or '*': {topic!r:.80}")
+
+
+def _check_key(name: str, key: object) -> None:
+    if key is None:
+        return
+    if not isinstance(key, str):
+        raise TypeError(f"{name} must be a str or None, not {key!r:.80}")
+    if not 0 < len(key) <= MAX_TOPIC_LENGTH:
+        raise ValueError(f"{name} has 1 to {MAX_TOPIC_LENGTH} characters: {key!r:.80}")
 
 
 def _is_pattern(topic: object) -> bool:

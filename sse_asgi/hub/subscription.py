@@ -89,8 +89,8 @@ class Subscription(AsyncIterator[bytes]):
     """
 
     __slots__ = (
-        "_batch", "_cursors", "_given", "_hub", "_last_words", "_loop", "_offsets", "_over",
-        "_starts", "_unsettled", "_wake", "info", "patterns", "policy", "topics",
+        "__weakref__", "_batch", "_cursors", "_given", "_hub", "_last_words", "_loop", "_offsets",
+        "_over", "_starts", "_unsettled", "_wake", "info", "patterns", "policy", "topics",
     )  # fmt: skip
 
     def __init__(
