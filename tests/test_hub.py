@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
@@ -521,6 +522,28 @@ async def test_ending_the_streams_of_one_user() -> None:
         assert hub.subscribers("news") == 1
         await hub.publish("news", "x")
         assert await receive(bob, 1) == ["x"]
+
+
+@on_mock_clock
+async def test_one_that_is_ended_in_its_first_step() -> None:
+    """It leaves nothing behind: the log follows no topic for it."""
+    hub = Hub()
+    subscription = hub.subscribe("news", last_event_id="?")
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.extend([frame async for frame in subscription])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        while not hub.subscribers():
+            await anyio.lowlevel.checkpoint()
+        subscription.close("bye")
+    assert got == [b"data: bye\n\n"]
+    before = await hub.position("news")
+    await trio.sleep(1000)
+    await hub.position("other")
+    assert await hub.position("news") != before  # it was forgotten
 
 
 async def test_counting_subscribers() -> None:

@@ -225,6 +225,8 @@ class Subscription(AsyncIterator[bytes]):
         found: list[tuple[Cursor, Start, Page]] = []
         for cursor, start in tuple(self._unsettled):
             page = await self._hub.read(cursor.topic, None, 0)
+            if self._over:
+                return None  # and its channel may be gone
             cursor.channel.meet(page)
             found.append((cursor, start, page))
         del self._unsettled[: len(found)]
