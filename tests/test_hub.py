@@ -370,6 +370,20 @@ async def test_a_gap_in_one_of_several_topics() -> None:
         await nothing_more(stream)
 
 
+async def test_topics_take_turns() -> None:
+    """One in which there is always something does not keep the others from a slow client."""
+    hub = Hub()
+    given = await hub.position("busy", "quiet")
+    await hub.publish("quiet", "here")
+    subscription = hub.subscribe("busy", "quiet", last_event_id=given)
+    frames: list[bytes] = []
+    for _ in range(10):
+        await hub.publish("busy", "x" * 70000)
+        frames.append(await anext(subscription))
+    assert b"data: here" in b"".join(frames)
+    await subscription.aclose()
+
+
 async def test_patterns() -> None:
     hub = Hub()
     await hub.publish("orders/1", "old")
