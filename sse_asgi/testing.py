@@ -11,12 +11,15 @@ application beside the test and gives it the events as they come::
 It decodes with :mod:`sse_asgi.decoder`, which shares nothing with the encoder, and runs on asyncio
 and trio. It has no timeouts of its own: put :func:`anyio.fail_after` around what should not take
 for ever.
+
+:class:`LogContract` tests that a log of your own does what a hub needs.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -24,15 +27,19 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from .decoder import DecodedEvent, EventStreamDecoder
+from .errors import EventTooLargeError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from typing_extensions import Self
 
+    from .hub import Log, Page, Position, Record
     from .types import ASGIApp, Headers, Message, Scope
 
-__all__ = ["Connection", "connect"]
+__all__ = ["Connection", "LogContract", "connect"]
 
 #: What a client has not read may grow to so many bytes before ``send`` waits: the high-water mark
 #: that asyncio gives a transport, and so most servers.
@@ -312,3 +319,415 @@ def _raw_headers(headers: Headers | None) -> list[tuple[bytes, bytes]]:
 
 def _latin1(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("latin-1")
+
+
+# -- logs ------------------------------------------------------------------------------------------
+
+
+class Follower:
+    """What a hub hears of a log that it is attached to."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.created: list[str] = []
+        self.delivered: list[tuple[str, Record]] = []
+        log.attach(self._deliver, self.created.append)
+
+    def _deliver(self, topic: str, records: Sequence[Record]) -> None:
+        self.delivered += [(topic, record) for record in records]
+
+    def follow(self, topic: str, after: Position) -> None:
+        """Follow a topic. What was delivered before that was not asked for, and does not count."""
+        self.delivered.clear()
+        self.log.follow(topic, after)
+
+    def offsets(self, topic: str, epoch: str) -> list[int]:
+        """Those that were delivered, as they came."""
+        return [
+            record.offset
+            for name, record in self.delivered
+            if (name, record.epoch) == (topic, epoch)
+        ]
+
+
+class LogContract:
+    """The tests of :class:`sse_asgi.hub.Log`, for any log.
+
+    Say how a log is made, and run them, in pytest with its plugin of anyio or by :meth:`run`::
+
+        @pytest.mark.anyio
+        class TestMyLog(LogContract):
+            def make_log(self, *, max_events, max_bytes):
+                return my_log(max_events=max_events, max_bytes=max_bytes)
+
+    A test that fails raises :class:`AssertionError`, or what the log has raised. Each begins with a
+    log that has no topics.
+    """
+
+    #: How long, in seconds, a log may take to deliver what was appended.
+    patience = 10.0
+
+    #: Whether the log keeps no more than ``max_events`` and ``max_bytes``, to the event.
+    exact = True
+
+    def make_log(self, *, max_events: int, max_bytes: int) -> AbstractAsyncContextManager[Log]:
+        """An async context manager that gives a log without topics.
+
+        It neither attaches the log nor has it :meth:`~sse_asgi.hub.Log.run`.
+
+        :param max_events: how many events of each topic it keeps.
+        :param max_bytes: how many bytes of their bodies.
+        """
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def make_logs(
+        self, *, max_events: int, max_bytes: int
+    ) -> AsyncGenerator[Sequence[Log], None]:
+        """Logs that share what they keep, as those of several processes do; by default only one.
+
+        A context manager as that of :meth:`make_log`. The first one appends, all are followed.
+        """
+        async with self.make_log(max_events=max_events, max_bytes=max_bytes) as log:
+            yield (log,)
+
+    async def run(self) -> None:
+        """Run all tests, one after another, without pytest; the first that fails raises."""
+        for name in dir(self):
+            if name.startswith("test_"):
+                await getattr(self, name)()
+
+    @asynccontextmanager
+    async def _open(
+        self, max_events: int = 1000, max_bytes: int = 2**20
+    ) -> AsyncGenerator[list[Follower], None]:
+        async with AsyncExitStack() as stack:
+            logs = await stack.enter_async_context(
+                self.make_logs(max_events=max_events, max_bytes=max_bytes)
+            )
+            followers = [Follower(log) for log in logs]
+            failure: Exception | None = None
+            async with anyio.create_task_group() as tasks:
+                for log in logs:
+                    tasks.start_soon(log.run)
+                try:
+                    with anyio.fail_after(10 * self.patience):
+                        yield followers
+                except Exception as exc:
+                    failure = exc  # to be raised as itself, not in a group
+                tasks.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
+
+    async def _until(self, condition: Callable[[], object], what: str) -> None:
+        with anyio.move_on_after(self.patience):
+            while not condition():
+                await anyio.sleep(0.01)
+        assert condition(), what
+
+    async def _delivered(self, node: Follower, position: Position) -> None:
+        await self._until(
+            lambda: node.offsets("t", position.epoch)[-1:] == [position.offset],
+            "what was appended has not been delivered",
+        )
+
+    async def _all(self, log: Log, topic: str, after: int = 0) -> list[Record]:
+        """All that there is after an offset, page after page."""
+        records: list[Record] = []
+        while True:
+            page = await log.read(topic, after, 100)
+            records += page.records
+            if not page.records:
+                return records
+            after = page.records[-1].offset
+
+    # -- append ----------------------------------------------------------------------------------
+
+    async def test_offsets_begin_with_1_and_have_no_holes(self) -> None:
+        """And what is read is what was appended, in order."""
+        async with self._open() as (node, *_):
+            bodies = [b"data: %d\n\n" % number for number in range(20)]
+            positions = [await node.log.append("t", body) for body in bodies]
+            assert [position.offset for position in positions] == list(range(1, 21))
+            (epoch,) = {position.epoch for position in positions}
+            records = await self._all(node.log, "t")
+            assert [record.body for record in records] == bodies
+            assert [(r.epoch, r.offset) for r in records] == positions
+            page = await node.log.read("t", None, 100)
+            assert (page.epoch, page.first, page.last) == (epoch, 1, 20)
+
+    async def test_each_topic_has_its_own_log(self) -> None:
+        """With an epoch that no other has, of lower-case letters and digits."""
+        async with self._open() as (node, *_):
+            topics = [f"t/{number}" for number in range(10)]
+            positions = [await node.log.append(topic, b"x") for topic in topics]
+            assert {position.offset for position in positions} == {1}
+            epochs = {position.epoch for position in positions}
+            assert len(epochs) == len(topics)
+            for epoch in epochs:
+                assert epoch.isascii()
+                assert epoch.isalnum()
+                assert epoch == epoch.lower()
+                assert len(epoch) <= 32
+
+    async def test_appends_at_the_same_time(self) -> None:
+        """Each gets an offset of its own, and all have the same order everywhere."""
+        async with self._open() as nodes:
+            stored: dict[int, bytes] = {}
+
+            async def append(number: int) -> None:
+                body = b"%d" % number
+                log = nodes[number % len(nodes)].log
+                position = await log.append("t", body)
+                assert position.offset not in stored
+                stored[position.offset] = body
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(50):
+                    tasks.start_soon(append, number)
+            assert sorted(stored) == list(range(1, 51))
+            for node in nodes:
+                records = await self._all(node.log, "t")
+                assert {record.offset: record.body for record in records} == stored
+
+    async def test_a_key_appends_once(self) -> None:
+        """In its topic, one after another and at the same time."""
+        async with self._open() as nodes:
+            log = nodes[0].log
+            first = await log.append("t", b"1", key="k")
+            assert await log.append("t", b"2") == (first.epoch, 2)
+            assert await log.append("t", b"1", key="k") == first
+            assert (await log.append("t", b"1", key="other")).offset == 3
+            assert await log.append("u", b"1", key="k") == await log.append("u", b"1", key="k")
+            assert [r.body for r in await self._all(log, "u")] == [b"1"]
+            positions: list[Position] = []
+
+            async def append(number: int) -> None:
+                log = nodes[number % len(nodes)].log
+                positions.append(await log.append("t", b"both", key="both"))
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(10):
+                    tasks.start_soon(append, number)
+            assert set(positions) == {(first.epoch, 4)}
+            assert [r.body for r in await self._all(log, "t")] == [b"1", b"2", b"1", b"both"]
+
+    async def test_a_key_is_known_as_long_as_its_event(self) -> None:
+        """After that, the same key appends again."""
+        async with self._open(max_events=2) as (node, *_):
+            first = await node.log.append("t", b"x", key="k")
+            for _ in range(2):
+                await node.log.append("t", b"y")
+            while (await node.log.read("t", None, 0)).first == 1:
+                assert not self.exact
+                assert await node.log.append("t", b"x", key="k") == first
+                await node.log.append("t", b"y")
+            again = await node.log.append("t", b"x", key="k")
+            assert again != first
+            assert (await self._all(node.log, "t"))[-1].body == b"x"
+
+    async def test_a_cancelled_append(self) -> None:
+        """Took place, or did not; and the log goes on."""
+        async with self._open() as (node, *_):
+            done: list[Position] = []
+
+            async def append(body: bytes) -> None:
+                done.append(await node.log.append("t", body, key=body.decode()))
+
+            for steps in range(20):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(append, b"cancelled %d" % steps)
+                    for _ in range(steps):
+                        await checkpoint()
+                    tasks.cancel_scope.cancel()
+                # A publisher that does not know does it again.
+                await append(b"cancelled %d" % steps)
+                await append(b"%d" % steps)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await node.log.read("t", 0, 100)
+            records = await self._all(node.log, "t")
+            assert [record.offset for record in records] == list(range(1, 41))
+            bodies = [body for n in range(20) for body in (b"cancelled %d" % n, b"%d" % n)]
+            assert [record.body for record in records] == bodies
+            assert {position.offset for position in done} == set(range(1, 41))
+
+    async def test_bodies_are_any_bytes(self) -> None:
+        """Nothing is taken off, and the key for conflation is kept."""
+        bodies = [bytes(range(256)), b"", b"\r\n\0", "\u2028\U0001f600".encode(), b"x" * 70000]
+        async with self._open() as (node, *others):
+            topic = "t\u00e4 :{}"
+            first = await node.log.append(topic, b"")
+            bodies.insert(0, b"")
+            node.follow(topic, first._replace(offset=0))
+            for number, body in enumerate(bodies[1:]):
+                await node.log.append(topic, body, key=f"k\u00e4 {number}")
+            await node.log.append(topic, b"y", collapse_key="c\u00e4")
+            expected = [(body, None) for body in bodies] + [(b"y", "c\u00e4")]
+            for log in (node.log, *(other.log for other in others)):
+                records = await self._all(log, topic)
+                assert [(record.body, record.collapse_key) for record in records] == expected
+            await self._until(lambda: len(node.delivered) >= len(expected), "not delivered")
+            assert [(record.body, record.collapse_key) for _, record in node.delivered] == expected
+
+    async def test_a_body_that_is_too_large(self) -> None:
+        """Is refused, and leaves nothing behind; one that fits is not."""
+        async with self._open(max_bytes=1000) as (node, *_):
+            await node.log.append("t", b"x" * 1000)
+            try:
+                await node.log.append("t", b"x" * 1001, key="k")
+            except EventTooLargeError:
+                pass
+            else:
+                raise AssertionError("no EventTooLargeError")
+            assert (await node.log.append("t", b"y", key="k")).offset == 2
+            assert node.log.limits.max_bytes == 1000
+
+    # -- read ------------------------------------------------------------------------------------
+
+    async def test_reading_after_an_offset(self) -> None:
+        """So many bytes of bodies, but at least one event."""
+        async with self._open() as (node, *_):
+            for number in range(10):
+                await node.log.append("t", b"%d" % number * 10)
+
+            async def read(after: int | None, max_bytes: int) -> list[int]:
+                page = await node.log.read("t", after, max_bytes)
+                assert (page.first, page.last) == (1, 10)
+                assert {record.epoch for record in page.records} <= {page.epoch}
+                return [record.offset for record in page.records]
+
+            for after in range(10):
+                assert await read(after, 0) == await read(after, 1) == [after + 1]
+                assert await read(after, 2**60) == list(range(after + 1, 11))
+            assert await read(2, 30) == await read(2, 39) == [3, 4, 5]
+            assert await read(2, 29) == [3, 4]
+            assert await read(None, 1000) == []
+            for beyond in (10, 11, 1000, 10**15):
+                assert await read(beyond, 1000) == []
+
+    async def test_a_topic_that_was_not_there(self) -> None:
+        """Is there when it was read, and stays the same."""
+        async with self._open() as (node, *_):
+            page = await node.log.read("t", None, 0)
+            assert (page.first, page.last, list(page.records)) == (1, 0, [])
+            again = await node.log.read("t", 0, 100)
+            assert (again.epoch, again.first, again.last) == (page.epoch, 1, 0)
+            assert (await node.log.append("t", b"x")).epoch == page.epoch
+
+    async def test_old_events_go(self) -> None:
+        """By count and by bytes; what is left has no hole, and begins where the page says."""
+        for max_events, max_bytes in ((5, 2**20), (1000, 50)):
+            async with self._open(max_events, max_bytes) as (node, *_):
+                for number in range(1, 401):
+                    await node.log.append("t", b"%010d" % number)
+                page: Page = await node.log.read("t", 0, 10**6)
+                assert page.last == 400
+                offsets = [record.offset for record in page.records]
+                assert offsets == list(range(page.first, 401))
+                assert [int(record.body) for record in page.records] == offsets
+                assert page.first == 396 or (not self.exact and 1 < page.first < 396)
+                for after in (page.first - 2, page.first - 1):
+                    (record,) = (await node.log.read("t", after, 1)).records
+                    assert record.offset == page.first
+                limits = node.log.limits
+                assert (limits.max_events, limits.max_bytes) == (max_events, max_bytes)
+
+    # -- follow ----------------------------------------------------------------------------------
+
+    async def test_following(self) -> None:
+        """All after a position is delivered: once, in order, by each of the logs."""
+        for back in (0, 1, 3):
+            async with self._open() as nodes:
+                log = nodes[0].log
+                newest = await log.append("t", b"1")
+                for number in (2, 3):
+                    newest = await log.append("t", b"%d" % number)
+                for node in nodes:
+                    await node.log.read("t", None, 0)
+                    node.follow("t", newest._replace(offset=newest.offset - back))
+                for number in range(4, 54):
+                    await log.append("t", b"%d" % number)
+                    await log.append("u", b"x")
+                expected = list(range(4 - back, 54))
+                for node in nodes:
+                    await self._delivered(node, newest._replace(offset=53))
+                    assert node.offsets("t", newest.epoch) == expected
+                    assert all(
+                        record.body == b"%d" % record.offset
+                        for topic, record in node.delivered
+                        if topic == "t"
+                    )
+
+    async def test_following_while_others_append(self) -> None:
+        """Whenever it begins, nothing is missing after the position that was read."""
+        for steps in range(20):
+            async with self._open() as nodes:
+                first = await nodes[0].log.append("t", b"x")
+
+                async def append(log: Log) -> None:
+                    for _ in range(10):
+                        await log.append("t", b"x")
+
+                node = nodes[-1]
+                page = await node.log.read("t", None, 0)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(append, nodes[0].log)
+                    for _ in range(steps):
+                        await checkpoint()
+                    page = await node.log.read("t", None, 0)
+                    node.follow("t", first._replace(offset=page.last))
+                if page.last < 11:
+                    await self._delivered(node, first._replace(offset=11))
+                offsets = node.offsets("t", first.epoch)
+                assert offsets == list(range(page.last + 1, 12))
+
+    async def test_following_no_longer(self) -> None:
+        """And again, from where it was left."""
+        async with self._open() as nodes:
+            log, node = nodes[0].log, nodes[-1]
+            newest = await log.append("t", b"x")
+            await node.log.read("t", None, 0)
+            node.follow("t", newest)
+            node.log.unfollow("t")
+            node.log.unfollow("t")
+            for _ in range(3):
+                newest = await log.append("t", b"x")
+            page = await node.log.read("t", None, 0)
+            node.follow("t", newest._replace(offset=page.last - 2))
+            await log.append("t", b"x")
+            await self._delivered(node, newest._replace(offset=5))
+            assert [r.offset for _, r in node.delivered] == [3, 4, 5]
+
+    # -- topics ----------------------------------------------------------------------------------
+
+    async def test_topics_are_said_when_they_are_new(self) -> None:
+        """Once, by each of the logs, whether it was appended to or read; and are known then."""
+        async with self._open() as nodes:
+            log = nodes[0].log
+            assert list(log.topics()) == []
+            for _ in range(2):
+                await log.append("appended", b"x")
+                await log.read("read", None, 0)
+                await log.append("read", b"x")
+            await self._until(
+                lambda: all(len(node.created) >= 2 for node in nodes), "a topic was not said"
+            )
+            for node in nodes:
+                assert sorted(node.created) == sorted(node.log.topics()) == ["appended", "read"]
+
+    async def test_the_position_that_is_known(self) -> None:
+        """Is the newest, or none."""
+        async with self._open() as (node, *_):
+            for topic in ("t", "t", "u"):
+                position = await node.log.append(topic, b"x")
+                assert node.log.position(topic) in (None, position)
+
+    async def test_a_log_belongs_to_one_hub(self) -> None:
+        """Another one is refused."""
+        async with self._open() as (node, *_):
+            try:
+                Follower(node.log)
+            except RuntimeError:
+                return
+            raise AssertionError("no RuntimeError")

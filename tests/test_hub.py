@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
@@ -371,6 +372,20 @@ async def test_a_gap_in_one_of_several_topics() -> None:
         await nothing_more(stream)
 
 
+async def test_topics_take_turns() -> None:
+    """One in which there is always something does not keep the others from a slow client."""
+    hub = Hub()
+    given = await hub.position("busy", "quiet")
+    await hub.publish("quiet", "here")
+    subscription = hub.subscribe("busy", "quiet", last_event_id=given)
+    frames: list[bytes] = []
+    for _ in range(10):
+        await hub.publish("busy", "x" * 70000)
+        frames.append(await anext(subscription))
+    assert b"data: here" in b"".join(frames)
+    await subscription.aclose()
+
+
 async def test_patterns() -> None:
     hub = Hub()
     await hub.publish("orders/1", "old")
@@ -543,6 +558,28 @@ async def test_ending_a_subscription_that_has_not_begun() -> None:
     dropped = weakref.ref(hub.subscribe("news"))
     gc.collect()
     assert dropped() is None  # nobody has to close it
+
+
+@on_mock_clock
+async def test_one_that_is_ended_in_its_first_step() -> None:
+    """It leaves nothing behind: the log follows no topic for it."""
+    hub = Hub()
+    subscription = hub.subscribe("news", last_event_id="?")
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.extend([frame async for frame in subscription])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        while not hub.subscribers():
+            await anyio.lowlevel.checkpoint()
+        subscription.close("bye")
+    assert got == [b"data: bye\n\n"]
+    before = await hub.position("news")
+    await trio.sleep(1000)
+    await hub.position("other")
+    assert await hub.position("news") != before  # it was forgotten
 
 
 async def test_counting_subscribers() -> None:

@@ -45,7 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "supervisor", "app",
     },
     "fastapi": {"types", "event", "starlette"},
-    "testing": {"types", "decoder"},
+    # The hub for type checkers: what it tests is what it is given.
+    "testing": {"types", "errors", "decoder", "hub"},
     "__init__": {
         "app", "errors", "event", "options", "request", "shutdown", "source", "states",
     },

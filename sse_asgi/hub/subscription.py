@@ -90,7 +90,7 @@ class Subscription(AsyncIterator[bytes]):
 
     __slots__ = (
         "__weakref__", "_batch", "_cursors", "_given", "_hub", "_last_words", "_loop", "_offsets",
-        "_over", "_starts", "_unsettled", "_wake", "info", "patterns", "policy", "topics",
+        "_over", "_starts", "_turn", "_unsettled", "_wake", "info", "patterns", "policy", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -116,7 +116,8 @@ class Subscription(AsyncIterator[bytes]):
         self._given = given
         self._offsets = None if given is None else parse(given)
         self._starts: Mapping[str, Start] | None = starts
-        self._cursors: dict[str, Cursor] = {}
+        self._cursors: list[Cursor] = []
+        self._turn = 0  # the next cursor to be looked at
         self._unsettled: list[tuple[Cursor, Start]] = []
         # Of each key the newest, however many there are.
         self._batch = sys.maxsize if policy == "latest" else BATCH
@@ -143,6 +144,7 @@ class Subscription(AsyncIterator[bytes]):
             elif (frame := self._take()) is None:
                 if (cursor := self._outside()) is not None:
                     frame = await self._ask_log(cursor)
+                    self._turn += 1
                 else:
                     await self._park()
             if frame is not None:
@@ -173,11 +175,11 @@ class Subscription(AsyncIterator[bytes]):
     @property
     def cursors(self) -> Collection[Cursor]:
         """Where it is, in each topic."""
-        return self._cursors.values()
+        return self._cursors
 
     def add(self, cursor: Cursor, start: Start) -> None:
         """Have one more topic."""
-        self._cursors[cursor.topic] = cursor
+        self._cursors.append(cursor)
         self._unsettled.append((cursor, start))
         self.rouse()
 
@@ -190,16 +192,27 @@ class Subscription(AsyncIterator[bytes]):
     # -- what is at hand -------------------------------------------------------------------------
 
     def _take(self) -> bytes | None:
-        """All that is at hand, joined."""
+        """All that is at hand, joined, up to a topic that has to ask the log, or to a bound.
+
+        The next turn begins there: one that always has something does not keep others waiting.
+        """
         frames: list[bytes] = []
         size = 0
-        for cursor in self._cursors.values():
-            if records := cursor.records(self._batch):
+        for cursor in self._in_turn():
+            records = cursor.records(self._batch)
+            if records is None:
+                break
+            self._turn += 1
+            if records:
                 self._move(cursor, records, frames)
                 size += sum(len(record.body) for record in records)
                 if size >= BATCH:
                     break
         return b"".join(frames) if frames else None
+
+    def _in_turn(self) -> list[Cursor]:
+        turn = self._turn = self._turn % max(len(self._cursors), 1)
+        return self._cursors[turn:] + self._cursors[:turn]
 
     def _move(self, cursor: Cursor, records: Sequence[Record], frames: list[bytes]) -> None:
         """Have these events as frames, and be behind them."""
@@ -216,13 +229,13 @@ class Subscription(AsyncIterator[bytes]):
 
     def _outside(self) -> Cursor | None:
         """A cursor that has to ask the log."""
-        for cursor in self._cursors.values():
+        for cursor in self._in_turn():
             if cursor.records(0) is None:
                 return cursor
         return None
 
     def _id(self) -> str:
-        return join(cursor.position for cursor in self._cursors.values() if cursor.epoch)
+        return join(cursor.position for cursor in self._cursors if cursor.epoch)
 
     # -- what the log has to say -----------------------------------------------------------------
 
@@ -231,6 +244,8 @@ class Subscription(AsyncIterator[bytes]):
         found: list[tuple[Cursor, Start, Page]] = []
         for cursor, start in tuple(self._unsettled):
             page = await self._hub.read(cursor.topic, None, 0)
+            if self._over:
+                return None  # and its channel may be gone
             cursor.channel.meet(page)
             found.append((cursor, start, page))
         del self._unsettled[: len(found)]
