@@ -146,7 +146,10 @@ class Subscription(AsyncIterator[bytes]):
                     frame = await self._ask_log(cursor)
                     self._turn += 1
                 else:
-                    await self._park()
+                    try:  # here: a coroutine of its own is memory for as long as it waits
+                        await parked(self._loop, self._wake_by)
+                    finally:
+                        self._wake = None
             if frame is not None:
                 return frame
         if (last := self._last_words) is not None:
@@ -300,12 +303,6 @@ class Subscription(AsyncIterator[bytes]):
         if len(self._cursors) > 1 or self.patterns:
             data["topic"] = cursor.topic
         return encode({"event": self._hub.gap_event, "id": position, "data": data})
-
-    async def _park(self) -> None:
-        try:
-            await parked(self._loop, self._wake_by)
-        finally:
-            self._wake = None
 
     def _wake_by(self, wake: Callable[[], object]) -> None:
         self._wake = wake
