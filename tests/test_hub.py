@@ -407,6 +407,25 @@ async def test_patterns() -> None:
         assert topics == {"orders/1", "orders/2", "orders/a/b", "orders/new"}
 
 
+async def test_a_pattern_whose_topics_have_gone() -> None:
+    """The server was started again, and nothing has been published yet."""
+    hub = Hub()
+    app = stream_of(hub, "orders/*")
+    async with connect(app, headers=back("abcdef-3")) as stream:
+        event, data = await gap(stream)
+        assert data == {"after": "abcdef-3", "position": None, "missed": None}
+        assert event.id == ""  # it keeps the one that it has
+        await hub.publish("orders/1", "x")
+        assert await receive(stream, 1) == ["x"]
+        await nothing_more(stream)
+        last = stream.last_event_id
+    async with connect(app, headers=back(last)) as stream:
+        await nothing_more(stream)
+    async with connect(app, headers=back(f"{last}.abcdef-3")) as stream:
+        assert (await gap(stream))[1]["position"] == last
+        await nothing_more(stream)
+
+
 async def test_an_id_with_too_many_topics_says_so() -> None:
     hub = Hub()
     for number in range(300):

@@ -89,8 +89,9 @@ class Subscription(AsyncIterator[bytes]):
     """
 
     __slots__ = (
-        "__weakref__", "_batch", "_cursors", "_given", "_hub", "_last_words", "_loop", "_offsets",
-        "_over", "_starts", "_turn", "_unsettled", "_wake", "info", "patterns", "policy", "topics",
+        "__weakref__", "_batch", "_cursors", "_doubtful", "_given", "_hub", "_last_words", "_loop",
+        "_offsets", "_over", "_starts", "_turn", "_unsettled", "_wake", "info", "patterns",
+        "policy", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +120,8 @@ class Subscription(AsyncIterator[bytes]):
         self._cursors: list[Cursor] = []
         self._turn = 0  # the next cursor to be looked at
         self._unsettled: list[tuple[Cursor, Start]] = []
+        # With a pattern an id may be about topics that are no longer there.
+        self._doubtful = given is not None and bool(patterns)
         # Of each key the newest, however many there are.
         self._batch = sys.maxsize if policy == "latest" else BATCH
         self._wake: Callable[[], object] | None = None
@@ -139,7 +142,7 @@ class Subscription(AsyncIterator[bytes]):
             self._starts = None
             self._loop = current_loop()  # looked up once
         while not self._over:
-            if self._unsettled:
+            if self._unsettled or self._doubtful:
                 frame = await self._settle()
             elif (frame := self._take()) is None:
                 if (cursor := self._outside()) is not None:
@@ -273,6 +276,9 @@ class Subscription(AsyncIterator[bytes]):
             for cursor, _, page in found
             if not cursor.continues(page)
         ]
+        if self._doubtful and strange and not gaps:
+            gaps = [self._gap_frame(self._given or "", None, None)]
+        self._doubtful = False
         return b"".join(gaps) or None
 
     async def _ask_log(self, cursor: Cursor) -> bytes | None:
@@ -298,10 +304,14 @@ class Subscription(AsyncIterator[bytes]):
             missed = page.first - 1 - cursor.offset
         after = str(cursor.position) if given is None else given
         cursor.epoch, cursor.offset = page.epoch, page.first - 1
-        position = self._id()
+        several = len(self._cursors) > 1 or self.patterns
+        return self._gap_frame(after, missed, cursor.topic if several else None)
+
+    def _gap_frame(self, after: str, missed: int | None, topic: str | None) -> bytes:
+        position = self._id() or None
         data: dict[str, Any] = {"after": after[:SHOWN], "position": position, "missed": missed}
-        if len(self._cursors) > 1 or self.patterns:
-            data["topic"] = cursor.topic
+        if topic is not None:
+            data["topic"] = topic
         return encode({"event": self._hub.gap_event, "id": position, "data": data})
 
     def _wake_by(self, wake: Callable[[], object]) -> None:
