@@ -23,4 +23,5 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!sse_asgi\.)\w+\..*"),
     # And names that only type checkers need.
     ("py:class", r"sse_asgi\.event\.DataT_co|ContentStream|BackgroundTask|Policy|_HasSet"),
+    ("py:class", "AbstractAsyncContextManager"),
 ]

@@ -81,7 +81,7 @@ class Shutdown:
         self._streams_per_second = None if streams_per_second == math.inf else streams_per_second
         self._said = False
         # Apart from what was said: this is about one server, and another may follow it.
-        self.signalled = False
+        self.signalled: bool = False
         self._listeners: dict[Listener, object] = {}  # and their event loops
         self._hear_at_once: set[Listener] = set()
         self._queues: dict[object, _Queue] = {}  # of the event loops where not all are told yet

@@ -365,10 +365,10 @@ class LogContract:
     """
 
     #: How long, in seconds, a log may take to deliver what was appended.
-    patience = 10.0
+    patience: float = 10.0
 
     #: Whether the log keeps no more than ``max_events`` and ``max_bytes``, to the event.
-    exact = True
+    exact: bool = True
 
     def make_log(self, *, max_events: int, max_bytes: int) -> AbstractAsyncContextManager[Log]:
         """An async context manager that gives a log without topics.

@@ -45,7 +45,7 @@ class Channel:
     __slots__ = ("_log", "subscriptions", "topic", "window")
 
     def __init__(self, topic: str, log: Log) -> None:
-        self.topic = topic
+        self.topic: str = topic
         self._log = log
         #: The end of its log; ``None`` until the log was asked.
         self.window: Window | None = None
@@ -131,7 +131,7 @@ class Hub:
             raise TypeError(f"on_subscribers must be callable or None, not {on_subscribers!r}")
         encode({"event": gap_event})
         self._log = log
-        self.gap_event = gap_event
+        self.gap_event: str = gap_event
         self._on_subscribers = on_subscribers
         self._channels: dict[str, Channel] = {}
         self._subscriptions: dict[Subscription, None] = {}

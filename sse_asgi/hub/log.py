@@ -33,10 +33,10 @@ class Record:
     def __init__(
         self, epoch: str, offset: int, body: bytes, collapse_key: str | None = None
     ) -> None:
-        self.epoch = epoch
-        self.offset = offset
-        self.body = body
-        self.collapse_key = collapse_key
+        self.epoch: str = epoch
+        self.offset: int = offset
+        self.body: bytes = body
+        self.collapse_key: str | None = collapse_key
         self._frame: bytes | None = None
 
     def __repr__(self) -> str:
@@ -159,9 +159,9 @@ class Window:
     __slots__ = ("_begin", "_records", "_times", "epoch", "last", "size")
 
     def __init__(self, epoch: str, last: int = 0) -> None:
-        self.epoch = epoch
-        self.last = last
-        self.size = 0
+        self.epoch: str = epoch
+        self.last: int = last
+        self.size: int = 0
         # The first ones may be gone: cut off from time to time, as that takes as long as the rest.
         self._records: list[Record] = []
         self._times: list[float] = []
@@ -262,7 +262,8 @@ class MemoryLog:
                 raise TypeError(f"max_age must be a number of seconds or None, not {max_age!r}")
             if not max_age > 0:
                 raise ValueError(f"max_age must be a number of seconds > 0, not {max_age!r}")
-        self.limits = Limits(max_events, max_bytes, math.inf if max_age is None else max_age)
+        age = math.inf if max_age is None else max_age
+        self.limits: Limits = Limits(max_events, max_bytes, age)
         # Those that were not used for longest come first.
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
         self._burst = self._turned = 0.0

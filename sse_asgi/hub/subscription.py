@@ -55,10 +55,10 @@ class Cursor:
     __slots__ = ("channel", "epoch", "offset", "topic")
 
     def __init__(self, topic: str, channel: Channel) -> None:
-        self.topic = topic
-        self.channel = channel
-        self.epoch = ""  # not known yet
-        self.offset = 0
+        self.topic: str = topic
+        self.channel: Channel = channel
+        self.epoch: str = ""  # not known yet
+        self.offset: int = 0
 
     @property
     def position(self) -> Position:
