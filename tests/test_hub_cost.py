@@ -219,7 +219,7 @@ async def test_nothing_is_left_of_those_who_leave(way: str) -> None:
         return Counter(
             type(thing).__name__
             for thing in gc.get_objects()
-            if type(thing).__module__.startswith("sse_asgi.")
+            if str(type(thing).__module__).startswith("sse_asgi.")
         )
 
     async def come_and_go() -> None:
