@@ -594,7 +594,7 @@ async def test_one_that_is_ended_in_its_first_step() -> None:
         while not hub.subscribers():
             await anyio.lowlevel.checkpoint()
         subscription.close("bye")
-    assert got == [b"data: bye\n\n"]
+    assert got[-1] == b"data: bye\n\n"
     before = await hub.position("news")
     await trio.sleep(1000)
     await hub.position("other")

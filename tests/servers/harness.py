@@ -29,6 +29,10 @@ from .clients import DEADLINE, Address, Response, wait_for
 
 ROOT = Path(__file__).parents[2]
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As for a job in the background. The servers would inherit it, and some leave it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _serial = itertools.count()
 
 
