@@ -315,7 +315,8 @@ async def test_what_a_stopping_server_has_taken_and_the_client_has_not(
                     await anyio.sleep(0.001)
                 signal.raise_signal(signal.SIGTERM) if stops else shutdown.drain()
             assert connection.sent[-1]["more_body"] is False
-            assert not connection.given_up()
+            # With HTTP/2 one that does not take the end is waited for, for a moment.
+            assert blocks or not connection.given_up()
             if client == "reads slowly":
                 tasks.start_soon(read_slowly)
             if given_up:
