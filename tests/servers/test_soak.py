@@ -121,6 +121,8 @@ def complaints(server: Server) -> list[str]:
     forgiven = ["socket.send() raised"]
     if server.name == "hypercorn":
         forgiven.append("ResourceWarning")  # it leaves those who come while it stops
+    if server.name == "daphne":
+        forgiven.append("summary of")  # tells of applications that it has cancelled
     return [line for line in server.complaints() if not any(what in line for what in forgiven)]
 
 
