@@ -176,10 +176,7 @@ class Hub:
         :raises EventTooLargeError: for an event that is larger than all that the log may keep.
         :raises HubClosedError: after :meth:`close`.
         """
-        check_topic(topic)
-        _check_key("key", key)
-        _check_key("collapse_key", collapse_key)
-        body = _body(event)
+        body = _checked(topic, event, key, collapse_key)
         self._use()
         return str(await self._log.append(topic, body, key=key, collapse_key=collapse_key))
 
@@ -196,10 +193,7 @@ class Hub:
         :raises RuntimeError: in the thread of the event loop, which can't wait for itself.
         :raises HubClosedError: before the hub was used in its event loop, or when that is closed.
         """
-        check_topic(topic)
-        _check_key("key", key)
-        _check_key("collapse_key", collapse_key)
-        _body(event)  # refused here, if at all
+        _checked(topic, event, key, collapse_key)  # refused here, if at all
         if self._token is None:
             raise HubClosedError("the hub is not in use yet: open it in its event loop first")
         if threading.get_ident() == self._thread:
@@ -457,6 +451,14 @@ def _is_pattern(topic: object) -> bool:
 
 def _matcher(pattern: str) -> Callable[[str], object]:
     return re.compile(".*".join(map(re.escape, pattern.split("*")))).fullmatch
+
+
+def _checked(topic: object, event: EventLike, key: object, collapse_key: object) -> bytes:
+    """The frame of an event that may be published so."""
+    check_topic(topic)
+    _check_key("key", key)
+    _check_key("collapse_key", collapse_key)
+    return _body(event)
 
 
 def _body(event: EventLike) -> bytes:
