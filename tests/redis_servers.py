@@ -1,0 +1,307 @@
+"""Servers of Redis, or of Valkey, that tests start, break and bring back."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
+
+from .peers import require_redis
+from .servers.clients import DEADLINE, wait_for
+from .servers.harness import Process, steady_port
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class ReplyError(Exception):
+    """The server answered with an error."""
+
+
+class Connection:
+    """A connection to a server, for tests that ask it or change something behind one's back."""
+
+    def __init__(self, port: int, password: str | None = None) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), DEADLINE)
+        self._file: BinaryIO = self._socket.makefile("rb")
+        if password is not None:
+            try:
+                self.command("AUTH", password)
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def command(self, *arguments: object) -> Any:
+        """Send one command; its reply: str, int, None or a list of them. An error is raised."""
+        self.send(*arguments)
+        reply = self.receive()
+        if isinstance(reply, ReplyError):
+            raise reply
+        return reply
+
+    def send(self, *arguments: object) -> None:
+        encoded = [
+            item if isinstance(item, bytes) else str(item).encode("utf-8", "surrogateescape")
+            for item in arguments
+        ]
+        self._socket.sendall(
+            b"*%d\r\n" % len(encoded)
+            + b"".join(b"$%d\r\n%s\r\n" % (len(item), item) for item in encoded)
+        )
+
+    def receive(self) -> Any:
+        """The next reply; an error is returned, as it may be one among others."""
+        line = self._file.readline()
+        if not line.endswith(b"\r\n"):
+            raise ConnectionError("the server has closed the connection")
+        kind, rest = line[:1], line[1:-2].decode("utf-8", "surrogateescape")
+        if kind == b"+":
+            return rest
+        if kind == b"-":
+            return ReplyError(rest)
+        size = int(rest)
+        if kind == b":":
+            return size
+        if size < 0:
+            return None
+        if kind == b"*":
+            return [self.receive() for _ in range(size)]
+        assert kind == b"$", line
+        return self._file.read(size + 2)[:-2].decode("utf-8", "surrogateescape")
+
+
+#: Kills what is left when its standard input ends, however the process that holds the other end
+#: did. (prctl(PR_SET_PDEATHSIG) would kill when the *thread* ends that started the server.)
+_GUARD = """
+import os, signal, sys
+pids = set()
+for line in sys.stdin:
+    (pids.add if line[0] == "+" else pids.discard)(int(line[1:]))
+for pid in pids:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
+
+
+@functools.cache
+def _guard(owner: int) -> subprocess.Popen[str]:
+    guard = subprocess.Popen(
+        [sys.executable, "-S", "-c", _GUARD],
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    atexit.register(guard.communicate)
+    return guard
+
+
+def _tell_guard(what: str) -> None:
+    """Say "+123" when a process has started, "-123" when it has ended."""
+    pipe = _guard(os.getpid()).stdin
+    assert pipe is not None
+    pipe.write(f"{what}\n")
+    pipe.flush()
+
+
+class RedisServer:
+    """A server on a port and with a directory of its own; `with` starts it, and ends it for good.
+
+    `options` are those of redis.conf, with underscores: `appendonly="yes", appendfsync="always"`,
+    or `maxmemory="8mb"` (the policy is "noeviction" by default). Without any nothing is kept on
+    disk, so that the server comes back empty; only a snapshot brings data back then.
+    """
+
+    #: What the program's arguments end with.
+    mode: tuple[str, ...] = ()
+
+    def __init__(self, *, password: str | None = None, **options: str) -> None:
+        self._program = require_redis()
+        self.password = password
+        self.port = 0  # until it has started for the first time
+        self._process: Process | None = None
+        self._snapshots = 0
+        self._options = {"bind": "127.0.0.1", "save": '""', "appendonly": "no", **options}
+        if password is not None:
+            self._options.update(requirepass=f'"{password}"', masterauth=f'"{password}"')
+
+    def __enter__(self) -> Self:
+        self._directory = Path(tempfile.mkdtemp(prefix="redis-"))
+        self._data = self._directory / "data"
+        self._data.mkdir()
+        try:
+            for _ in range(3):
+                self.port = self._choose_port()
+                self._configure()
+                if self._start():
+                    return self
+            raise AssertionError(f"does not start: {self.log()}")
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, and delete its data."""
+        self.kill()
+        shutil.rmtree(self._directory)
+
+    def _choose_port(self) -> int:
+        return steady_port()
+
+    def _lines(self) -> list[str]:
+        """The configuration, port and directory apart."""
+        return [f"{name.replace('_', '-')} {value}" for name, value in self._options.items()]
+
+    def _configure(self) -> None:
+        lines = [f"port {self.port}", f'dir "{self._data}"', *self._lines(), ""]
+        (self._directory / "redis.conf").write_text("\n".join(lines))
+
+    @property
+    def url(self) -> str:
+        user = "" if self.password is None else f":{quote(self.password, safe='')}@"
+        return f"redis://{user}127.0.0.1:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process; it may be paused."""
+        return self._process is not None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it does not run"
+        return self._process.process.pid
+
+    def log(self) -> str:
+        """What the last process has written."""
+        return (self._directory / "log").read_text(errors="replace")
+
+    # What may happen to a server.
+
+    def start(self) -> None:
+        """Start it again, on its port and with the data that is there; wait until it answers."""
+        assert self._start(), f"does not start: {self.log()}"
+
+    def _start(self) -> bool:
+        assert not self.running, "it runs already"
+        self._process = Process(
+            [str(self._directory / "redis.conf"), *self.mode],
+            self._directory / "log",
+            program=(self._program,),
+        )
+        process = self._process.process
+        _tell_guard(f"+{process.pid}")
+        wait_for(lambda: process.poll() is not None or self._ready(), self.log)
+        if process.poll() is None:
+            return True
+        self._ended()
+        return False
+
+    def _ready(self) -> bool:
+        try:
+            info = self.info()
+        except (OSError, ReplyError):
+            return False
+        # Another process may have got the port.
+        return info["process_id"] == str(self.pid) and info.get("loading", "0") == "0"
+
+    def _ended(self) -> None:
+        _tell_guard(f"-{self.pid}")
+        self._process = None
+
+    def stop(self) -> None:
+        """Let it stop cleanly (SIGTERM); wait until it has."""
+        assert self._process is not None, "it does not run"
+        self.resume()
+        self._process.signal(signal.SIGTERM)
+        self._process.wait()
+        self._ended()
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._ended()
+
+    def pause(self) -> None:
+        """Stop it as it is (SIGSTOP): it has its connections, and the kernel accepts more."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    # Its data.
+
+    def snapshot(self) -> Path:
+        """A copy of the data, for `restore`."""
+        if self.running and self._options["appendonly"] == "no":
+            self.command("SAVE")
+        self._snapshots += 1
+        return shutil.copytree(self._data, self._directory / f"snapshot-{self._snapshots}")
+
+    def restore(self, snapshot: Path) -> None:
+        """Put older data back while it is down."""
+        self.wipe()
+        shutil.copytree(snapshot, self._data, dirs_exist_ok=True)
+
+    def wipe(self) -> None:
+        """Delete the data while it is down."""
+        assert not self.running, "stop it first"
+        shutil.rmtree(self._data)
+        self._data.mkdir()
+
+    # Questions.
+
+    def connect(self) -> Connection:
+        return Connection(self.port, self.password)
+
+    def command(self, *arguments: object) -> Any:
+        """Send one command on a connection of its own: see `Connection.command`."""
+        with self.connect() as connection:
+            return connection.command(*arguments)
+
+    def info(self, *sections: str) -> dict[str, str]:
+        """The fields of INFO."""
+        lines = self.command("INFO", *sections).splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def calls(self, command: str) -> int:
+        """How often it has carried out a command since it started."""
+        statistics = self.info("commandstats").get(f"cmdstat_{command.lower()}", "calls=0")
+        return int(statistics.split(",")[0].removeprefix("calls="))
+
+
+@contextmanager
+def any_server() -> Iterator[str]:
+    """The URL of a server for tests that break nothing: a running one, if the environment names
+    it (`SSE_ASGI_TEST_REDIS_URL`). Others may use it too.
+    """
+    if (url := os.environ.get("SSE_ASGI_TEST_REDIS_URL")) is not None:
+        yield url
+        return
+    with RedisServer() as server:
+        yield server.url
