@@ -143,7 +143,13 @@ class RedisServer:
         self.port = 0  # until it has started for the first time
         self._process: Process | None = None
         self._snapshots = 0
-        self._options = {"bind": "127.0.0.1", "save": '""', "appendonly": "no", **options}
+        self._options = {
+            "bind": "127.0.0.1",
+            "hz": "100",
+            "save": '""',
+            "appendonly": "no",
+            **options,
+        }
         if password is not None:
             self._options.update(requirepass=f'"{password}"', masterauth=f'"{password}"')
 
