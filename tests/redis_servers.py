@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -11,8 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
@@ -311,3 +312,202 @@ def any_server() -> Iterator[str]:
         return
     with RedisServer() as server:
         yield server.url
+
+
+class _Node(RedisServer):
+    """A node of a cluster."""
+
+    def __init__(self, **options: str) -> None:
+        super().__init__(cluster_enabled="yes", cluster_node_timeout="1000", **options)
+
+    def _choose_port(self) -> int:
+        return steady_port() - 10_000  # the nodes speak to one another on a port 10000 above
+
+    @functools.cached_property
+    def node_id(self) -> str:
+        node_id: str = self.command("CLUSTER", "MYID")
+        return node_id
+
+    def sees(self, primaries: Mapping[str, str]) -> bool:
+        """Whether to it the cluster works, and these nodes have these primaries, "-" being none."""
+        seen = {
+            fields[0]: fields[3]
+            for fields in map(str.split, self.command("CLUSTER", "NODES").splitlines())
+            if "handshake" not in fields[2] and "fail" not in fields[2]
+        }
+        works = "cluster_state:ok" in self.command("CLUSTER", "INFO")
+        return works and primaries.items() <= seen.items()
+
+    def in_sync(self) -> bool:
+        """Whether it is a replica that has all of its primary's data."""
+        return self.info("replication").get("master_link_status") == "up"
+
+
+SLOTS = 16384
+
+
+class Cluster:
+    """A cluster of three primaries, each with a replica if wanted; `with` starts and ends it."""
+
+    def __init__(self, *, replicas: bool = False, **options: str) -> None:
+        self.primaries = [_Node(**options) for _ in range(3)]
+        #: Of the primary with the same index.
+        self.replicas = [_Node(**options) for _ in range(3 if replicas else 0)]
+        self._stack = ExitStack()
+
+    @property
+    def nodes(self) -> list[_Node]:
+        return [*self.primaries, *self.replicas]
+
+    @property
+    def url(self) -> str:
+        """Of one of the nodes, which tells clients about the others."""
+        return self.primaries[0].url
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for node in self.nodes:
+                stack.enter_context(node)
+            self._join()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def _join(self) -> None:
+        for index, node in enumerate(self.nodes):
+            node.command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
+        for index, node in enumerate(self.primaries):
+            mine = range(SLOTS * index // 3, SLOTS * (index + 1) // 3)
+            node.command("CLUSTER", "ADDSLOTS", *mine)
+        for one, other in itertools.permutations(self.nodes, 2):
+            one.command("CLUSTER", "MEET", "127.0.0.1", other.port)
+        self._wait({node.node_id: "-" for node in self.nodes})
+        for primary, replica in zip(self.primaries, self.replicas, strict=False):
+            replica.command("CLUSTER", "REPLICATE", primary.node_id)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until all the nodes that run agree that they are well, and have the same data."""
+        primaries = {node.node_id: "-" for node in self.primaries if node.running}
+        replicas = [node for node in self.replicas if node.running]
+        for node in replicas:
+            primaries[node.node_id] = self.primaries[self.replicas.index(node)].node_id
+        self._wait(primaries)
+        for node in replicas:
+            wait_for(node.in_sync, node.log)
+
+    def _wait(self, primaries: Mapping[str, str]) -> None:
+        for node in self.nodes:
+            if node.running:
+                wait_for(functools.partial(node.sees, primaries), node.log)
+
+    def slot(self, key: str) -> int:
+        slot: int = self.primaries[0].command("CLUSTER", "KEYSLOT", key)
+        return slot
+
+    def primary_of(self, key: str) -> int:
+        """The index of the primary that has a key, while no slot has been moved."""
+        return next(n for n in range(3) if self.slot(key) < SLOTS * (n + 1) // 3)
+
+    def fail_over(self, number: int, *, kill: bool = False) -> None:
+        """Let a replica take its primary's place: by agreement, so that nothing is lost, or as
+        the primary is killed. The two change places in the lists, too.
+        """
+        primary, replica = self.primaries[number], self.replicas[number]
+        if kill:
+            primary.kill()
+        else:
+            replica.command("CLUSTER", "FAILOVER")
+        wait_for(lambda: replica.info("replication")["role"] == "master", replica.log)
+        self.primaries[number], self.replicas[number] = replica, primary
+        self.wait()
+
+
+class _Sentinel(RedisServer):
+    mode = ("--sentinel",)
+
+    def __init__(self, service: str, port: int, password: str | None) -> None:
+        super().__init__()
+        self._watched = [
+            f"sentinel monitor {service} 127.0.0.1 {port} 1",
+            # It pings once a second: with less, every new primary is taken to be down at first.
+            f"sentinel down-after-milliseconds {service} 1500",
+            f"sentinel failover-timeout {service} 2000",
+        ]
+        if password is not None:
+            self._watched.append(f'sentinel auth-pass {service} "{password}"')
+
+    def _lines(self) -> list[str]:
+        return ["bind 127.0.0.1", *self._watched]
+
+
+class Sentinels:
+    """A primary, a replica of it, and a sentinel that watches them as `service`."""
+
+    service = "main"
+
+    def __init__(self, *, password: str | None = None, **options: str) -> None:
+        self._password = password
+        self._options = options
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.primary = stack.enter_context(
+                RedisServer(password=self._password, **self._options)
+            )
+            self.replica = stack.enter_context(
+                RedisServer(
+                    password=self._password,
+                    replicaof=f"127.0.0.1 {self.primary.port}",
+                    **self._options,
+                )
+            )
+            self.sentinel = stack.enter_context(
+                _Sentinel(self.service, self.primary.port, self._password)
+            )
+            self.wait()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    @property
+    def port(self) -> int:
+        """The sentinel's."""
+        return self.sentinel.port
+
+    def wait(self) -> None:
+        """Wait until the replica is in sync and the sentinel knows it, so that it can take over."""
+        wait_for(self._whole, self.sentinel.log)
+
+    def _whole(self) -> bool:
+        replicas = self.sentinel.command("SENTINEL", "REPLICAS", self.service)
+        known = [dict(zip(fields[::2], fields[1::2], strict=True)) for fields in replicas]
+        return any(
+            replica["port"] == str(self.replica.port) and replica["master-link-status"] == "ok"
+            for replica in known
+        )
+
+    def fail_over(self) -> None:
+        """Kill the primary, and wait until the replica has its place. The two change names."""
+        self.primary.kill()
+        self.primary, self.replica = self.replica, self.primary
+        address = ["127.0.0.1", str(self.primary.port)]
+        wait_for(
+            lambda: (
+                self.sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+                == address
+                and self.primary.info("replication")["role"] == "master"
+            ),
+            self.sentinel.log,
+        )
+
+    def bring_back(self) -> None:
+        """Start what was the primary, as a replica. The sentinel would make it one after 10 s."""
+        self.replica.start()
+        self.replica.command("REPLICAOF", "127.0.0.1", self.primary.port)
+        self.wait()
