@@ -639,7 +639,7 @@ async def test_topics_are_forgotten() -> None:
         for number in range(1000):
             await trio.sleep(10)
             await hub.publish(f"t{number}", "x")
-        assert len(list(hub._log.topics())) < 50
+        assert len(list(hub._log.topics() or ())) < 50
         # Where somebody listens, it goes on as it was.
         assert (await hub.publish("watched", "y")).split("-")[0] == first.split("-")[0]
         assert await receive(stream, 1) == ["y"]

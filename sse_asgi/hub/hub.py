@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections.abc import Mapping
@@ -70,6 +71,15 @@ class Channel:
             if record.offset > window.last:
                 window.append(record, now)
         window.trim(self._log.limits, now)
+        self._rouse()
+
+    def renew(self, position: Position) -> None:
+        """Go on there, in a new epoch. What there is before, the log knows."""
+        if self.window is not None:
+            self.window = Window(position.epoch, position.offset)
+            self._rouse()
+
+    def _rouse(self) -> None:
         for subscription in tuple(self.subscriptions):
             subscription.rouse()
 
@@ -144,7 +154,7 @@ class Hub:
         self._thread: int | None = None
         self._closed = False
         self._tasks: anyio.abc.TaskGroup | None = None
-        log.attach(self._deliver, self._created)
+        log.attach(self._deliver, self._created, self._renewed)
 
     def __repr__(self) -> str:
         return f"<Hub topics={len(self._channels)} subscribers={len(self._subscriptions)}>"
@@ -249,18 +259,15 @@ class Hub:
         if len(plain) > MAX_TOPICS:
             raise ValueError(f"{len(plain)} topics, where an id has room for {MAX_TOPICS}")
         self._use()
-        names = dict.fromkeys(plain)
-        for pattern in patterns:
-            names.update(dict.fromkeys(filter(_matcher(pattern), self._log.topics())))
         given = last_event_id or None
+        start = Start(given=True) if given is not None else Start(None, history or 0)
+        names = dict.fromkeys((*plain, *self._matching(patterns)))
         starts = {
-            topic: Start(given=True)
-            if given is not None
-            else Start(self._log.position(topic), history or 0)
+            topic: start if start.given else start._replace(position=self._log.position(topic))
             for topic in names
         }
         subscription = Subscription(
-            self, plain, patterns, starts, given=given, policy=policy, info=info
+            self, plain, patterns, starts, start, given=given, policy=policy, info=info
         )
         self._made.add(subscription)
         return subscription
@@ -321,9 +328,15 @@ class Hub:
             raise RuntimeError("the hub is open already")
         self._closed = False
         self._use()
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._log.run)
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        try:
+            await tasks.start(self._log.run)
+        except BaseException:
+            tasks.cancel_scope.cancel()
+            await tasks.__aexit__(None, None, None)
+            raise
+        self._tasks = tasks
         return self
 
     async def __aexit__(
@@ -372,9 +385,9 @@ class Hub:
             self._enter_topic(subscription, topic, start)
         for pattern in subscription.patterns:
             self._by_pattern.setdefault(pattern, {})[subscription] = None
-            for topic in filter(_matcher(pattern), self._log.topics()):
-                if topic not in starts:
-                    self._enter_topic(subscription, topic, Start(oldest=True))
+        for topic in self._matching(subscription.patterns):
+            if topic not in starts:
+                self._enter_topic(subscription, topic, Start(oldest=True))
 
     def leave(self, subscription: Subscription) -> None:
         """Have it no longer."""
@@ -395,6 +408,20 @@ class Hub:
         """Ask the log."""
         return await self._log.read(topic, after, max_bytes)
 
+    async def find(self, patterns: Sequence[str]) -> Sequence[str]:
+        """The topics that match one of some patterns, where that has to be asked."""
+        await self._log.follow_topics()
+        return self._matching(patterns)
+
+    def knows_topics(self) -> bool:
+        """Whether all topics are known."""
+        return self._log.topics() is not None
+
+    def _matching(self, patterns: Sequence[str]) -> Sequence[str]:
+        topics = (self._log.topics() if patterns else None) or ()
+        found = (filter(_matcher(pattern), topics) for pattern in patterns)
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
+
     def _enter_topic(self, subscription: Subscription, topic: str, start: Start) -> None:
         channel = self._channels.get(topic)
         if channel is None:
@@ -414,6 +441,11 @@ class Hub:
         channel = self._channels.get(topic)
         if channel is not None:
             channel.deliver(records, self._clock())
+
+    def _renewed(self, topic: str, position: Position) -> None:
+        channel = self._channels.get(topic)
+        if channel is not None:
+            channel.renew(position)
 
     def _created(self, topic: str) -> None:
         for pattern, subscriptions in tuple(self._by_pattern.items()):
@@ -443,6 +475,10 @@ def _check_key(name: str, key: object) -> None:
         raise TypeError(f"{name} must be a str or None, not {key!r:.80}")
     if not 0 < len(key) <= MAX_TOPIC_LENGTH:
         raise ValueError(f"{name} has 1 to {MAX_TOPIC_LENGTH} characters: {key!r:.80}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} can't be encoded as UTF-8: {key!r:.80}") from None
 
 
 def _is_pattern(topic: object) -> bool:

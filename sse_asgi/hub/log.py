@@ -10,13 +10,25 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol, TypeAlias
 
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import EventTooLargeError
 from ..loops import clock, current_loop
 from .positions import Position, new_epoch
 
-__all__ = ["Created", "Deliver", "Limits", "Log", "MemoryLog", "Page", "Record", "Window"]
+__all__ = [
+    "Created",
+    "Deliver",
+    "Limits",
+    "Log",
+    "MemoryLog",
+    "Page",
+    "Record",
+    "Renewed",
+    "Window",
+]
 
 
 class Record:
@@ -76,12 +88,35 @@ class Limits:
     #: In seconds.
     max_age: float = math.inf
 
+    @classmethod
+    def checked(cls, max_events: int, max_bytes: int, max_age: float | None) -> Limits:
+        """The limits that somebody has asked for.
+
+        :raises TypeError: one of a wrong type.
+        :raises ValueError: one out of range.
+        """
+        for name, value in (("max_events", max_events), ("max_bytes", max_bytes)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name} must be an int, not {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if max_age is None:
+            return cls(max_events, max_bytes)
+        if not isinstance(max_age, (int, float)) or isinstance(max_age, bool):
+            raise TypeError(f"max_age must be a number of seconds or None, not {max_age!r}")
+        if not max_age > 0:
+            raise ValueError(f"max_age must be a number of seconds > 0, not {max_age!r}")
+        return cls(max_events, max_bytes, max_age)
+
 
 #: What a log calls with new records of a topic, in order.
 Deliver: TypeAlias = Callable[[str, Sequence[Record]], None]
 
 #: What a log calls with a topic that was not there before.
 Created: TypeAlias = Callable[[str], None]
+
+#: What a log calls when a topic has begun a new epoch, with where that ends.
+Renewed: TypeAlias = Callable[[str, Position], None]
 
 
 class Log(Protocol):
@@ -103,10 +138,11 @@ class Log(Protocol):
         """How much it keeps of each topic; a hub has no more of it at hand."""
         ...
 
-    def attach(self, deliver: Deliver, created: Created) -> None:
-        """Have new records of the topics that are followed, and new topics, passed on to a hub.
+    def attach(self, deliver: Deliver, created: Created, renewed: Renewed) -> None:
+        """Have a hub told of new records, and of new epochs, of the topics that are followed, and
+        of new topics.
 
-        Both are called in the event loop of the hub, and do not raise. Called once: a log belongs
+        They are called in the event loop of the hub, and do not raise. Called once: a log belongs
         to one hub.
         """
         ...
@@ -136,8 +172,12 @@ class Log(Protocol):
         """The newest position of a topic, if that is known without waiting."""
         ...
 
-    def topics(self) -> Iterable[str]:
-        """The topics that are known without waiting."""
+    def topics(self) -> Iterable[str] | None:
+        """All topics; ``None`` until :meth:`follow_topics`, if that has to wait."""
+        ...
+
+    async def follow_topics(self) -> None:
+        """From now on know all topics, and tell of new ones."""
         ...
 
     def follow(self, topic: str, after: Position) -> None:
@@ -148,8 +188,11 @@ class Log(Protocol):
         """Undo :meth:`follow`."""
         ...
 
-    async def run(self) -> None:
-        """Do what has to be done as long as a hub is open; runs until it is cancelled."""
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Do what has to be done as long as a hub is open; runs until it is cancelled.
+
+        :param task_status: told when the log can be used.
+        """
         ...
 
 
@@ -252,18 +295,7 @@ class MemoryLog:
         max_bytes: int = 1024 * 1024,
         max_age: float | None = None,
     ) -> None:
-        for name, value in (("max_events", max_events), ("max_bytes", max_bytes)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an int, not {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if max_age is not None:
-            if not isinstance(max_age, (int, float)) or isinstance(max_age, bool):
-                raise TypeError(f"max_age must be a number of seconds or None, not {max_age!r}")
-            if not max_age > 0:
-                raise ValueError(f"max_age must be a number of seconds > 0, not {max_age!r}")
-        age = math.inf if max_age is None else max_age
-        self.limits: Limits = Limits(max_events, max_bytes, age)
+        self.limits: Limits = Limits.checked(max_events, max_bytes, max_age)
         # Those that were not used for longest come first.
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
         self._burst = self._turned = 0.0
@@ -272,8 +304,8 @@ class MemoryLog:
         self._deliver: Deliver | None = None
         self._created: Created | None = None
 
-    def attach(self, deliver: Deliver, created: Created) -> None:
-        """See :meth:`Log.attach`."""
+    def attach(self, deliver: Deliver, created: Created, renewed: Renewed) -> None:
+        """See :meth:`Log.attach`: no epoch ends before its topic does."""
         if self._deliver is not None:
             raise RuntimeError("this log belongs to another hub")
         self._deliver, self._created = deliver, created
@@ -313,8 +345,11 @@ class MemoryLog:
         return Position(window.epoch, window.last)
 
     def topics(self) -> Iterable[str]:
-        """See :meth:`Log.topics`: all are known."""
+        """See :meth:`Log.topics`: they are always known."""
         return tuple(self._topics)
+
+    async def follow_topics(self) -> None:
+        """See :meth:`Log.follow_topics`: they are always followed."""
 
     def follow(self, topic: str, after: Position) -> None:
         """See :meth:`Log.follow`: new events are delivered anyway."""
@@ -329,8 +364,9 @@ class MemoryLog:
         if (kept := self._topics.get(topic)) is not None:
             kept.followed = False
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """See :meth:`Log.run`: there is nothing to be done."""
+        task_status.started()
 
     async def _give_way(self, size: int) -> None:
         """Let others have a turn; but not at each of many events that are appended flat out, so

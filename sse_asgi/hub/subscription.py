@@ -6,24 +6,32 @@ it looked elsewhere, before it came, or while it was away; replay and live event
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import anyio
 
 from ..encoder import encode
+from ..errors import HubClosedError, HubError
 from ..loops import current_loop, parked
+from .log import Page
 from .positions import Position, join, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from typing_extensions import Self
 
     from ..types import EventLike
     from .hub import Channel, Hub
-    from .log import Page, Record
+    from .log import Record
 
 __all__ = ["Cursor", "Policy", "Start", "Subscription"]
+
+T = TypeVar("T")
 
 #: What becomes of a subscriber that is behind: see :meth:`Hub.subscribe`.
 Policy: TypeAlias = Literal["gap", "disconnect", "latest"]
@@ -31,6 +39,9 @@ Policy: TypeAlias = Literal["gap", "disconnect", "latest"]
 #: How many bytes are joined into one frame for a subscriber that is behind, but for a single event
 #: that is larger. As much as servers buffer for a connection.
 BATCH = 65536
+
+#: For how long, in seconds, a log is left alone that can't be reached; it has waited itself.
+PAUSE = (0.5, 1.0)
 
 #: How much of an id is shown to the client that has sent it.
 SHOWN = 64
@@ -90,8 +101,8 @@ class Subscription(AsyncIterator[bytes]):
 
     __slots__ = (
         "__weakref__", "_batch", "_cursors", "_doubtful", "_given", "_hub", "_last_words", "_loop",
-        "_offsets", "_over", "_starts", "_turn", "_unsettled", "_wake", "info", "patterns",
-        "policy", "topics",
+        "_offsets", "_other", "_over", "_starts", "_turn", "_unsettled", "_wake", "info",
+        "patterns", "policy", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +111,7 @@ class Subscription(AsyncIterator[bytes]):
         topics: tuple[str, ...],
         patterns: tuple[str, ...],
         starts: Mapping[str, Start],
+        other: Start,
         *,
         given: str | None,
         policy: Policy,
@@ -117,6 +129,7 @@ class Subscription(AsyncIterator[bytes]):
         self._given = given
         self._offsets = None if given is None else parse(given)
         self._starts: Mapping[str, Start] | None = starts
+        self._other = other  # where topics begin that have to be looked up
         self._cursors: list[Cursor] = []
         self._turn = 0  # the next cursor to be looked at
         self._unsettled: list[tuple[Cursor, Start]] = []
@@ -137,10 +150,8 @@ class Subscription(AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         """Wait for events; all that there are, up to a bound, as one frame."""
-        if self._starts is not None and not self._over:
-            self._hub.enter(self, self._starts)
-            self._starts = None
-            self._loop = current_loop()  # looked up once
+        if self._starts is not None:
+            await self._begin(self._starts)
         while not self._over:
             if self._unsettled or self._doubtful:
                 frame = await self._settle()
@@ -194,6 +205,15 @@ class Subscription(AsyncIterator[bytes]):
         if self._wake is not None:
             wake, self._wake = self._wake, None
             wake()
+
+    async def _begin(self, starts: Mapping[str, Start]) -> None:
+        self._loop = current_loop()  # looked up once
+        if self.patterns and not self._hub.knows_topics():
+            found = await self._insist(partial(self._hub.find, self.patterns))
+            starts = {**dict.fromkeys(found or (), self._other), **starts}
+        if not self._over:
+            self._hub.enter(self, starts)
+            self._starts = None
 
     # -- what is at hand -------------------------------------------------------------------------
 
@@ -249,10 +269,9 @@ class Subscription(AsyncIterator[bytes]):
         """Find out where to begin. What is missing then is said first."""
         found: list[tuple[Cursor, Start, Page]] = []
         for cursor, start in tuple(self._unsettled):
-            page = await self._hub.read(cursor.topic, None, 0)
-            if self._over:
-                return None  # and its channel may be gone
-            cursor.channel.meet(page)
+            page = self._at_hand(cursor, start) or await self._read(cursor, None, 0)
+            if page is None:
+                return None
             found.append((cursor, start, page))
         del self._unsettled[: len(found)]
         strange = self._offsets is None or not self._offsets.keys() <= {
@@ -281,12 +300,44 @@ class Subscription(AsyncIterator[bytes]):
         self._doubtful = False
         return b"".join(gaps) or None
 
+    def _at_hand(self, cursor: Cursor, start: Start) -> Page | None:
+        """Where the log ends, if that need not be known exactly: what follows the id is here."""
+        window = cursor.channel.window
+        if window is None or not start.given or self._offsets is None:
+            return None
+        if window.first - 1 <= self._offsets.get(window.epoch, -1) <= window.last:
+            return Page(window.epoch, window.first, window.last)
+        return None
+
+    async def _read(self, cursor: Cursor, after: int | None, max_bytes: int) -> Page | None:
+        """Ask the log; ``None`` if this is over, and the channel perhaps gone."""
+        page = await self._insist(partial(self._hub.read, cursor.topic, after, max_bytes))
+        if page is not None:
+            cursor.channel.meet(page)
+        return page
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
+        """What the log says, when it can be reached; ``None`` if this is over before.
+
+        The stream stays open meanwhile.
+        """
+        while not self._over:
+            try:
+                answer = await ask()
+            except HubClosedError:
+                if not self._over:
+                    raise
+            except HubError:
+                await anyio.sleep(random.uniform(*PAUSE))
+            else:
+                return None if self._over else answer
+        return None
+
     async def _ask_log(self, cursor: Cursor) -> bytes | None:
         """Read on in the log, where the window does not have what comes next."""
-        page = await self._hub.read(cursor.topic, cursor.offset, self._batch)
-        if self._over:
+        page = await self._read(cursor, cursor.offset, self._batch)
+        if page is None:
             return None
-        cursor.channel.meet(page)
         if cursor.continues(page):
             frames: list[bytes] = []
             if page.records:

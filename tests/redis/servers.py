@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
-from .peers import require_redis
-from .servers.clients import DEADLINE, wait_for
-from .servers.harness import Process, steady_port
+from ..peers import require_redis
+from ..servers.clients import DEADLINE, wait_for
+from ..servers.harness import Process, steady_port
 
 if TYPE_CHECKING:
     from typing_extensions import Self

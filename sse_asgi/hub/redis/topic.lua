@@ -1,0 +1,189 @@
+-- The log of one topic, in one step: what is done here is done whole, or not at all.
+--
+-- KEYS[1]  the events: a stream, with <generation>-<offset> for the ids of its entries. The stream
+--          remembers its last id when it is empty, so generation and counter are never apart.
+--          A generation is a number, and a later one is greater: who waits for entries after an
+--          id of an old generation gets those of the new one.
+-- KEYS[2]  the keys of these events, with their offsets: a sorted set. Each event has a key, so
+--          that an append may be sent again.
+-- KEYS[3]  the topics of this shard, as they came: a stream.
+--
+-- ARGV     operation, topic, a random number below 2^20;
+--          the newest event that the caller knows: generation, offset, key;
+--          limits: events, bytes, milliseconds of age (0: none), milliseconds until a topic that
+--          nobody uses is gone (0: never); what the operation needs.
+
+local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
+local operation, topic, random = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local known = {generation = tonumber(ARGV[4]), offset = tonumber(ARGV[5]), key = ARGV[6]}
+local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local max_age, forget_after = tonumber(ARGV[9]), tonumber(ARGV[10])
+
+-- Where the values of an entry are. The size is that of all bodies up to this one, so that two
+-- entries tell how large what lies between them is.
+local BODY, SIZE, TIME, KEY, COLLAPSE_KEY = 2, 4, 6, 8, 10
+
+local function id(generation, offset)
+  return string.format('%.0f-%.0f', generation, offset)
+end
+
+local function parse(text)
+  local generation, offset = string.match(text, '^(%d+)-(%d+)$')
+  return tonumber(generation), tonumber(offset)
+end
+
+-- The generation, the offset of the newest event, and its values if it is still there.
+local function newest()
+  local entry = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if entry then
+    local generation, offset = parse(entry[1])
+    return generation, offset, entry[2]
+  end
+  if redis.call('EXISTS', log) == 1 then
+    local info = redis.call('XINFO', 'STREAM', log)
+    for i = 1, #info, 2 do
+      if info[i] == 'last-generated-id' then
+        return parse(info[i + 1])
+      end
+    end
+  end
+end
+
+local generation, last, values = newest()
+local is_new = not generation
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+-- Begin without an event, but with an id.
+local function begin(at, offset)
+  redis.call('XADD', log, id(at, offset), 'begin', '')
+  redis.call('XDEL', log, id(at, offset))
+end
+
+-- Whether the log is not the one that the caller knows, or has lost what the caller knows: it has
+-- come back with older data. Its ids would get a second meaning.
+local function is_older()
+  if known.generation ~= generation then
+    return known.generation > generation
+  end
+  if known.offset > last then
+    return true
+  end
+  if known.key == '' then
+    return false
+  end
+  local there = known.offset == last and values
+  if not there then
+    local at = id(generation, known.offset)
+    local entry = redis.call('XRANGE', log, at, at)[1]
+    there = entry and entry[2]
+  end
+  return there and there[KEY] ~= known.key
+end
+
+if is_new or is_older() then
+  local later = math.max(
+    clock[1] * 1048576 + random, known.generation + 1, (generation or 0) + 1)
+  if not is_new then
+    -- What there is stays, at the same offsets.
+    local entries = redis.call('XRANGE', log, '-', '+')
+    for _, entry in ipairs(entries) do
+      local _, offset = parse(entry[1])
+      redis.call('XADD', log, id(later, offset), unpack(entry[2]))
+    end
+    redis.call('XTRIM', log, 'MINID', id(later, 0))
+    if #entries == 0 then
+      begin(later, last)
+    end
+  else
+    last = 0
+    redis.call('DEL', keys)
+    redis.call('XADD', topics, '*', 'topic', topic)
+    begin(later, 0)
+  end
+  generation = later
+end
+
+-- Forget what is beyond the limits, and return the offset of the oldest event that stays. In the
+-- long run it is one for each that comes.
+local function trim()
+  local total = values and tonumber(values[SIZE]) or 0
+  local trimmed, first = false, last + 1
+  while true do
+    local entry = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+    if not entry then
+      first = last + 1
+      break
+    end
+    local oldest = entry[2]
+    local _, offset = parse(entry[1])
+    first = offset
+    if last - offset < max_events
+      and total - oldest[SIZE] + #oldest[BODY] <= max_bytes
+      and (max_age == 0 or tonumber(oldest[TIME]) > now - max_age)
+    then
+      break
+    end
+    redis.call('XDEL', log, entry[1])
+    trimmed = true
+  end
+  if trimmed then
+    redis.call('ZREMRANGEBYSCORE', keys, '-inf', first - 1)
+  end
+  return first
+end
+
+local function append(body, key, collapse_key)
+  if max_age > 0 then
+    trim()
+  end
+  local offset = redis.call('ZSCORE', keys, key)
+  if not offset then
+    local size = (values and values[SIZE] or 0) + #body
+    last = last + 1
+    offset = last
+    values = {'body', body, 'size', string.format('%.0f', size), 'time', string.format('%.0f', now),
+      'key', key, 'collapse_key', collapse_key}
+    redis.call('XADD', log, id(generation, offset), unpack(values))
+    redis.call('ZADD', keys, offset, key)
+    trim()
+  end
+  return {is_new and 1 or 0, generation, tonumber(offset)}
+end
+
+-- The events after an offset, up to so many bytes, but at least one; '': none.
+local function read(after, room)
+  local first = trim()
+  local reply = {is_new and 1 or 0, generation, first, last, values and values[KEY] or ''}
+  local offset = after == '' and last or math.max(tonumber(after), first - 1)
+  while offset < last do
+    local entries = redis.call('XRANGE', log, id(generation, offset + 1), '+', 'COUNT', 50)
+    if #entries == 0 then
+      break
+    end
+    for _, entry in ipairs(entries) do
+      local body = entry[2][BODY]
+      if #reply > 5 and #body > room then
+        return reply
+      end
+      room = room - #body
+      _, offset = parse(entry[1])
+      for _, value in ipairs({offset, body, entry[2][COLLAPSE_KEY]}) do
+        table.insert(reply, value)
+      end
+    end
+  end
+  return reply
+end
+
+local reply
+if operation == 'append' then
+  reply = append(ARGV[11], ARGV[12], ARGV[13])
+else
+  reply = read(ARGV[11], tonumber(ARGV[12]))
+end
+if forget_after > 0 then
+  redis.call('PEXPIRE', log, forget_after)
+  redis.call('PEXPIRE', keys, forget_after)
+end
+return reply

@@ -1,0 +1,96 @@
+"""Hubs on one Redis: what is published at one reaches the subscribers of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from sse_asgi.hub import Hub
+from sse_asgi.hub.redis import RedisLog
+from sse_asgi.testing import connect
+
+from ..test_hub import back, gap, receive, stream_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def new_hub(redis_url: str, new_prefix: Callable[[], str]) -> Callable[..., Hub]:
+    """Makes hubs that share their topics."""
+    prefix = new_prefix()
+    return lambda **options: Hub(RedisLog(redis_url, prefix=prefix, **options))
+
+
+async def test_every_node_has_the_same_events(new_hub: Callable[..., Hub]) -> None:
+    async with new_hub() as here, new_hub() as there:
+        headers = back(await here.position("news"))
+        async with (
+            connect(stream_of(here, "news"), headers=headers) as first,
+            connect(stream_of(there, "news"), headers=headers) as second,
+        ):
+            sent = [
+                (await hub.publish("news", data), data)
+                for hub, data in ((here, "a"), (there, "b"), (here, "c"))
+            ]
+            for stream in (first, second):
+                events = [await stream.receive() for _ in sent]
+                assert [(event.id, event.data) for event in events] == sent
+
+
+async def test_a_client_comes_back_to_another_node(new_hub: Callable[..., Hub]) -> None:
+    async with new_hub() as here, new_hub() as there:
+        ids = [await here.publish("news", data) for data in "abc"]
+        async with connect(stream_of(there, "news"), headers=back(ids[0])) as stream:
+            assert await receive(stream, 2) == ["b", "c"]
+            await here.publish("news", "d")
+            assert await receive(stream, 1) == ["d"]
+
+
+async def test_a_client_that_was_away_too_long(new_hub: Callable[..., Hub]) -> None:
+    async with new_hub(max_events=2) as hub:
+        ids = [await hub.publish("news", data) for data in "abcde"]
+        async with connect(stream_of(hub, "news"), headers=back(ids[0])) as stream:
+            event, data = await gap(stream)
+            assert (event.id, data["missed"]) == (ids[2], 2)
+            assert await receive(stream, 2) == ["d", "e"]
+
+
+async def test_history(new_hub: Callable[..., Hub]) -> None:
+    async with new_hub() as hub:
+        for data in "abc":
+            await hub.publish("news", data)
+        for history, expected in ((1, "c"), (2, "bc"), (10, "abc")):
+            async with connect(stream_of(hub, "news", history=history)) as stream:
+                assert await receive(stream, min(3, history)) == list(expected)
+
+
+async def test_patterns(new_hub: Callable[..., Hub]) -> None:
+    """Topics that were there are live; new ones begin with their first event, at every node."""
+    async with new_hub() as here, new_hub() as there:
+        await here.publish("jobs/1", "old")
+        for hub in (here, there):
+            async with connect(stream_of(hub, "jobs/*", history=0)) as stream:
+                await anyio.sleep(0.1)
+                await here.publish("jobs/1", "a")
+                assert await receive(stream, 1) == ["a"]
+                topic = f"jobs/new/{id(hub)}"
+                await there.publish(topic, "b")
+                await here.publish(topic, "c")
+                assert await receive(stream, 2) == ["b", "c"]
+
+
+async def test_many_topics(new_hub: Callable[..., Hub]) -> None:
+    """More than one connection reads; all arrive."""
+    async with new_hub() as here, new_hub() as there, anyio.create_task_group() as tasks:
+        topics = [f"t{number}" for number in range(1200)]
+
+        async def follow(topic: str) -> None:
+            async with connect(stream_of(here, topic, history=1)) as stream:
+                assert await receive(stream, 1) == [topic]
+
+        for topic in topics:
+            tasks.start_soon(follow, topic)
+        for topic in topics:
+            await there.publish(topic, topic)

@@ -1,0 +1,90 @@
+"""The contract of logs, kept by the one on Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import coredis
+import pytest
+
+from sse_asgi.hub import Hub, HubClosedError, Log
+from sse_asgi.hub.redis import RedisLog
+from sse_asgi.testing import LogContract
+
+pytestmark = pytest.mark.anyio
+
+
+class TestRedisLog(LogContract):
+    @pytest.fixture(autouse=True)
+    def _redis(self, redis_url: str, new_prefix: Callable[[], str]) -> None:
+        self.url, self.new_prefix = redis_url, new_prefix
+
+    @asynccontextmanager
+    async def make_log(self, *, max_events: int, max_bytes: int) -> AsyncGenerator[Log, None]:
+        yield RedisLog(
+            self.url, prefix=self.new_prefix(), max_events=max_events, max_bytes=max_bytes
+        )
+
+
+class TestTwoRedisLogs(TestRedisLog):
+    """Of two processes, on the same topics."""
+
+    @asynccontextmanager
+    async def make_logs(
+        self, *, max_events: int, max_bytes: int
+    ) -> AsyncGenerator[Sequence[Log], None]:
+        prefix = self.new_prefix()
+        yield [
+            RedisLog(self.url, prefix=prefix, max_events=max_events, max_bytes=max_bytes)
+            for _ in range(2)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        ({"source": 5}, TypeError),
+        ({"prefix": b"x"}, TypeError),
+        ({"prefix": ""}, ValueError),
+        ({"prefix": "{a}"}, ValueError),
+        ({"max_events": 0}, ValueError),
+        ({"max_bytes": "1"}, TypeError),
+        ({"max_age": 0}, ValueError),
+        ({"timeout": "5"}, TypeError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("inf")}, ValueError),
+        ({"shards": True}, TypeError),
+        ({"shards": 0}, ValueError),
+        ({"shards": 16385}, ValueError),
+    ],
+)
+async def test_parameters_are_checked(parameters: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        RedisLog(**{"source": "redis://localhost", **parameters})
+
+
+async def test_a_client_of_the_application(redis_url: str, new_prefix: Callable[[], str]) -> None:
+    """One that is not open is opened; one that is stays open; whatever it decodes."""
+    prefix = new_prefix()
+    client = coredis.Redis.from_url(redis_url, decode_responses=True)
+    for source in (client, lambda: coredis.Redis.from_url(redis_url)):
+        async with Hub(RedisLog(source, prefix=prefix)) as hub:
+            await hub.publish("t", "\u00e4")
+    async with client:
+        async with Hub(RedisLog(client, prefix=prefix)) as hub:
+            await hub.publish("t", "\u00e4")
+            assert (await hub.position("t")).endswith("-3")
+        assert await client.ping()
+
+
+async def test_a_hub_that_is_not_open(redis_url: str) -> None:
+    hub = Hub(RedisLog(redis_url))
+    for _ in range(2):
+        with pytest.raises(HubClosedError, match="not open"):
+            await hub.publish("t", "x")
+        with pytest.raises(HubClosedError, match="not open"):
+            await anext(hub.subscribe("t"))
+        async with hub:
+            await hub.position("t")
