@@ -79,12 +79,12 @@ async def test_a_client_of_the_application(redis_url: str, new_prefix: Callable[
         assert await client.ping()
 
 
-async def test_a_hub_that_is_not_open(redis_url: str) -> None:
-    hub = Hub(RedisLog(redis_url))
-    for _ in range(2):
-        with pytest.raises(HubClosedError, match="not open"):
+async def test_a_hub_that_is_not_open(redis_url: str, new_prefix: Callable[[], str]) -> None:
+    hub = Hub(RedisLog(redis_url, prefix=new_prefix()))
+    for words in ("not open", "closed"):
+        with pytest.raises(HubClosedError, match=words):
             await hub.publish("t", "x")
-        with pytest.raises(HubClosedError, match="not open"):
+        with pytest.raises(HubClosedError, match=words):
             await anext(hub.subscribe("t"))
         async with hub:
-            await hub.position("t")
+            await hub.publish("t", "x")

@@ -157,10 +157,11 @@ class RedisLog:
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`sse_asgi.hub.Log.read`."""
         question = (topic, after, max_bytes)
+        tasks = self._link.tasks
         answer = self._asked.get(question)
         if answer is None:
             answer = self._asked[question] = Call()
-            self._link.tasks.start_soon(self._answer, question, answer)
+            tasks.start_soon(self._answer, question, answer)
         return await answer.result()
 
     def position(self, topic: str) -> None:
