@@ -149,27 +149,29 @@ class Link:
                     scope.deadline = math.inf
                     found = True
                     self._have(client)
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(serve, client, tasks)
-                        await self._lost.wait()
-                        tasks.cancel_scope.cancel()
+                    try:
+                        async with anyio.create_task_group() as tasks:
+                            tasks.start_soon(serve, client, tasks)
+                            await self._lost.wait()
+                            tasks.cancel_scope.cancel()
+                    finally:
+                        self._have(None)
         except Exception as exc:
-            self._have(None, exc)
+            self._reason = _cause(exc)
         return found
 
-    def _have(self, client: Client | None, reason: BaseException | None = None) -> None:
+    def _have(self, client: Client | None) -> None:
         self._client = client
         if client is not None:
             self._found.set()
         elif self._found.is_set():
             self._found = anyio.Event()
-        if reason is not None:
-            self._reason = _cause(reason)
 
     def lose(self, client: Client, reason: Exception) -> None:
         """Have another one instead of this client."""
         if client is self._client:
-            self._have(None, reason)
+            self._reason = reason
+            self._have(None)
             self._lost.set()
 
     # -- commands --------------------------------------------------------------------------------
