@@ -122,6 +122,7 @@ class Link:
 
         :param serve: called with each client, and a task group that ends with that client.
         """
+        self._found = anyio.Event()  # of this event loop
         try:
             async with anyio.create_task_group() as self._tasks:
                 task_status.started()
