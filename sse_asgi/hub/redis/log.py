@@ -60,7 +60,7 @@ class RedisLog:
     Needs Redis 6.2 or newer, or Valkey. All hubs on one Redis with the same prefix are one: what is
     published at one reaches the subscribers of all, with the same id. A process holds one
     connection for its commands, and one on which it waits for events, whatever the number of its
-    subscribers; another for each 500 topics, and in a cluster for each shard.
+    subscribers; another for each 200 topics, and in a cluster for each shard.
 
     Where Redis can't be reached, streams stay open and go on when it is back, without a loss or
     with a gap; publishing is tried again for ``timeout`` seconds, and fails with

@@ -30,10 +30,10 @@ BLOCK = 5.0
 COUNT = 500
 
 #: How many streams one connection waits for. Redis looks at each of them whenever one has an entry.
-STREAMS = 500
+STREAMS = 200
 
-#: A pause after each read, in seconds for each stream: ten times what that costs Redis, so that a
-#: reader takes no more than a tenth of it. What comes meanwhile is read at once.
+#: A pause after each read, in seconds for each stream: twenty times what that costs Redis, so that
+#: a reader takes no more than a twentieth of it. What comes meanwhile is read at once.
 PAUSE = 20e-6
 
 #: How often the streams are looked after, in seconds.

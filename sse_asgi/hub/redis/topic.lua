@@ -104,8 +104,7 @@ if is_new or is_older() then
   generation = later
 end
 
--- Forget what is beyond the limits, and return the offset of the oldest event that stays. In the
--- long run it is one for each that comes.
+-- Forget what is beyond the limits, and return the offset of the oldest event that stays.
 local function trim()
   local total = values and tonumber(values[SIZE]) or 0
   local trimmed, first = false, last + 1
@@ -144,9 +143,14 @@ local function append(body, key, collapse_key)
     offset = last
     values = {'body', body, 'size', string.format('%.0f', size), 'time', string.format('%.0f', now),
       'key', key, 'collapse_key', collapse_key}
-    redis.call('XADD', log, id(generation, offset), unpack(values))
+    redis.call('XADD', log, 'MAXLEN', max_events, id(generation, offset), unpack(values))
     redis.call('ZADD', keys, offset, key)
-    trim()
+    redis.call('ZREMRANGEBYSCORE', keys, '-inf', last - max_events)
+    -- To look at the oldest event costs as much as all this: bytes may be a quarter too many until
+    -- somebody reads.
+    if last % 16 == 0 or #body * 64 > max_bytes then
+      trim()
+    end
   end
   return {is_new and 1 or 0, generation, tonumber(offset)}
 end
