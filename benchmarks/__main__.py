@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from . import encode, fanout, idle, pump
+from . import encode, fanout, idle, pump, redis
 
 BENCHMARKS = {
     "encode": encode.main,
     "pump": pump.main,
     "fanout": fanout.main,
     "idle": idle.main,
+    "redis": redis.main,
 }
 
 

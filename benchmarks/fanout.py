@@ -120,6 +120,10 @@ class Clients:
             for _ in range(self._count)
         ]
 
+    def forget(self) -> None:
+        """Wait for the next last event."""
+        self._had = 0
+
     async def close(self) -> None:
         self._gone.set()
         await asyncio.gather(*self._streams)
