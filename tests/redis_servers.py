@@ -154,6 +154,7 @@ class RedisServer:
             "hz": "100",
             "save": '""',
             "appendonly": "no",
+            "repl_diskless_sync_delay": "0",  # replicas need not wait for others
             **options,
         }
         if password is not None:
