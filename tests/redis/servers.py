@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -33,9 +34,13 @@ class ReplyError(Exception):
 class Connection:
     """A connection to a server, for tests that ask it or change something behind one's back."""
 
-    def __init__(self, port: int, password: str | None = None) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), DEADLINE)
-        self._file: BinaryIO = self._socket.makefile("rb")
+    def __init__(
+        self, port: int, password: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+        self._file: BinaryIO = self.socket.makefile("rb")
         if password is not None:
             try:
                 self.command("AUTH", password)
@@ -51,7 +56,7 @@ class Connection:
 
     def close(self) -> None:
         self._file.close()
-        self._socket.close()
+        self.socket.close()
 
     def command(self, *arguments: object) -> Any:
         """Send one command; its reply: str, int, None or a list of them. An error is raised."""
@@ -66,7 +71,7 @@ class Connection:
             item if isinstance(item, bytes) else str(item).encode("utf-8", "surrogateescape")
             for item in arguments
         ]
-        self._socket.sendall(
+        self.socket.sendall(
             b"*%d\r\n" % len(encoded)
             + b"".join(b"$%d\r\n%s\r\n" % (len(item), item) for item in encoded)
         )
@@ -149,6 +154,7 @@ class RedisServer:
             "hz": "100",
             "save": '""',
             "appendonly": "no",
+            "repl_diskless_sync_delay": "0",  # replicas need not wait for others
             **options,
         }
         if password is not None:
