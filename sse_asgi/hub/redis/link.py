@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 from coredis import Redis, RedisCluster
 from coredis import exceptions as redis
+from coredis.connection import TCPLocation
 from coredis.retry import NoRetryPolicy
 
 from ...errors import HubClosedError, HubError
@@ -228,15 +229,20 @@ class Link:
             "connect_timeout": self.timeout,
             "retry_policy": NoRetryPolicy(),
         }
-        scheme, _, _, query, _ = urlsplit(self._source)
-        if scheme == "rediss" and not any(name.startswith("ssl_") for name in parse_qs(query)):
+        url = urlsplit(self._source)
+        if url.scheme == "rediss" and not any(
+            key.startswith("ssl_") for key in parse_qs(url.query)
+        ):
             options["ssl_context"] = ssl.create_default_context()
         if self._is_cluster is None:
             async with Redis.from_url(self._source, **options) as client:
                 self._is_cluster = await _is_cluster(client)
-        if self._is_cluster:
-            return RedisCluster.from_url(self._source, max_connections_per_node=True, **options)
-        return Redis.from_url(self._source, **options)
+        if not self._is_cluster:
+            return Redis.from_url(self._source, **options)
+        node = TCPLocation(url.hostname or "localhost", url.port or 6379)
+        return RedisCluster.from_url(
+            self._source, startup_nodes=[node], max_connections_per_node=True, **options
+        )
 
 
 async def _is_cluster(client: Redis[Any]) -> bool:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ..servers.clients import wait_for
+from ..servers.harness import make_certificate
 from .faulty_proxy import FaultyProxy, Moment
-from .redis_servers import Cluster, Connection, RedisServer, ReplyError, Sentinels
-from .servers.clients import wait_for
-from .servers.harness import make_certificate
+from .servers import Cluster, Connection, RedisServer, ReplyError, Sentinels
 
 
 @pytest.fixture(scope="module")

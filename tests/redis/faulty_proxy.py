@@ -11,8 +11,8 @@ from collections.abc import Coroutine
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .servers.clients import DEADLINE
-from .servers.harness import Certificate, steady_port
+from ..servers.clients import DEADLINE
+from ..servers.harness import Certificate, steady_port
 
 if TYPE_CHECKING:
     from typing_extensions import Self
