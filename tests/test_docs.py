@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import anyio
 import httpx
 import pytest
+from asgi_lifespan import LifespanManager
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -29,6 +30,7 @@ from sse_asgi import SSEApp
 from sse_asgi.testing import connect
 
 from .peers import missing
+from .redis.servers import any_server
 from .servers.harness import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +78,18 @@ NO_STREAMS = ("openapi", "swagger_ui_html", "swagger_ui_redirect", "redoc_html")
 ONE_PROGRAM = sorted({*pages_with("python")} - {"docs/how-to/frameworks.md"})
 
 
+@pytest.fixture(autouse=True)
+def redis(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where a page needs Redis there is one."""
+    page = request.node.callspec.params.get("page") if hasattr(request.node, "callspec") else None
+    if page is None or "REDIS_URL" not in PAGES[page].read_text():
+        yield
+        return
+    with any_server() as url:
+        monkeypatch.setenv("REDIS_URL", url)
+        yield
+
+
 @pytest.mark.parametrize("page", ONE_PROGRAM)
 def test_python_examples(page: str, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sse_starlette", "sse_starlette.sse", "sse_starlette.event"):  # replaced by a page
@@ -103,7 +117,10 @@ def test_python_examples(page: str, anyio_backend: str, monkeypatch: pytest.Monk
 
 
 async def give_an_event(app: Any, path: str) -> None:
-    with anyio.fail_after(HANG):
+    async with AsyncExitStack() as stack:
+        stack.enter_context(anyio.fail_after(HANG))
+        if "REDIS_URL" in os.environ:  # a hub in memory need not be open
+            await stack.enter_async_context(LifespanManager(app))
         async with connect(app, path) as stream:
             if stream.status_code == 200:
                 await stream.receive()
