@@ -28,7 +28,7 @@ def new_prefix() -> Callable[[], str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """coredis leaves memory streams unclosed where a connection could not be made."""
+    """What coredis leaves unclosed where a connection could not be made is not ours."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:

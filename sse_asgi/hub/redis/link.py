@@ -14,7 +14,7 @@ import anyio
 from coredis import Redis, RedisCluster
 from coredis import exceptions as redis
 from coredis.connection import TCPLocation
-from coredis.retry import NoRetryPolicy
+from coredis.retry import ConstantRetryPolicy, NoRetryPolicy
 
 from ...errors import HubClosedError, HubError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup, TaskStatus
 
-__all__ = ["Call", "Client", "Link", "Source"]
+__all__ = ["PASSING", "Call", "Client", "Link", "Source", "waits"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,9 @@ PASSING = (
     OSError,
 )
 
+#: More than readers need.
+MAX_CONNECTIONS = 1024
+
 #: The first wait before something is tried again, and the longest, in seconds.
 SHORTEST, LONGEST = 0.05, 2.0
 
@@ -60,7 +63,7 @@ class Call(Generic[T]):
 
     def __init__(self) -> None:
         self.done: anyio.Event = anyio.Event()
-        #: With which it is tried now.
+        #: With which it was tried last.
         self.client: Client | None = None
         self._result: T | None = None
         self._error: Exception | None = None
@@ -98,6 +101,7 @@ class Link:
         self._source = source
         self.timeout: float = timeout
         self._is_cluster: bool | None = None
+        self._nodes: list[TCPLocation] = []  # of the cluster, when it was last seen
         self._tasks: TaskGroup | None = None
         self._client: Client | None = None
         self._found = anyio.Event()
@@ -147,7 +151,11 @@ class Link:
         try:
             with anyio.fail_after(self.timeout) as scope:
                 async with _opened(await self._make()) as client:
-                    await client.ping()
+                    if isinstance(client, RedisCluster):  # it has answered
+                        nodes = client.connection_pool.cluster_layout.nodes
+                        self._nodes = [TCPLocation(node.host, node.port) for node in nodes]
+                    else:
+                        await client.ping()
                     scope.deadline = math.inf
                     found = True
                     self._have(client)
@@ -169,8 +177,14 @@ class Link:
         elif self._found.is_set():
             self._found = anyio.Event()
 
+    def blame(self, client: Client, reason: Exception) -> None:
+        """Have another client instead of this one, if that can help."""
+        # A cluster has other nodes, and its client finds out which one takes over.
+        if not isinstance(client, RedisCluster):
+            self.lose(client, reason)
+
     def lose(self, client: Client, reason: Exception) -> None:
-        """Have another one instead of this client."""
+        """Have another client instead of this one."""
         if client is self._client:
             self._reason = reason
             self._have(None)
@@ -192,7 +206,7 @@ class Link:
         try:
             with anyio.move_on_after(self.timeout):
                 await self._try(command, call)
-            if call.client is not None:
+            if call.client is not None and not call.done.is_set():
                 self.lose(call.client, TimeoutError(f"no answer within {self.timeout} s"))
             call.fail(HubError(f"Redis did not do it within {self.timeout} s: {self._reason}"))
         finally:
@@ -206,14 +220,14 @@ class Link:
             try:
                 call.succeed(await command(client))
             except PASSING as exc:
-                self.lose(client, exc)
+                self._reason = exc
+                self.blame(client, exc)
             except Exception as exc:
                 # Whatever it says when it was closed in between is passing too.
                 if client is self._client:
                     error = HubError(f"Redis refused it: {exc}")
                     error.__cause__ = exc
                     call.fail(error)
-            call.client = None
             if call.done.is_set():
                 return
             await anyio.sleep(pause)
@@ -227,21 +241,30 @@ class Link:
         options: dict[str, Any] = {
             "decode_components": True,  # what is percent-encoded in a password
             "connect_timeout": self.timeout,
-            "retry_policy": NoRetryPolicy(),
+            "max_connections": MAX_CONNECTIONS,
         }
         url = urlsplit(self._source)
         if url.scheme == "rediss" and not any(
             key.startswith("ssl_") for key in parse_qs(url.query)
         ):
             options["ssl_context"] = ssl.create_default_context()
-        if self._is_cluster is None:
-            async with Redis.from_url(self._source, **options) as client:
-                self._is_cluster = await _is_cluster(client)
         if not self._is_cluster:
-            return Redis.from_url(self._source, **options)
+            client = Redis.from_url(self._source, retry_policy=NoRetryPolicy(), **options)
+            if self._is_cluster is None:
+                async with client:
+                    self._is_cluster = await _is_cluster(client)
+            if not self._is_cluster:
+                return client
+        # The node of the URL may be gone by now.
         node = TCPLocation(url.hostname or "localhost", url.port or 6379)
         return RedisCluster.from_url(
-            self._source, startup_nodes=[node], max_connections_per_node=True, **options
+            self._source,
+            startup_nodes=[*self._nodes, node],
+            max_connections_per_node=True,
+            skip_full_coverage_check=True,  # to ask is often forbidden
+            # Only what is tried again makes it look which nodes there are.
+            retry_policy=ConstantRetryPolicy(PASSING, retries=1, delay=SHORTEST),
+            **options,
         )
 
 

@@ -10,6 +10,7 @@ import anyio
 from coredis import PureToken
 
 from ...errors import HubError
+from .link import PASSING, waits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +83,7 @@ class Reader:
         self._rung = "0-0"
         self._ringing = False
         self._waiting = False
+        self._review_at = -math.inf
         #: Whether it is at work.
         self.runs: bool = False
         self.streams: dict[str, Stream] = {}
@@ -106,18 +108,30 @@ class Reader:
     async def run(self, client: Client) -> None:
         """Read until there is no stream left, or until the client is lost."""
         self._rung = "0-0"
-        review_at = -math.inf
+        self._review_at = -math.inf
+        pauses, failing = waits(), math.inf
         try:
             while self.streams:
-                if anyio.current_time() >= review_at:
-                    await self._review()
-                    review_at = anyio.current_time() + REVIEW
-                await self._read(client)
-                await anyio.sleep(PAUSE * len(self.streams))
+                try:
+                    await self._read(client)
+                except PASSING as exc:
+                    now = anyio.current_time()
+                    failing = min(failing, now)
+                    if now > failing + self._link.timeout:
+                        raise
+                    self._link.blame(client, exc)
+                    self._review_at = -math.inf  # who knows what comes back
+                    await anyio.sleep(next(pauses))
+                else:
+                    pauses, failing = waits(), math.inf
+                    await anyio.sleep(PAUSE * len(self.streams))
         finally:
             self.runs = False
 
     async def _read(self, client: Client) -> None:
+        if anyio.current_time() >= self._review_at:
+            await self._review()
+            self._review_at = anyio.current_time() + REVIEW
         ids = {self._bell: self._rung}
         ids.update((key, stream.last) for key, stream in self.streams.items())
         self._ringing = False
