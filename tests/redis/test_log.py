@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import coredis
 import pytest
 
@@ -88,3 +89,33 @@ async def test_a_hub_that_is_not_open(redis_url: str, new_prefix: Callable[[], s
             await anext(hub.subscribe("t"))
         async with hub:
             await hub.publish("t", "x")
+
+
+async def test_names_of_topics_that_are_gone_go(
+    redis_url: str, new_prefix: Callable[[], str]
+) -> None:
+    """And a topic that comes back again and again has one name."""
+    prefix = new_prefix()
+    log = RedisLog(redis_url, prefix=prefix, max_age=60, shards=1)
+    async with coredis.Redis.from_url(redis_url) as client, Hub(log) as hub:
+
+        async def gone(topic: str) -> None:  # as it is after a while
+            await client.delete([log.keys.log(topic), log.keys.of_topic(topic)[1]])
+
+        async def names() -> list[str]:
+            entries = await client.xrange(log.keys.topics(0))
+            return [entry.field_values[b"topic"].decode() for entry in entries]
+
+        await hub.publish("stays", "x")
+        for _ in range(10):
+            await gone("often")
+            await hub.publish("often", "x")
+            await anyio.sleep(0.02)  # old names are looked at meanwhile
+        for number in range(10):
+            await hub.publish(f"once/{number}", "x")
+            await gone(f"once/{number}")
+        with anyio.fail_after(10):
+            while len(found := await names()) > 5:
+                await anyio.sleep(0.01)
+        assert {"stays", "often"} <= set(found)
+        assert found.count("often") == 1
