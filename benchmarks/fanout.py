@@ -123,6 +123,7 @@ class Clients:
     def forget(self) -> None:
         """Wait for the next last event."""
         self._had = 0
+        self.all_had.clear()
 
     async def close(self) -> None:
         self._gone.set()

@@ -164,21 +164,26 @@ async def latency(server: Server) -> None:
     for subscribers in (1, 500):
         prefix = secrets.token_hex(4)
         async with server.hub(prefix) as publisher, server.hub(prefix) as node:
-            clients = Clients(subscribers)
-            await clients.open(partial(sse_app, partial(node.subscribe, "t")))
-            await asyncio.sleep(1)
-            took = []
-            for _ in range(200):
-                clients.all_had.clear()
-                clients.forget()
-                began = time.perf_counter()
-                await publisher.publish("t", LAST)
-                await clients.all_had.wait()
-                took.append((time.perf_counter() - began) * 1e3)
-                await asyncio.sleep(0.05)
-            await clients.close()
-            p50, p99 = statistics.median(took), statistics.quantiles(took, n=100)[98]
-            print(f"  to the last of {subscribers:>3} subscribers         {p50:8.2f} {p99:8.2f}")
+            took = await delivery_times(publisher, node, subscribers)
+        p50, p99 = statistics.median(took), statistics.quantiles(took, n=100)[98]
+        print(f"  to the last of {subscribers:>3} subscribers         {p50:8.2f} {p99:8.2f}")
+
+
+async def delivery_times(publisher: Hub, node: Hub, subscribers: int) -> list[float]:
+    app = sse_app(lambda: node.subscribe("t"))
+    clients = Clients(subscribers)
+    await clients.open(lambda: app)
+    await asyncio.sleep(1)
+    took: list[float] = []
+    for _ in range(200):
+        clients.forget()
+        began = time.perf_counter()
+        await publisher.publish("t", LAST)
+        await clients.all_had.wait()
+        took.append((time.perf_counter() - began) * 1e3)
+        await asyncio.sleep(0.05)
+    await clients.close()
+    return took
 
 
 async def run(url: str) -> None:

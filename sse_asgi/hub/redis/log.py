@@ -312,7 +312,7 @@ class RedisLog:
             max_age = math.ceil(limits.max_age * 1000)
             forget_after = max_age + math.ceil(IDLE * 1000)
         values: list[Any] = [
-            operation, topic, secrets.randbelow(2**20), *top,
+            operation, topic, *top,
             limits.max_events, limits.max_bytes, max_age, forget_after, *arguments,
         ]  # fmt: skip
         script, digest = _script()

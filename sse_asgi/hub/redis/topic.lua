@@ -2,23 +2,23 @@
 --
 -- KEYS[1]  the events: a stream, with <generation>-<offset> for the ids of its entries. The stream
 --          remembers its last id when it is empty, so generation and counter are never apart.
---          A generation is a number, and a later one is greater: who waits for entries after an
---          id of an old generation gets those of the new one.
+--          A generation is the time in microseconds at which it began: who waits for entries after
+--          an id of an old generation gets those of the new one.
 -- KEYS[2]  the keys of these events, with their offsets: a sorted set. Each event has a key, so
 --          that an append may be sent again. With an infinite offset: the id of the topic's entry
 --          in KEYS[3].
 -- KEYS[3]  the topics of this shard, as they came: a stream.
 --
--- ARGV     operation, topic, a random number below 2^20;
+-- ARGV     operation, topic;
 --          the newest event that the caller knows: generation, offset, key;
 --          limits: events, bytes, milliseconds of age (0: none), milliseconds until a topic that
 --          nobody uses is gone (0: never); what the operation needs.
 
 local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
-local operation, topic, random = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local known = {generation = tonumber(ARGV[4]), offset = tonumber(ARGV[5]), key = ARGV[6]}
-local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
-local max_age, forget_after = tonumber(ARGV[9]), tonumber(ARGV[10])
+local operation, topic = ARGV[1], ARGV[2]
+local known = {generation = tonumber(ARGV[3]), offset = tonumber(ARGV[4]), key = ARGV[5]}
+local max_events, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
+local max_age, forget_after = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 -- Where the values of an entry are. The size is that of all bodies up to this one, so that two
 -- entries tell how large what lies between them is.
@@ -84,7 +84,7 @@ end
 
 if is_new or is_older() then
   local later = math.max(
-    clock[1] * 1048576 + random, known.generation + 1, (generation or 0) + 1)
+    clock[1] * 1000000 + clock[2], known.generation + 1, (generation or 0) + 1)
   if not is_new then
     -- What there is stays, at the same offsets.
     local entries = redis.call('XRANGE', log, '-', '+')
@@ -183,9 +183,9 @@ end
 
 local reply
 if operation == 'append' then
-  reply = append(ARGV[11], ARGV[12], ARGV[13])
+  reply = append(ARGV[10], ARGV[11], ARGV[12])
 else
-  reply = read(ARGV[11], tonumber(ARGV[12]))
+  reply = read(ARGV[10], tonumber(ARGV[11]))
 end
 if forget_after > 0 then
   redis.call('PEXPIRE', log, forget_after)
