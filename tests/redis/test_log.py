@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import coredis
 import pytest
 
-from sse_asgi.hub import Hub, HubClosedError, Log
-from sse_asgi.hub.redis import RedisLog
+from sse_asgi.hub import Hub, HubClosedError, HubError, Log
+from sse_asgi.hub.redis import RedisLog, link, reader
 from sse_asgi.testing import LogContract
 
 pytestmark = pytest.mark.anyio
@@ -88,3 +89,85 @@ async def test_a_hub_that_is_not_open(redis_url: str, new_prefix: Callable[[], s
             await anext(hub.subscribe("t"))
         async with hub:
             await hub.publish("t", "x")
+
+
+async def test_names_of_topics_that_are_gone_go(
+    redis_url: str, new_prefix: Callable[[], str]
+) -> None:
+    """And a topic that comes back again and again has one name."""
+    prefix = new_prefix()
+    log = RedisLog(redis_url, prefix=prefix, max_age=60, shards=1)
+    async with coredis.Redis.from_url(redis_url) as client, Hub(log) as hub:
+
+        async def gone(topic: str) -> None:  # as it is after a while
+            await client.delete([log.keys.log(topic), log.keys.of_topic(topic)[1]])
+
+        async def names() -> list[str]:
+            entries = await client.xrange(log.keys.topics(0))
+            return [entry.field_values[b"topic"].decode() for entry in entries]
+
+        await hub.publish("stays", "x")
+        for _ in range(10):
+            await gone("often")
+            await hub.publish("often", "x")
+            await anyio.sleep(0.02)  # old names are looked at meanwhile
+        for number in range(10):
+            await hub.publish(f"once/{number}", "x")
+            await gone(f"once/{number}")
+        with anyio.fail_after(10):
+            while len(found := await names()) > 5:
+                await anyio.sleep(0.01)
+        assert {"stays", "often"} <= set(found)
+        assert found.count("often") == 1
+
+
+async def test_more_readers_than_a_pool_has_by_default(
+    redis_url: str, new_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds a connection; commands need one, too."""
+    monkeypatch.setattr(reader, "STREAMS", 1)
+    topics = [f"t{number}" for number in range(70)]
+    async with Hub(RedisLog(redis_url, prefix=new_prefix())) as hub:
+        subscriptions = [hub.subscribe(topic, last_event_id="x") for topic in topics]
+        for subscription in subscriptions:
+            await anext(subscription)  # the gap
+        for topic, subscription in zip(topics, subscriptions, strict=True):
+            await hub.publish(topic, topic)
+            assert topic.encode() in await anext(subscription)
+
+
+async def test_a_command_that_had_to_wait_does_not_condemn_a_client(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has less time left for the client that was found at last than others have."""
+    monkeypatch.setattr(link, "LONGEST", 0.05)
+    clients: list[coredis.Redis[bytes]] = []
+    may_connect = False
+
+    def new_client() -> coredis.Redis[bytes]:
+        if not may_connect:
+            raise OSError("not now")
+        clients.append(coredis.Redis.from_url(redis_url))
+        return clients[-1]
+
+    async def never(client: Any) -> None:
+        await anyio.sleep_forever()
+
+    async def serve(client: Any, tasks: Any) -> None:
+        pass
+
+    way = link.Link(new_client, timeout=1)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(way.run, serve)
+        early = way.start(never)
+        await anyio.sleep(0.7)
+        may_connect = True
+        with pytest.raises(HubError, match="not now|no answer"):
+            await early.result()
+        assert await way.start(lambda client: client.ping()).result()
+        assert len(clients) == 1
+        with pytest.raises(HubError, match="no answer"):
+            await way.start(never).result()
+        assert await way.start(lambda client: client.ping()).result()
+        assert len(clients) == 2  # that one had its time
+        tasks.cancel_scope.cancel()

@@ -45,8 +45,11 @@ PASSING = (
     OSError,
 )
 
-#: More than readers need.
-MAX_CONNECTIONS = 1024
+#: How many connections a client may have: each reader holds one.
+CONNECTIONS = 10_000
+
+#: How many commands are under way at once. Where there is no connection yet, each makes one.
+COMMANDS = 100
 
 #: The first wait before something is tried again, and the longest, in seconds.
 SHORTEST, LONGEST = 0.05, 2.0
@@ -63,8 +66,9 @@ class Call(Generic[T]):
 
     def __init__(self) -> None:
         self.done: anyio.Event = anyio.Event()
-        #: With which it was tried last.
+        #: With which it is tried now, and since when.
         self.client: Client | None = None
+        self.since: float = math.inf
         self._result: T | None = None
         self._error: Exception | None = None
 
@@ -106,7 +110,9 @@ class Link:
         self._client: Client | None = None
         self._found = anyio.Event()
         self._lost = anyio.Event()
-        self._reason: BaseException | None = None  # why there is no client
+        self._places = anyio.Semaphore(COMMANDS, fast_acquire=True)
+        #: Why there is no client.
+        self._reason: BaseException = TimeoutError("no connection yet")
 
     @property
     def tasks(self) -> TaskGroup:
@@ -128,6 +134,7 @@ class Link:
         :param serve: called with each client, and a task group that ends with that client.
         """
         self._found = anyio.Event()  # of this event loop
+        self._places = anyio.Semaphore(COMMANDS, fast_acquire=True)
         try:
             async with anyio.create_task_group() as self._tasks:
                 task_status.started()
@@ -168,6 +175,8 @@ class Link:
                         self._have(None)
         except Exception as exc:
             self._reason = _cause(exc)
+            if not str(self._reason):  # a deadline's
+                self._reason = TimeoutError(f"no connection within {self.timeout} s")
         return found
 
     def _have(self, client: Client | None) -> None:
@@ -206,7 +215,8 @@ class Link:
         try:
             with anyio.move_on_after(self.timeout):
                 await self._try(command, call)
-            if call.client is not None and not call.done.is_set():
+            # One that has waited for a client for long has not given this one its time.
+            if call.client is not None and anyio.current_time() > call.since + self.timeout / 2:
                 self.lose(call.client, TimeoutError(f"no answer within {self.timeout} s"))
             call.fail(HubError(f"Redis did not do it within {self.timeout} s: {self._reason}"))
         finally:
@@ -214,20 +224,22 @@ class Link:
 
     async def _try(self, command: Callable[[Client], Awaitable[T]], call: Call[T]) -> None:
         for pause in waits():
-            while (client := self._client) is None:
-                await self._found.wait()
-            call.client = client
-            try:
-                call.succeed(await command(client))
-            except PASSING as exc:
-                self._reason = exc
-                self.blame(client, exc)
-            except Exception as exc:
-                # Whatever it says when it was closed in between is passing too.
-                if client is self._client:
-                    error = HubError(f"Redis refused it: {exc}")
-                    error.__cause__ = exc
-                    call.fail(error)
+            async with self._places:
+                while (client := self._client) is None:
+                    await self._found.wait()
+                call.client, call.since = client, anyio.current_time()
+                try:
+                    call.succeed(await command(client))
+                except PASSING as exc:
+                    self._reason = exc
+                    self.blame(client, exc)
+                except Exception as exc:
+                    # Whatever it says when it was closed in between is passing too.
+                    if client is self._client:
+                        error = HubError(f"Redis refused it: {exc}")
+                        error.__cause__ = exc
+                        call.fail(error)
+                call.client = None
             if call.done.is_set():
                 return
             await anyio.sleep(pause)
@@ -241,7 +253,7 @@ class Link:
         options: dict[str, Any] = {
             "decode_components": True,  # what is percent-encoded in a password
             "connect_timeout": self.timeout,
-            "max_connections": MAX_CONNECTIONS,
+            "max_connections": CONNECTIONS,
         }
         url = urlsplit(self._source)
         if url.scheme == "rediss" and not any(

@@ -39,10 +39,18 @@ REMEMBERED = 10_000
 #: How many names of topics are read at once.
 NAMES = 1000
 
-#: Forget a name, unless its topic is there: then it goes to the end.
+#: Forget a name, unless its topic is there: then it goes to the end. A topic that was gone and has
+#: come back has a newer entry: see ``topic.lua``.
 SWEEP = """
-if redis.call('XDEL', KEYS[2], ARGV[1]) == 1 and redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('XADD', KEYS[2], '*', 'topic', ARGV[2])
+local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
+local newest = redis.call('ZRANGEBYSCORE', keys, '+inf', '+inf')[1]
+if redis.call('XDEL', topics, ARGV[1]) == 1 and redis.call('EXISTS', log) == 1
+  and (not newest or newest == ARGV[1])
+then
+  if newest then
+    redis.call('ZREM', keys, newest)
+  end
+  redis.call('ZADD', keys, '+inf', redis.call('XADD', topics, '*', 'topic', ARGV[2]))
 end
 """
 
@@ -326,7 +334,7 @@ class RedisLog:
         with client.decoding(False):
             for entry, values in decoded(await client.xrange(topics, count=2)):
                 name = values[b"topic"].decode()
-                await client.eval(SWEEP, (self.keys.log(name), topics), (entry, name))
+                await client.eval(SWEEP, self.keys.of_topic(name), (entry, name))
 
     def learn(self, topic: str, top: Top) -> None:
         """Remember the newest event of a topic."""

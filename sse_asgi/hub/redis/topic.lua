@@ -5,7 +5,8 @@
 --          A generation is the time in microseconds at which it began: who waits for entries after
 --          an id of an old generation gets those of the new one.
 -- KEYS[2]  the keys of these events, with their offsets: a sorted set. Each event has a key, so
---          that an append may be sent again.
+--          that an append may be sent again. With an infinite offset: the id of the topic's entry
+--          in KEYS[3].
 -- KEYS[3]  the topics of this shard, as they came: a stream.
 --
 -- ARGV     operation, topic;
@@ -98,7 +99,7 @@ if is_new or is_older() then
   else
     last = 0
     redis.call('DEL', keys)
-    redis.call('XADD', topics, '*', 'topic', topic)
+    redis.call('ZADD', keys, '+inf', redis.call('XADD', topics, '*', 'topic', topic))
     begin(later, 0)
   end
   generation = later
