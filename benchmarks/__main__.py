@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import encode, fanout, idle, pump, redis
+from . import encode, fanout, idle, pump, redis, scale
 
 BENCHMARKS = {
     "encode": encode.main,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "fanout": fanout.main,
     "idle": idle.main,
     "redis": redis.main,
+    "scale": scale.main,
 }
 
 

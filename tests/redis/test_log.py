@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import coredis
@@ -104,7 +104,7 @@ async def test_names_of_topics_that_are_gone_go(
 
         async def names() -> list[str]:
             entries = await client.xrange(log.keys.topics(0))
-            return [bytes(entry.field_values[b"topic"]).decode() for entry in entries]
+            return [str(cast(bytes, entry.field_values[b"topic"]), "utf-8") for entry in entries]
 
         await hub.publish("stays", "x")
         for _ in range(10):
