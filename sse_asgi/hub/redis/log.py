@@ -68,7 +68,7 @@ class RedisLog:
     Needs Redis 6.2 or newer, or Valkey. All hubs on one Redis with the same prefix are one: what is
     published at one reaches the subscribers of all, with the same id. A process holds one
     connection for its commands, and one on which it waits for events, whatever the number of its
-    subscribers; another for each 200 topics, and in a cluster for each shard.
+    subscribers; another for each 100 topics, and in a cluster for each shard.
 
     Where Redis can't be reached, streams stay open and go on when it is back, without a loss or
     with a gap; publishing is tried again for ``timeout`` seconds, and fails with
@@ -198,7 +198,7 @@ class RedisLog:
         """See :meth:`sse_asgi.hub.Log.follow`."""
         entry = self.keys.entry(after)
         if (followed := self._followed.get(topic)) is not None:
-            followed.entry = entry
+            followed.move(entry)
         else:
             followed = self._followed[topic] = _Topic(self, topic, entry)
             self._assign(self.keys.shard(topic), followed)
@@ -356,28 +356,28 @@ class _Topic:
         self._log = log
         self._topic = topic
         self.key: str = log.keys.log(topic)
-        #: Up to where its events were delivered.
-        self.entry: Entry = entry
+        self.move(entry)
 
-    @property
-    def last(self) -> str:
-        """See :class:`Stream`."""
-        return str(self.entry)
+    def move(self, entry: Entry) -> None:
+        """Go on after an entry."""
+        self.entry: Entry = entry
+        self.last: str = str(entry)  # at each read this is asked of all
 
     def take(self, entries: Entries) -> None:
         """See :class:`Stream`."""
         records: list[Record] = []
-        key = ""
+        newest, key = self.entry, ""
         for text, values in entries:
             entry = parse_id(text)
-            if entry > self.entry:
-                self.entry = entry
+            if entry > newest:
+                newest = entry
                 key = values[b"key"].decode()
                 epoch = self._log.keys.epoch(self._topic, entry.generation)
                 collapse_key = values[b"collapse_key"].decode() or None
                 records.append(Record(epoch, entry.offset, values[b"body"], collapse_key))
         if records:
-            self._log.learn(self._topic, Top(*self.entry, key))
+            self.move(newest)
+            self._log.learn(self._topic, Top(*newest, key))
             self._log.deliver(self._topic, records)
 
     async def review(self) -> None:
@@ -386,7 +386,7 @@ class _Topic:
         position = Position(page.epoch, page.last)
         entry = self._log.keys.entry(position)
         if entry.generation > self.entry.generation:
-            self.entry = entry
+            self.move(entry)
             self._log.renew(self._topic, position)
 
 

@@ -31,7 +31,7 @@ BLOCK = 5.0
 COUNT = 500
 
 #: How many streams one connection waits for. Redis looks at each of them whenever one has an entry.
-STREAMS = 200
+STREAMS = 100
 
 #: A pause after each read, in seconds for each stream: twenty times what that costs Redis, so that
 #: a reader takes no more than a twentieth of it. What comes meanwhile is read at once.
@@ -132,8 +132,8 @@ class Reader:
         if anyio.current_time() >= self._review_at:
             await self._review()
             self._review_at = anyio.current_time() + REVIEW
-        ids = {self._bell: self._rung}
-        ids.update((key, stream.last) for key, stream in self.streams.items())
+        ids = {key: stream.last for key, stream in self.streams.items()}
+        ids[self._bell] = self._rung
         self._ringing = False
         self._waiting = True
         try:
