@@ -201,6 +201,7 @@ def serving(command: str, directory: Path) -> Iterator[str]:
     [
         "sse_asgi",
         "sse_asgi.hub",
+        "sse_asgi.hub.redis",
         "sse_asgi.starlette",
         "sse_asgi.fastapi",
         "sse_asgi.testing",
