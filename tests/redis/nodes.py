@@ -471,7 +471,9 @@ class World:
     def summary(self) -> str:
         must_not = ["losses", "doubles", "gaps", "events out of order", "events stored twice"]
         lines = [f"{what}: {times}" for what, times in sorted(self.done.items())]
-        lines += [f"{what}: {self.faults[what]}" for what in {**dict.fromkeys(must_not), **self.faults}]
+        lines += [
+            f"{what}: {self.faults[what]}" for what in {**dict.fromkeys(must_not), **self.faults}
+        ]
         lines.append(f"slowest stop: {self.slowest_stop:.2f} s")
         return "\n".join([f"seed: {self.seed}", *lines, *self.details])
 
