@@ -137,9 +137,9 @@ async def test_who_come_back_ask_nothing(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 10])
-@pytest.mark.parametrize(("topics", "connections"), [(1, 1), (180, 1), (500, 3)])
+@pytest.mark.parametrize(("topics", "connections"), [(1, 1), (90, 1), (250, 3)])
 async def test_connections(server: RedisServer, topics: int, count: int, connections: int) -> None:
-    """One waits for events of up to 200 topics, however many subscribers these have."""
+    """One waits for events of up to 100 topics, however many subscribers these have."""
     async with Hub(RedisLog(server.url)) as hub:
         names = [f"t{number}" for number in range(topics)]
         for name in names:
