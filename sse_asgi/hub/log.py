@@ -108,6 +108,16 @@ class Limits:
             raise ValueError(f"max_age must be a number of seconds > 0, not {max_age!r}")
         return cls(max_events, max_bytes, max_age)
 
+    def check(self, body: bytes) -> None:
+        """Refuse an event that is larger than all that may be kept.
+
+        :raises EventTooLargeError: for such a one.
+        """
+        if len(body) > self.max_bytes:
+            raise EventTooLargeError(
+                f"an event of {len(body)} bytes, where max_bytes is {self.max_bytes}"
+            )
+
 
 #: What a log calls with new records of a topic, in order.
 Deliver: TypeAlias = Callable[[str, Sequence[Record]], None]
@@ -314,10 +324,7 @@ class MemoryLog:
         self, topic: str, body: bytes, *, key: str | None = None, collapse_key: str | None = None
     ) -> Position:
         """See :meth:`Log.append`."""
-        if len(body) > self.limits.max_bytes:
-            raise EventTooLargeError(
-                f"an event of {len(body)} bytes, where max_bytes is {self.limits.max_bytes}"
-            )
+        self.limits.check(body)
         await self._give_way(len(body))
         kept = self._use(topic)
         window = kept.window

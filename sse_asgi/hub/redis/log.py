@@ -15,7 +15,7 @@ from anyio import TASK_STATUS_IGNORED
 from coredis import Redis, RedisCluster
 from coredis.exceptions import NoScriptError
 
-from ...errors import EventTooLargeError, HubClosedError, HubError
+from ...errors import HubClosedError, HubError
 from ..log import IDLE, Limits, Page, Record
 from ..positions import Position
 from .keys import Entry, Keys, Top, parse_id
@@ -149,10 +149,7 @@ class RedisLog:
         self, topic: str, body: bytes, *, key: str | None = None, collapse_key: str | None = None
     ) -> Position:
         """See :meth:`sse_asgi.hub.Log.append`."""
-        if len(body) > self.limits.max_bytes:
-            raise EventTooLargeError(
-                f"an event of {len(body)} bytes, where max_bytes is {self.limits.max_bytes}"
-            )
+        self.limits.check(body)
         # A key of its own, where none is given: what was sent again is still stored once.
         name = secrets.token_hex(8) if key is None else f":{key}"
         arguments = (body, name, collapse_key or "")
