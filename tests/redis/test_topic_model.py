@@ -73,6 +73,7 @@ class TopicMachine(RuleBasedStateMachine):
         """Run the script; first it has to see whether the log is the one that is known."""
         limits = self.max_events, self.max_bytes, self.max_age, 0
         values = (operation, "a topic", *top, *limits, *arguments, self.now)
+        reply: list[Any]
         is_new, generation, *reply = self.redis.command(
             "EVALSHA", self.script, 3, *self.keys, *values
         )
@@ -118,7 +119,7 @@ class TopicMachine(RuleBasedStateMachine):
             total = int(size)
             events.append(Event(entry.offset, body, int(time), key, collapse_key))
         keys = self.redis.command("ZRANGE", self.keys[1], 0, -1, "WITHSCORES")
-        known = {key: score for key, score in zip(keys[::2], keys[1::2], strict=True)}
+        known = dict(zip(keys[::2], keys[1::2], strict=True))
         name = [key for key, score in known.items() if score == "inf"]
         assert name == [self.redis.command("XRANGE", self.keys[2], "-", "+")[-1][0]]
         del known[name[0]]
@@ -135,9 +136,7 @@ class TopicMachine(RuleBasedStateMachine):
         key=st.sampled_from([None, None, *KEYS]),
         collapse_key=st.sampled_from(["", "x"]),
     )
-    def append(
-        self, data: Any, count: int, size: int, key: str | None, collapse_key: str
-    ) -> None:
+    def append(self, data: Any, count: int, size: int, key: str | None, collapse_key: str) -> None:
         top = data.draw(st.sampled_from(self.tops[:-6:-1]))
         for _ in range(count):
             self.append_one(top, "x" * min(size, self.max_bytes), key, collapse_key)
@@ -170,10 +169,14 @@ class TopicMachine(RuleBasedStateMachine):
         if not self.max_age:  # a quarter too many, at most
             assert sum(len(event.body) for event in events) <= self.max_bytes * 5 / 4
 
-    @rule(data=st.data(), room=st.sampled_from([0, 1, 5, 12, 30, 10_000]))
-    def read(self, data: Any, room: int) -> None:
+    @rule(data=st.data(), count=st.integers(0, 60), more=st.sampled_from([-1, 0, 0, 1]))
+    def read(self, data: Any, count: int, more: int) -> None:
+        """About so many events."""
         top = data.draw(st.sampled_from(self.tops[:-6:-1]))
         after = data.draw(st.sampled_from(["", *range(max(0, self.last - 70), self.last + 3)]))
+        begin = max(0, int(after or 0), self.exact()[0].offset - 1 if self.exact() else 0)
+        following = [event for event in self.events if event.offset > begin]
+        room = max(0, sum(len(event.body) for event in following[:count]) + more)
         first, last, key, *values = self.run("read", top, after, room)
         newest = self.events[-1].key if self.events else ""  # be it that it goes now
         events = self.events = self.exact()
