@@ -11,7 +11,6 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -28,16 +27,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
-from sse_asgi.hub import EventTooLargeError, Hub, MemoryLog, Subscription
+from sse_asgi.decoder import DecodedEvent
+from sse_asgi.hub import EventTooLargeError, Hub, MemoryLog
+
+from .hub_model import NOT_KNOWN, SUBSCRIBED, TOPICS, Client, Topic, checkpoints, raised, read_id
 
 #: So many checkpoints, and whoever can go on has gone on.
 MANY = 30
-
-TOPICS = ("a1", "a2", "b")
-SUBSCRIBED = ((("a1",),) * 3) + (("b", "a1"), ("a*",), ("b", "a*"), ("*",), ("a1", "a*"))
-
-NOT_KNOWN = -1
 
 
 class LeapingLoop(asyncio.SelectorEventLoop):
@@ -47,58 +43,6 @@ class LeapingLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return super().time() + self.leapt
-
-
-@dataclass
-class Topic:
-    """A topic, with all the events that it ever had."""
-
-    epoch: str
-    #: data, bytes, collapse key, time
-    events: list[tuple[str, int, str | None, float]] = field(default_factory=list)
-
-    @property
-    def last(self) -> int:
-        return len(self.events)
-
-
-@dataclass(eq=False)
-class Client:
-    """What a client must get."""
-
-    subscription: Subscription
-    topics: tuple[str, ...]
-    given: str | None
-    policy: str
-    #: What it has had of each topic: an epoch, and an offset or NOT_KNOWN.
-    had: dict[str, tuple[str, int]]
-    decoder: EventStreamDecoder = field(default_factory=EventStreamDecoder)
-    begun: bool = False
-    ended: bool = False
-    #: Those of which it had something.
-    began: set[str] = field(default_factory=set)
-    #: Where its history ends in each topic: of that it gets what there is when it looks.
-    ends: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def patterns(self) -> bool:
-        return any("*" in topic for topic in self.topics)
-
-    def wants(self, topic: str) -> bool:
-        return any(re.fullmatch(name.replace("*", ".*"), topic) for name in self.topics)
-
-
-def read_id(text: str) -> dict[str, int] | None:
-    """What an id says: written again, as a client would read it."""
-    said: dict[str, int] = {}
-    for part in text.split("."):
-        epoch, hyphen, offset = part.partition("-")
-        if not (hyphen and re.fullmatch("[0-9a-z]+", epoch) and re.fullmatch("[0-9]+", offset)):
-            return None
-        if epoch in said or str(int(offset)) != offset:
-            return None
-        said[epoch] = int(offset)
-    return said
 
 
 class HubMachine(RuleBasedStateMachine):
@@ -197,16 +141,7 @@ class HubMachine(RuleBasedStateMachine):
 
     def first(self, topic: Topic) -> int:
         """The oldest event that the log still has."""
-        max_events, max_bytes, max_age = self.limits
-        first, size = topic.last + 1, 0
-        for _, length, _, time in reversed(topic.events):
-            size += length
-            if topic.last + 2 - first > max_events or size > max_bytes:
-                break
-            if max_age is not None and time <= self.now - max_age:
-                break
-            first -= 1
-        return first
+        return topic.first(*self.limits, self.now)
 
     @rule(
         topic=st.sampled_from(TOPICS),
@@ -502,20 +437,6 @@ class HubMachine(RuleBasedStateMachine):
             if not client.ended:
                 await self.end(client, "close")
         assert self.hub.subscribers() == 0
-
-
-async def raised(step: Awaitable[object]) -> type[Exception] | None:
-    """What it raises. A failure of pytest.raises would be no Exception, and end the portal."""
-    try:
-        await step
-    except Exception as exc:
-        return type(exc)
-    return None
-
-
-async def checkpoints(count: int) -> None:
-    for _ in range(count):
-        await checkpoint()
 
 
 def put_loop_forward(seconds: float) -> None:

@@ -1,0 +1,600 @@
+"""Two hubs on one Redis against a model: whatever happens, a subscriber has it all, or is told.
+
+Both publish, clients come to either with any id that somebody ever had, are too slow, give up in
+the middle; nodes go and come back, connections are cut, and Redis comes back empty or with older
+data. What an id says once it says for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from sse_asgi.decoder import DecodedEvent
+from sse_asgi.hub import Hub
+from sse_asgi.hub.redis import RedisLog
+from sse_asgi.hub.redis.link import Call
+
+from ..hub_model import NOT_KNOWN, SUBSCRIBED, TOPICS, Client, Topic, checkpoints, read_id
+from .servers import Connection, RedisServer
+
+#: Where a client begins that has no id is known when it has its first event.
+LIVE = -2
+
+#: One of those that there are. How many that is, is a matter of time, and what is drawn must not
+#: be: hypothesis refuses to go on then. So no rule has a precondition, either.
+NUMBERS = st.integers(0, 999)
+
+GARBAGE = ("?", "1", "-", "abc-0", "abc-1.abc-2", "x" * 3000)
+
+#: How long something may take at most, in seconds.
+PATIENCE = 20.0
+
+
+@dataclass(eq=False)
+class NodeClient(Client):
+    """A client of one of the nodes."""
+
+    node: int = 0
+    #: The topics that there were when it had its first frame: others it has from the beginning.
+    born: set[str] | None = None
+
+
+class TwoNodes(RuleBasedStateMachine):
+    """The rules."""
+
+    def __init__(
+        self, portal: BlockingPortal, url: str, redis: Connection, new_prefix: Callable[[], str]
+    ) -> None:
+        super().__init__()
+        self.portal = portal
+        self.url = url
+        self.redis = redis
+        self.prefix = new_prefix()
+        self.ready = False
+        self.number = 0
+        self.nodes: list[Hub | None] = [None, None]
+        self.contexts: list[AbstractContextManager[object] | None] = [None, None]
+        self.topics: dict[str, Topic] = {}
+        #: The epochs of each topic, as they came, with the newest event of each.
+        self.epochs: dict[str, list[str]] = {}
+        self.meaning: dict[str, str] = {}
+        self.collapse_keys: dict[str, str | None] = {}
+        self.clients: list[NodeClient] = []
+        self.ids: list[str] = []
+        #: All commands: they go on where a caller gives up.
+        self.calls: list[Call[Any]] = []
+        self.saved: tuple[dict[str, str | None], dict[str, Topic]] = {}, {}
+
+    def call(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run it in the event loop. After a failure there is nothing more to be seen."""
+        self.ready = False
+
+        async def bounded() -> None:
+            with anyio.fail_after(PATIENCE):
+                await function(*args)
+
+        self.portal.call(bounded)
+        self.ready = True
+
+    def teardown(self) -> None:
+        try:
+            if self.ready:
+                self.call(self.finish)
+        finally:
+            for node in range(2):
+                self.close_node(node)
+        if self.ready:
+            self.call(self.no_connection)
+
+    async def finish(self) -> None:
+        for client in tuple(self.clients):
+            await self.drain(client)
+            client.subscription.close()
+        for hub in self.nodes:
+            assert hub is None or repr(hub) == "<Hub topics=0 subscribers=0>"
+
+    async def no_connection(self) -> None:
+        """Nothing is left behind at the server."""
+        while len(self.redis.command("CLIENT", "LIST").splitlines()) > 1:
+            await anyio.sleep(0.002)
+
+    # -- nodes -----------------------------------------------------------------------------------
+
+    @initialize(
+        max_events=st.sampled_from([1, 3, 1000]), max_bytes=st.sampled_from([60, 150, 2**20])
+    )
+    def begin(self, max_events: int, max_bytes: int) -> None:
+        self.redis.command("FLUSHALL")
+        self.limits = max_events, max_bytes
+        for node in range(2):
+            self.open_node(node)
+        self.call(self.look, *TOPICS)
+
+    def open_node(self, node: int) -> None:
+        max_events, max_bytes = self.limits
+        log = RedisLog(self.url, prefix=self.prefix, max_events=max_events, max_bytes=max_bytes)
+        start = log._link.start
+
+        def started(command: Callable[[Any], Awaitable[Any]]) -> Call[Any]:
+            call = start(command)
+            self.calls.append(call)
+            return call
+
+        log._link.start = started  # type: ignore[method-assign]
+        hub = Hub(log)
+        context = self.portal.wrap_async_context_manager(hub)
+        context.__enter__()
+        self.nodes[node], self.contexts[node] = hub, context
+
+    def close_node(self, node: int) -> None:
+        context, self.contexts[node], self.nodes[node] = self.contexts[node], None, None
+        if context is not None:
+            context.__exit__(None, None, None)
+
+    def hub(self, node: int) -> Hub:
+        """The node, or the other one."""
+        hub = self.nodes[node] or self.nodes[1 - node]
+        assert hub is not None
+        return hub
+
+    @rule(node=st.integers(0, 1))
+    def leave(self, node: int) -> None:
+        if not all(self.nodes):
+            return
+        hub = self.hub(node)
+        self.close_node(node)
+        assert repr(hub) == "<Hub topics=0 subscribers=0>"
+        for client in tuple(self.clients):
+            if client.node == node:
+                self.clients.remove(client)
+                self.call(self.has_ended, client)
+
+    async def has_ended(self, client: NodeClient) -> None:
+        client.ended = True
+        try:
+            await anext(client.subscription)
+        except StopAsyncIteration:
+            return
+        raise AssertionError("there is something after the end")
+
+    @rule()
+    def come_back(self) -> None:
+        if None in self.nodes:
+            self.open_node(self.nodes.index(None))
+
+    @rule()
+    def cut(self) -> None:
+        self.redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def at_once(self, *commands: tuple[object, ...]) -> list[Any]:
+        self.redis.command("MULTI")
+        for command in commands:
+            self.redis.command(*command)
+        replies: list[Any] = self.redis.command("EXEC")
+        return replies
+
+    @rule()
+    def save(self) -> None:
+        async def save() -> None:
+            keys = self.redis.command("KEYS", f"{self.prefix}:*")
+            dumps = dict(zip(keys, self.at_once(*(("DUMP", key) for key in keys)), strict=True))
+            topics = {
+                name: Topic(topic.epoch, list(topic.events)) for name, topic in self.topics.items()
+            }
+            self.saved = dumps, topics
+
+        self.call(save)
+
+    @rule(empty=st.booleans(), cut=st.booleans(), node=st.integers(0, 1))
+    def restore(self, empty: bool, cut: bool, node: int) -> None:
+        """Redis comes back with older data. Of those who knew the newest event one comes first."""
+
+        async def restore() -> None:
+            for hub in filter(None, self.nodes):
+                for name in self.topics:
+                    await hub.position(name)
+            dumps, topics = ({}, {}) if empty else self.saved
+            back = [("RESTORE", key, 0, dump) for key, dump in dumps.items() if dump]
+            self.at_once(("FLUSHALL",), *back)
+            if cut:
+                self.redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            for name, topic in self.topics.items():
+                before = topics.get(name, Topic(""))
+                position = await self.hub(node).position(name)
+                epoch, _, last = position.rpartition("-")
+                if epoch == topic.epoch:
+                    assert before.events == topic.events, "events have gone in silence"
+                else:
+                    self.renew(name, epoch, before.events)
+                assert int(last) == self.topics[name].last
+
+        self.call(restore)
+
+    def renew(self, name: str, epoch: str, events: list[Any]) -> None:
+        assert epoch not in self.epochs.setdefault(name, [])
+        assert all(epoch not in epochs for epochs in self.epochs.values())
+        self.epochs[name].append(epoch)
+        self.topics[name] = Topic(epoch, list(events))
+        for offset, (data, *_) in enumerate(events, 1):
+            self.mean(f"{epoch}-{offset}", data)
+
+    def mean(self, position: str, data: str) -> None:
+        assert self.meaning.setdefault(position, data) == data, "a second meaning"
+
+    async def look(self, *names: str) -> None:
+        for name in names:
+            position = await self.hub(0).position(name)
+            epoch, _, last = position.rpartition("-")
+            if name not in self.topics:
+                self.renew(name, epoch, [])
+            assert (epoch, int(last)) == (self.topics[name].epoch, self.topics[name].last)
+
+    # -- publish ---------------------------------------------------------------------------------
+
+    def first(self, topic: Topic) -> int:
+        """The oldest event that the log still has."""
+        return topic.first(*self.limits)
+
+    def new_data(self, topic: str, size: int = 0) -> str:
+        self.number += 1
+        return f"{topic}:{self.number}:{'x' * size}"
+
+    def appended(self, name: str, position: str, data: str, collapse_key: str | None) -> None:
+        """An event is there, after all that were."""
+        if name not in self.topics:
+            self.renew(name, position.rpartition("-")[0], [])
+        topic = self.topics[name]
+        self.collapse_keys[data] = collapse_key
+        topic.events.append((data, len(f"data: {data}\n\n"), collapse_key, 0))
+        assert position == f"{topic.epoch}-{topic.last}"
+        self.mean(position, data)
+        self.ids.append(position)
+
+    async def publish(
+        self, node: int, name: str, size: int = 0, collapse_key: str | None = None
+    ) -> None:
+        data = self.new_data(name, size)
+        position = await self.hub(node).publish(name, data, collapse_key=collapse_key)
+        self.appended(name, position, data, collapse_key)
+
+    @rule(
+        name=st.sampled_from([*TOPICS, *TOPICS, "new"]),
+        at=st.lists(st.integers(0, 1), min_size=1, max_size=6),
+        size=st.sampled_from([0, 0, 20]),
+        collapse_key=st.sampled_from([None, "x", "y"]),
+    )
+    def publishes(self, name: str, at: list[int], size: int, collapse_key: str | None) -> None:
+        """At both nodes at the same time."""
+        topic = f"a{self.number} is new" if name == "new" else name
+
+        async def publish() -> None:
+            found: list[tuple[int, str, str]] = []
+
+            async def one(node: int) -> None:
+                data = self.new_data(topic, 0 if name == "new" else size)
+                position = await self.hub(node).publish(topic, data, collapse_key=collapse_key)
+                found.append((int(position.rpartition("-")[2]), position, data))
+
+            async with anyio.create_task_group() as tasks:
+                for node in at:
+                    tasks.start_soon(one, node)
+            for _, position, data in sorted(found):
+                self.appended(topic, position, data, collapse_key)
+
+        self.call(publish)
+
+    @rule(
+        name=st.sampled_from(TOPICS),
+        node=st.integers(0, 1),
+        count=st.integers(1, 4),
+        cancel=st.one_of(st.none(), st.integers(0, 60)),
+        cut=st.booleans(),
+    )
+    def publish_again(
+        self, name: str, node: int, count: int, cancel: int | None, cut: bool
+    ) -> None:
+        """The same event, at both nodes, given up, and once more: it is there once."""
+
+        async def publish() -> None:
+            data = self.new_data(name)
+            key = f"key {self.number}"
+            found: list[str] = []
+
+            async def one(node: int) -> None:
+                found.append(await self.hub(node).publish(name, data, key=key))
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(count):
+                    tasks.start_soon(one, (node + number) % 2)
+                if cut:
+                    await checkpoints(3)
+                    self.redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                if cancel is not None:
+                    await checkpoints(cancel)
+                    tasks.cancel_scope.cancel()
+            await one(1 - node)
+            assert len(set(found)) == 1
+            self.appended(name, found[0], data, None)
+            for call in self.calls:  # of those that gave up
+                await call.done.wait()
+
+        self.call(publish)
+
+    # -- subscribe -------------------------------------------------------------------------------
+
+    @rule(
+        node=st.integers(0, 1),
+        topics=st.sampled_from(SUBSCRIBED),
+        policy=st.sampled_from(["gap", "gap", "disconnect", "latest"]),
+        past=st.sampled_from(["none", "earlier", "earlier", "now", "own", "future", "garbage"]),
+        which=NUMBERS,
+    )
+    def subscribe(
+        self, node: int, topics: tuple[str, ...], policy: Any, past: str, which: int
+    ) -> None:
+        if len(self.clients) >= 4:
+            return
+        given = None
+        if past == "garbage":
+            given = GARBAGE[which % len(GARBAGE)]
+        elif past == "now":
+            plain = [name for name in topics if "*" not in name] or ["a1"]
+            given = ".".join(f"{self.topics[n].epoch}-{self.topics[n].last}" for n in plain)
+        elif past != "none" and self.ids:
+            ids = self.ids[:-9:-1] if past == "own" else self.ids
+            given = ids[which % len(ids)]
+            if past == "future":
+                given = re.sub("[0-9]+$", lambda found: str(int(found[0]) + 1), given)
+        if self.nodes[node] is None:
+            node = 1 - node
+        said = {} if given is None else read_id(given) or {}
+        had = {name: ("", NOT_KNOWN if given else LIVE) for name in topics if "*" not in name}
+        for name, epochs in self.epochs.items():
+            if any(re.fullmatch(topic.replace("*", ".*"), name) for topic in topics):
+                known = [epoch for epoch in epochs if epoch in said]
+                if known:
+                    had[name] = known[-1], said[known[-1]]
+                elif name not in topics:
+                    had[name] = "", LIVE
+
+        async def subscribe() -> None:
+            subscription = self.hub(node).subscribe(*topics, last_event_id=given, policy=policy)
+            self.clients.append(NodeClient(subscription, topics, given, policy, had, node=node))
+
+        self.call(subscribe)
+
+    @rule(node=st.integers(0, 1), name=st.sampled_from(TOPICS), history=st.integers(1, 5))
+    def history(self, node: int, name: str, history: int) -> None:
+        """A client that is there for a moment has exactly that."""
+
+        async def look() -> None:
+            topic = self.topics[name]
+            begin = max(topic.last - history, self.first(topic) - 1)
+            subscription = self.hub(node).subscribe(name, history=history)
+            client = NodeClient(
+                subscription, (name,), None, "gap", {name: (topic.epoch, begin)}, node=node
+            )
+            if begin < topic.last:
+                await self.drain(client, mark=False)
+            subscription.close()
+
+        self.call(look)
+
+    @rule(which=NUMBERS, how=st.sampled_from(["aclose", "close", "kick"]))
+    def end(self, which: int, how: str) -> None:
+        if not self.clients:
+            return
+        client = self.clients.pop(which % len(self.clients))
+        hub = self.hub(client.node)
+
+        async def end() -> None:
+            if how == "aclose":
+                await client.subscription.aclose()
+            elif how == "close":
+                client.subscription.close()
+            else:
+                assert hub.kick(lambda other: other is client.subscription) == 1
+            await self.has_ended(client)
+
+        self.call(end)
+
+    # -- read ------------------------------------------------------------------------------------
+
+    @rule(
+        which=st.sets(st.integers(0, 3), min_size=1),
+        cancel=st.integers(0, 80),
+        publish=st.lists(st.tuples(st.integers(0, 1), st.sampled_from(TOPICS)), max_size=4),
+        cut=st.sampled_from([False, False, True]),
+    )
+    def step(self, which: set[int], cancel: int, publish: list[tuple[int, str]], cut: bool) -> None:
+        """Steps of several clients, given up in the middle, while something is published."""
+        chosen = [client for number, client in enumerate(self.clients) if number in which]
+
+        async def step() -> None:
+            frames: list[tuple[NodeClient, bytes]] = []
+
+            async def one(client: NodeClient) -> None:
+                if (frame := await self.anext(client)) is not None:
+                    frames.append((client, frame))
+
+            async with anyio.create_task_group() as tasks:
+                for client in chosen:
+                    tasks.start_soon(one, client)
+                await checkpoints(cancel // 2)
+                if cut:
+                    self.redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                for node, name in publish:
+                    await self.publish(node, name)
+                await checkpoints(cancel)
+                tasks.cancel_scope.cancel()
+            for client, frame in frames:
+                self.take(client, frame)
+            for client in chosen:
+                self.check_end(client)
+
+        self.call(step)
+
+    @rule(which=NUMBERS)
+    def read_all(self, which: int) -> None:
+        if self.clients:
+            self.call(self.drain, self.clients[which % len(self.clients)])
+
+    async def anext(self, client: NodeClient) -> bytes | None:
+        try:
+            return await anext(client.subscription)
+        except StopAsyncIteration:
+            client.ended = True
+            return None
+
+    def check_end(self, client: NodeClient) -> None:
+        """One that has ended had a reason."""
+        if client.ended:
+            self.clients.remove(client)
+            assert client.policy == "disconnect"
+            assert any(self.has_lost(client, name) for name in client.had), "without a reason"
+
+    def has_lost(self, client: NodeClient, name: str) -> bool:
+        """Whether the log may no longer have what comes next for it."""
+        epoch, offset = client.had[name]
+        topic = self.topics[name]
+        return offset < 0 or epoch != topic.epoch or offset + 1 < self.first(topic)
+
+    async def drain(self, client: NodeClient, *, mark: bool = True) -> None:
+        """Read until it has everything; markers say that there is nothing more."""
+        wanted = [name for name in self.topics if client.wants(name)]
+        marks = wanted if mark else []
+        while not client.ended:
+            for name in marks:
+                await self.publish(client.node, name)
+            frame = None
+            with anyio.move_on_after(0.05 if mark else PATIENCE) as scope:
+                frame = await self.anext(client)
+            if frame is not None:
+                self.take(client, frame)
+            self.check_end(client)
+            if all(
+                client.had.get(name) == (self.topics[name].epoch, self.topics[name].last)
+                for name in wanted
+            ):
+                return
+            marks = wanted if scope.cancelled_caught and mark else []
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    def take(self, client: NodeClient, frame: bytes) -> None:
+        newest: dict[tuple[str, str], int] = {}
+        skipped: list[tuple[str, str, int]] = []
+        if client.born is None:
+            client.born = set(self.topics)
+        for event in client.decoder.feed(frame):
+            said = read_id(event.id) if event.id else {}
+            assert said is not None
+            if event.event == "gap":
+                self.take_gap(client, event, said)
+            else:
+                name = event.data.split(":")[0]
+                epoch, place = self.said_of(name, said)
+                assert self.meaning[f"{epoch}-{place}"] == event.data
+                before, offset = self.had(client, name)
+                assert offset != NOT_KNOWN, "a gap was not said"
+                if offset != LIVE:
+                    assert epoch == before, "another epoch, and no gap"
+                    assert place > offset, "once more"
+                    if client.policy != "latest":
+                        assert place == offset + 1, "not told of a gap"
+                    for older in range(offset + 1, place):
+                        collapse_key = self.collapse_key(epoch, older)
+                        assert collapse_key is not None, f"{older} is missing"
+                        skipped.append((name, collapse_key, older))
+                if (collapse_key := self.collapse_key(epoch, place)) is not None:
+                    newest[name, collapse_key] = place
+                client.had[name] = epoch, place
+                client.began.add(name)
+            self.check_id(client, said)
+            if event.id:
+                self.ids.append(event.id)
+        for name, collapse_key, place in skipped:
+            assert newest.get((name, collapse_key), 0) > place, "no newer one was sent"
+        assert client.decoder.feed(b"") == []
+
+    def collapse_key(self, epoch: str, offset: int) -> str | None:
+        return self.collapse_keys[self.meaning[f"{epoch}-{offset}"]]
+
+    def said_of(self, name: str, said: dict[str, int]) -> tuple[str, int]:
+        (epoch,) = (epoch for epoch in said if epoch in self.epochs[name])
+        return epoch, said[epoch]
+
+    def had(self, client: NodeClient, name: str) -> tuple[str, int]:
+        if name not in client.had:  # it matches a pattern
+            new = client.born is not None and name not in client.born
+            client.had[name] = (self.epochs[name][0], 0) if new else ("", LIVE)
+        return client.had[name]
+
+    def take_gap(self, client: NodeClient, event: DecodedEvent, said: dict[str, int]) -> None:
+        data = json.loads(event.data)
+        assert data["position"] == (event.id or None)
+        name = data.get("topic", client.topics[0])
+        if "*" in name:  # the id of a client with a pattern names what is gone
+            assert client.given is not None
+            assert data["after"] == client.given[:64]
+            assert data["missed"] is None
+            return
+        assert ("topic" in data) == (client.patterns or len(client.topics) > 1)
+        epoch, place = self.said_of(name, said)
+        before, offset = self.had(client, name)
+        if epoch == before and offset >= 0 and data["missed"] is not None:
+            assert data["missed"] == place - offset > 0, "nothing is missing"
+        elif epoch == before and offset >= 0:
+            assert client.given is not None
+            assert offset == (read_id(client.given) or {}).get(epoch), "nothing is missing"
+            assert offset > place, "nothing is missing"
+        elif offset >= 0:
+            assert data["missed"] is None
+            epochs = self.epochs[name]
+            assert epochs.index(epoch) > epochs.index(before), "back to an old epoch"
+        topic = self.topics[name]
+        if epoch == topic.epoch:
+            assert place + 1 <= self.first(topic), "there is more in the log"
+        client.had[name] = epoch, place
+        client.began.add(name)
+
+    def check_id(self, client: NodeClient, said: dict[str, int]) -> None:
+        """That a client comes back with an id that says what it has had."""
+        for name, (epoch, offset) in client.had.items():
+            if epoch in said or name in client.began:
+                assert said.get(epoch) == offset
+
+
+def test_two_nodes(anyio_backend: str, new_prefix: Callable[[], str]) -> None:
+    with (
+        RedisServer() as server,
+        server.connect() as connection,
+        start_blocking_portal(anyio_backend) as portal,
+    ):
+        machine: Any = lambda: TwoNodes(portal, server.url, connection, new_prefix)  # noqa: E731
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=12,
+                stateful_step_count=40,
+                deadline=None,
+                derandomize=True,
+                phases=[Phase.generate],  # to shrink a failure takes minutes
+            ),
+        )

@@ -1,0 +1,241 @@
+"""``topic.lua`` against a model, on a clock that the test moves.
+
+The model is what the stream held last. After each step the stream and its keys are read: nothing
+may be missing that the limits allow, and a read answers from exactly that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import sse_asgi.hub.redis
+from sse_asgi.hub.redis.keys import parse_id
+
+from .servers import Connection, RedisServer
+
+TIME = "redis.call('TIME')"
+CLOCK = "{math.floor(ARGV[#ARGV] / 1000), ARGV[#ARGV] % 1000 * 1000}"
+
+KEYS = ["key 1", "key 2", "key 3"]
+
+
+class Event(NamedTuple):
+    """An entry of the stream."""
+
+    offset: int
+    body: str
+    time: int
+    key: str
+    collapse_key: str
+
+
+class TopicMachine(RuleBasedStateMachine):
+    """The rules."""
+
+    def __init__(self, connection: Connection, script: str, prefix: str) -> None:
+        super().__init__()
+        self.redis = connection
+        self.script = script
+        self.keys = [f"{prefix}:{name}" for name in ("log", "keys", "topics")]
+        self.now = 1_000  # milliseconds
+        self.number = 0
+        self.exists = False
+        self.generation = self.last = 0
+        self.newest_generation = 0
+        self.events: list[Event] = []
+        #: What callers know: generation, offset, key.
+        self.tops: list[tuple[int, int, str]] = [(0, 0, "")]
+        self.saved: tuple[list[str], int, int, list[Event]] | None = None
+
+    @initialize(
+        max_events=st.sampled_from([1, 3, 60, 1000]),
+        max_bytes=st.sampled_from([10, 40, 1000]),
+        max_age=st.sampled_from([0, 0, 5, 50]),
+    )
+    def begin(self, max_events: int, max_bytes: int, max_age: int) -> None:
+        self.max_events, self.max_bytes, self.max_age = max_events, max_bytes, max_age
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def run(self, operation: str, top: tuple[int, int, str], *arguments: object) -> list[Any]:
+        """Run the script; first it has to see whether the log is the one that is known."""
+        limits = self.max_events, self.max_bytes, self.max_age, 0
+        values = (operation, "a topic", *top, *limits, *arguments, self.now)
+        reply: list[Any]
+        is_new, generation, *reply = self.redis.command(
+            "EVALSHA", self.script, 3, *self.keys, *values
+        )
+        assert is_new == (not self.exists)
+        renewed = not self.exists or self.is_older(top)
+        assert (generation != self.generation) == renewed
+        if renewed:
+            assert generation > max(self.generation, top[0])
+            assert generation >= self.now * 1000
+        self.exists, self.generation = True, generation
+        return reply
+
+    def is_older(self, top: tuple[int, int, str]) -> bool:
+        generation, offset, key = top
+        if generation != self.generation:
+            return generation > self.generation
+        there = [event.key for event in self.events if event.offset == offset]
+        return offset > self.last or (key != "" and bool(there) and there != [key])
+
+    def exact(self) -> list[Event]:
+        """What the limits allow."""
+        size, allowed = 0, 0
+        for event in reversed(self.events):
+            size += len(event.body)
+            if allowed == self.max_events or size > self.max_bytes:
+                break
+            if self.max_age and event.time <= self.now - self.max_age:
+                break
+            allowed += 1
+        return self.events[len(self.events) - allowed :]
+
+    def stored(self) -> list[Event]:
+        """What there is; the sizes and the keys have to be those of what there is."""
+        events: list[Event] = []
+        total = None
+        for text, values in self.redis.command("XRANGE", self.keys[0], "-", "+"):
+            assert values[::2] == ["body", "size", "time", "key", "collapse_key"]
+            body, size, time, key, collapse_key = values[1::2]
+            entry = parse_id(text)
+            assert entry.generation == self.generation
+            assert total is None or int(size) == total + len(body)
+            assert int(size) >= len(body)
+            total = int(size)
+            events.append(Event(entry.offset, body, int(time), key, collapse_key))
+        keys = self.redis.command("ZRANGE", self.keys[1], 0, -1, "WITHSCORES")
+        known = dict(zip(keys[::2], keys[1::2], strict=True))
+        name = [key for key, score in known.items() if score == "inf"]
+        assert name == [self.redis.command("XRANGE", self.keys[2], "-", "+")[-1][0]]
+        del known[name[0]]
+        assert known == {event.key: str(event.offset) for event in events}
+        return events
+
+    def remember(self, key: str) -> None:
+        self.tops.append((self.generation, self.last, key))
+
+    @rule(
+        data=st.data(),
+        count=st.sampled_from([1, 1, 2, 20]),
+        size=st.integers(0, 12),
+        key=st.sampled_from([None, None, *KEYS]),
+        collapse_key=st.sampled_from(["", "x"]),
+    )
+    def append(self, data: Any, count: int, size: int, key: str | None, collapse_key: str) -> None:
+        top = data.draw(st.sampled_from(self.tops[:-6:-1]))
+        for _ in range(count):
+            self.append_one(top, "x" * min(size, self.max_bytes), key, collapse_key)
+
+    def append_one(
+        self, top: tuple[int, int, str], body: str, key: str | None, collapse_key: str
+    ) -> None:
+        self.number += 1
+        key = key or f"own {self.number}"
+        (offset,) = self.run("append", top, body, key, collapse_key)
+        if self.max_age:
+            self.events = self.exact()  # what is too old is not known any more
+        there = [event.offset for event in self.events if event.key == key]
+        if there:
+            assert offset == there[0]
+        else:
+            self.last += 1
+            assert offset == self.last
+            self.events.append(Event(offset, body, self.now, key, collapse_key))
+            self.remember(key)
+        events, exact = self.stored(), self.exact()
+        assert events == self.events[len(self.events) - len(events) :]
+        assert len(events) <= self.max_events
+        if there:
+            assert events == self.events
+        assert events[len(events) - len(exact) :] == exact
+        if not there and (self.last % 16 == 0 or len(body) * 64 > self.max_bytes):
+            assert events == exact
+        self.events = events
+        if not self.max_age:  # a quarter too many, at most
+            assert sum(len(event.body) for event in events) <= self.max_bytes * 5 / 4
+
+    @rule(data=st.data(), count=st.integers(0, 60), more=st.sampled_from([-1, 0, 0, 1]))
+    def read(self, data: Any, count: int, more: int) -> None:
+        """About so many events."""
+        top = data.draw(st.sampled_from(self.tops[:-6:-1]))
+        after = data.draw(st.sampled_from(["", *range(max(0, self.last - 70), self.last + 3)]))
+        begin = max(0, int(after or 0), self.exact()[0].offset - 1 if self.exact() else 0)
+        following = [event for event in self.events if event.offset > begin]
+        room = max(0, sum(len(event.body) for event in following[:count]) + more)
+        first, last, key, *values = self.run("read", top, after, room)
+        newest = self.events[-1].key if self.events else ""  # be it that it goes now
+        events = self.events = self.exact()
+        assert self.stored() == events
+        assert last == self.last
+        assert first == (events[0].offset if events else last + 1)
+        assert key == newest
+        expected: list[Event] = []
+        for event in events if after != "" else []:
+            if event.offset > int(after):
+                room -= len(event.body)
+                if room < 0 and expected:
+                    break
+                expected.append(event)
+        found = list(zip(values[::3], values[1::3], values[2::3], strict=True))
+        assert found == [(event.offset, event.body, event.collapse_key) for event in expected]
+        self.remember(key)
+
+    @rule(milliseconds=st.sampled_from([1, 4, 5, 49, 100]))
+    def wait(self, milliseconds: int) -> None:
+        self.now += milliseconds
+
+    # -- what an engine may do -------------------------------------------------------------------
+
+    @rule()
+    @precondition(lambda self: self.exists)
+    def save(self) -> None:
+        dumps = [self.redis.command("DUMP", key) for key in self.keys]
+        self.saved = dumps, self.generation, self.last, list(self.events)
+
+    @rule()
+    @precondition(lambda self: self.saved)
+    def restore(self) -> None:
+        assert self.saved is not None
+        dumps, self.generation, self.last, events = self.saved
+        self.events, self.exists = list(events), True
+        for key, dump in zip(self.keys, dumps, strict=True):
+            self.redis.command("RESTORE", key, 0, dump, "REPLACE")
+
+    @rule(which=st.sampled_from([slice(0, 2), slice(0, 3), slice(0, 1)]))
+    @precondition(lambda self: self.number > 20)
+    def lose(self, which: slice) -> None:
+        self.redis.command("DEL", *self.keys[which])
+        self.exists, self.generation, self.last, self.events = False, 0, 0, []
+
+
+def test_topic_model(new_prefix: Callable[[], str]) -> None:
+    script = Path(sse_asgi.hub.redis.__file__).with_name("topic.lua").read_text("utf-8")
+    assert script.count(TIME) == 1
+    with RedisServer() as server, server.connect() as connection:
+        digest = connection.command("SCRIPT", "LOAD", script.replace(TIME, CLOCK))
+        machine: Any = lambda: TopicMachine(connection, digest, new_prefix())  # noqa: E731
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=100,
+                stateful_step_count=50,
+                deadline=None,
+                derandomize=True,
+                phases=[Phase.generate],  # to shrink a failure takes minutes
+            ),
+        )
