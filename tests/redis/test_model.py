@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.lowlevel import checkpoint
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -450,6 +451,57 @@ class TwoNodes(RuleBasedStateMachine):
 
         self.call(step)
 
+    @rule(
+        what=st.lists(
+            st.tuples(st.sampled_from(["publish", "publish", "restore"]), st.integers(0, 1)),
+            min_size=1,
+            max_size=3,
+        ),
+        name=st.sampled_from(TOPICS),
+    )
+    def live(self, what: list[tuple[str, int]], name: str) -> None:
+        """Clients that have everything and wait are told of all that happens, by itself."""
+        for action, node in what:
+            for client in tuple(self.clients):
+                self.call(self.drain, client)
+            self.call(self.wait_for, action, node, name)
+
+    async def wait_for(self, action: str, node: int, name: str) -> None:
+        frames: dict[NodeClient, bytes | None] = {}
+        clients = [client for client in self.clients if client.wants(name)]
+
+        async def one(client: NodeClient) -> None:
+            frames[client] = await self.anext(client)
+
+        async with anyio.create_task_group() as tasks:
+            for client in clients:
+                tasks.start_soon(one, client)
+            while any(
+                client.subscription._wake is None and client not in frames for client in clients
+            ):
+                await checkpoint()
+            if action == "publish":
+                await self.publish(node, name)
+            else:
+                await self.lose(name)
+        for client in clients:
+            if (frame := frames[client]) is not None:
+                self.take(client, frame)
+            self.check_end(client)
+
+    async def lose(self, name: str) -> None:
+        """A topic is gone; one node after the other sees it, and that is all."""
+        for hub in filter(None, self.nodes):
+            await hub.position(name)
+        for kind in ("log", "keys"):
+            for key in self.redis.command("KEYS", f"{self.prefix}:*:{kind}:{name}"):
+                self.redis.command("DEL", key)
+        for hub in filter(None, self.nodes):
+            epoch, _, last = (await hub.position(name)).rpartition("-")
+            if epoch != self.topics[name].epoch:
+                self.renew(name, epoch, [])
+            assert int(last) == 0
+
     @rule(which=NUMBERS)
     def read_all(self, which: int) -> None:
         if self.clients:
@@ -543,6 +595,8 @@ class TwoNodes(RuleBasedStateMachine):
     def had(self, client: NodeClient, name: str) -> tuple[str, int]:
         if name not in client.had:  # it matches a pattern
             new = client.born is not None and name not in client.born
+            # One that was lost before the node looked at it is not new any more.
+            new = new and len(self.epochs[name]) == 1
             client.had[name] = (self.epochs[name][0], 0) if new else ("", LIVE)
         return client.had[name]
 

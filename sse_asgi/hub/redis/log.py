@@ -290,6 +290,8 @@ class RedisLog:
         call = self._link.start(partial(self._run, "read", topic, arguments))
         generation, first, last, key, *values = await call.result()
         self.learn(topic, Top(generation, last, key.decode()))
+        if (followed := self._followed.get(topic)) is not None:
+            followed.see(Entry(generation, last))
         epoch = self.keys.epoch(topic, generation)
         records = [
             Record(epoch, values[i], values[i + 1], values[i + 2].decode() or None)
@@ -377,14 +379,16 @@ class _Topic:
             self._log.learn(self._topic, Top(*newest, key))
             self._log.deliver(self._topic, records)
 
+    def see(self, last: Entry) -> None:
+        """Know where the topic ends. Of a new epoch nobody else may tell, if nothing new comes."""
+        if last.generation > self.entry.generation:
+            self.move(last)
+            position = self._log.keys.position(self._topic, last)
+            self._log.renew(self._topic, position)
+
     async def review(self) -> None:
         """See :class:`Stream`."""
-        page = await self._log.read(self._topic, None, 0)
-        position = Position(page.epoch, page.last)
-        entry = self._log.keys.entry(position)
-        if entry.generation > self.entry.generation:
-            self.move(entry)
-            self._log.renew(self._topic, position)
+        await self._log.read(self._topic, None, 0)
 
 
 class _Names:
