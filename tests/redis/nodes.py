@@ -106,11 +106,15 @@ class Node(Process):
         # Those that say so in the log, for multiprocessing has a process of its own, too.
         started = set(map(int, re.findall(r"Started server process \[(\d+)\]", self.log())))
         parent = psutil.Process(self.process.pid)
-        return [
-            process.pid
-            for process in (parent, *parent.children())
-            if process.pid in started and process.status() != psutil.STATUS_ZOMBIE
-        ]
+        found = {process.pid for process in (parent, *parent.children()) if _lives(process)}
+        return sorted(found & started)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class RoundRobin:
