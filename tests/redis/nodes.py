@@ -106,11 +106,15 @@ class Node(Process):
         # Those that say so in the log, for multiprocessing has a process of its own, too.
         started = set(map(int, re.findall(r"Started server process \[(\d+)\]", self.log())))
         parent = psutil.Process(self.process.pid)
-        return [
-            process.pid
-            for process in (parent, *parent.children())
-            if process.pid in started and process.status() != psutil.STATUS_ZOMBIE
-        ]
+        found = {process.pid for process in (parent, *parent.children()) if _lives(process)}
+        return sorted(found & started)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class RoundRobin:
@@ -333,25 +337,27 @@ class World:
             await self._insist(self.chance.choice(TOPICS), f"{publisher} {number}")
 
     async def _insist(self, topic: str, data: str) -> None:
-        """Publish, again and again, at one node after the other, until one says that it is done."""
-        first = self.chance.randrange(len(self.ports))
-        for attempt in itertools.count():
-            port = self.ports[(first + attempt) % len(self.ports)]
-            wait = self.chance.random() >= IMPATIENT
-            with anyio.move_on_after(DEADLINE):
-                try:
-                    event_id = await self._post(port, topic, data, wait=wait)
-                except (OSError, EOFError):
-                    event_id = None
-                if event_id is not None:
-                    break
-            self.done["published again"] += 1
-            await asyncio.sleep(0.001 if attempt < len(self.ports) else 0.1)
+        """Publish until it is stored, once."""
+        event_id = await self._store(topic, data)
         self.done["events"] += 1
         self.have(topic, data, event_id)
         offset = int(event_id.rpartition("-")[2])
         there = self._stored[topic].setdefault(offset, data)
         self.fault("ids given twice", there != data, f"{topic} {offset}: {there}, {data}")
+
+    async def _store(self, topic: str, data: str) -> str:
+        """Publish, again and again, at one node after the other, until one says that it is done."""
+        ports = self.chance.sample(self.ports, len(self.ports))
+        for attempt in range(10_000):
+            if attempt:
+                self.done["published again"] += 1
+                await asyncio.sleep(0.1 if attempt >= len(ports) else 0)
+            wait = self.chance.random() >= IMPATIENT
+            with anyio.move_on_after(DEADLINE), contextlib.suppress(OSError, EOFError):
+                port = ports[attempt % len(ports)]
+                if (event_id := await self._post(port, topic, data, wait=wait)) is not None:
+                    return event_id
+        raise AssertionError(f"{topic} {data} is never stored")
 
     async def _post(self, port: int, topic: str, data: str, *, wait: bool) -> str | None:
         opened = await asyncio.open_connection("127.0.0.1", port)
@@ -364,14 +370,14 @@ class World:
             if not wait:
                 await asyncio.sleep(self.chance.uniform(0, 0.003))
                 return None
-            head, _, answer = (await reader.read()).decode().partition("\r\n\r\n")
+            head, _, event_id = (await reader.read()).decode().partition("\r\n\r\n")
             if not head:
                 raise EOFError
             status = head.split(" ")[1]
             if status != "200":
                 self.done[f"status {status} of a publication"] += 1
                 return None
-            return answer or None
+            return event_id or None
 
     # -- who breaks things -----------------------------------------------------------------------
 
@@ -471,9 +477,8 @@ class World:
     def summary(self) -> str:
         must_not = ["losses", "doubles", "gaps", "events out of order", "events stored twice"]
         lines = [f"{what}: {times}" for what, times in sorted(self.done.items())]
-        lines += [
-            f"{what}: {self.faults[what]}" for what in {**dict.fromkeys(must_not), **self.faults}
-        ]
+        faults = {**dict.fromkeys(must_not, 0), **self.faults}
+        lines += [f"{what}: {times}" for what, times in faults.items()]
         lines.append(f"slowest stop: {self.slowest_stop:.2f} s")
         return "\n".join([f"seed: {self.seed}", *lines, *self.details])
 
