@@ -55,9 +55,12 @@ class Channel:
 
     def meet(self, page: Page) -> None:
         """Begin where the log ends, if this has not begun yet, or somewhere else."""
-        if self.window is None or self.window.epoch != page.epoch:
+        before = self.window
+        if before is None or before.epoch != page.epoch:
             self.window = Window(page.epoch, page.last)
             self._log.follow(self.topic, Position(page.epoch, page.last))
+            if before is not None:  # others are still there, and nobody else tells them
+                self._rouse()
 
     def deliver(self, records: Sequence[Record], now: float) -> None:
         """Have new records, and rouse the subscribers."""

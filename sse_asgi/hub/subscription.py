@@ -100,9 +100,9 @@ class Subscription(AsyncIterator[bytes]):
     """
 
     __slots__ = (
-        "__weakref__", "_batch", "_cursors", "_doubtful", "_given", "_hub", "_last_words", "_loop",
-        "_offsets", "_other", "_over", "_starts", "_turn", "_unsettled", "_wake", "info",
-        "patterns", "policy", "topics",
+        "__weakref__", "_asking", "_batch", "_cursors", "_doubtful", "_given", "_hub",
+        "_last_words", "_loop", "_offsets", "_other", "_over", "_starts", "_turn", "_unsettled",
+        "_wake", "info", "patterns", "policy", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -138,6 +138,7 @@ class Subscription(AsyncIterator[bytes]):
         # Of each key the newest, however many there are.
         self._batch = sys.maxsize if policy == "latest" else BATCH
         self._wake: Callable[[], object] | None = None
+        self._asking: anyio.CancelScope | None = None
         self._loop: object = None
         self._last_words: bytes | None = None
         self._over = False
@@ -186,6 +187,8 @@ class Subscription(AsyncIterator[bytes]):
             if self._starts is None:
                 self._hub.leave(self)
             self.rouse()
+            if self._asking is not None:
+                self._asking.cancel()
 
     # -- for the hub -----------------------------------------------------------------------------
 
@@ -317,20 +320,24 @@ class Subscription(AsyncIterator[bytes]):
         return page
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
-        """What the log says, when it can be reached; ``None`` if this is over before.
+        """What the log says, when it can be reached; ``None`` if this is over before: at once.
 
         The stream stays open meanwhile.
         """
-        while not self._over:
+        with anyio.CancelScope() as self._asking:
             try:
-                answer = await ask()
-            except HubClosedError:
-                if not self._over:
-                    raise
-            except HubError:
-                await anyio.sleep(random.uniform(*PAUSE))
-            else:
-                return None if self._over else answer
+                while not self._over:
+                    try:
+                        answer = await ask()
+                    except HubClosedError:
+                        if not self._over:
+                            raise
+                    except HubError:
+                        await anyio.sleep(random.uniform(*PAUSE))
+                    else:
+                        return None if self._over else answer
+            finally:
+                self._asking = None
         return None
 
     async def _ask_log(self, cursor: Cursor) -> bytes | None:

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Coroutine
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -47,6 +48,7 @@ class _Link:
         self.writer = writer
         self.writers = [writer]
         self.cutting = False  # there are no more replies
+        self.stranded = False  # nothing is forwarded any more
 
     async def run(self) -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -73,7 +75,7 @@ class _Link:
     async def commands(self, server: asyncio.StreamWriter, replies: asyncio.Task[None]) -> None:
         while True:
             command = await read_command(self.reader)
-            await self.proxy.pass_on(command)
+            await self.pass_on()
             moment = self.proxy.moment_to_cut(command)
             self.cutting = moment is not None
             if moment == "before":
@@ -87,9 +89,15 @@ class _Link:
                 await asyncio.wait([replies])
                 return
 
+    async def pass_on(self) -> None:
+        """Wait until data may go on."""
+        await self.proxy.pass_on()
+        if self.stranded:
+            await asyncio.Event().wait()
+
     async def replies(self, server: asyncio.StreamReader) -> None:
         while data := await server.read(65536):
-            await self.proxy.pass_on(data)
+            await self.pass_on()
             if not self.cutting:
                 self.writer.write(data)
                 await self.writer.drain()
@@ -112,8 +120,8 @@ class FaultyProxy:
     def __init__(self, target: int, certificate: Certificate | None = None) -> None:
         self.target = target
         self.port = steady_port()
-        #: How many there have been.
-        self.connections = 0
+        #: When there was one.
+        self.connected: list[float] = []
         #: From clients, and to them.
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -133,6 +141,11 @@ class FaultyProxy:
         if self._tls is None:
             return f"redis://127.0.0.1:{self.port}"
         return f"rediss://localhost:{self.port}"  # the certificate is for the name
+
+    @property
+    def connections(self) -> int:
+        """How many there have been."""
+        return len(self.connected)
 
     @property
     def open(self) -> int:
@@ -188,6 +201,11 @@ class FaultyProxy:
         """Accept connections, and forward nothing: they are half open."""
         self._do(self._silence())
 
+    def strand(self) -> None:
+        """Forward nothing any more on the connections that there are; new ones are well."""
+        for link in list(self._links):
+            link.stranded = True
+
     def resume(self) -> None:
         """Let all be well again, for new connections and those that there are."""
         self._delay = 0.0
@@ -219,13 +237,13 @@ class FaultyProxy:
             )
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+        self.connected.append(time.monotonic())
         link = _Link(self, reader, writer)
         task = self._links[link] = asyncio.create_task(link.run())
         task.add_done_callback(lambda _: self._links.pop(link))
 
-    async def pass_on(self, data: bytes) -> None:
-        """Wait until data may go on."""
+    async def pass_on(self) -> None:
+        """Wait until anything may go on."""
         if self._delay:
             await asyncio.sleep(self._delay)
         await self.flowing.wait()

@@ -138,23 +138,26 @@ class Link:
         try:
             async with anyio.create_task_group() as self._tasks:
                 task_status.started()
-                pauses = waits()
+                pauses, level = waits(), logging.WARNING
                 while True:
-                    if await self._use_one(serve):
+                    used = await self._use_one(serve)
+                    if used > LONGEST:  # else it may answer, and fail at once, again and again
                         pauses = waits()
+                    if used:
                         logger.warning("the hub has lost Redis: %s", self._reason)
                     else:
-                        logger.debug("the hub can't reach Redis: %s", self._reason)
+                        logger.log(level, "the hub can't reach Redis: %s", self._reason)
+                    level = logging.DEBUG
                     await anyio.sleep(next(pauses))
         finally:
             self._tasks = None
 
     async def _use_one(
         self, serve: Callable[[Client, TaskGroup], Coroutine[Any, Any, None]]
-    ) -> bool:
-        """Make a client, and use it until it is lost; whether it was of any use."""
+    ) -> float:
+        """Make a client, and use it until it is lost; for how many seconds it was of use."""
         self._lost = anyio.Event()
-        found = False
+        found = math.inf
         try:
             with anyio.fail_after(self.timeout) as scope:
                 async with _opened(await self._make()) as client:
@@ -164,7 +167,7 @@ class Link:
                     else:
                         await client.ping()
                     scope.deadline = math.inf
-                    found = True
+                    found = anyio.current_time()
                     self._have(client)
                     try:
                         async with anyio.create_task_group() as tasks:
@@ -177,7 +180,7 @@ class Link:
             self._reason = _cause(exc)
             if not str(self._reason):  # a deadline's
                 self._reason = TimeoutError(f"no connection within {self.timeout} s")
-        return found
+        return max(0.0, anyio.current_time() - found)
 
     def _have(self, client: Client | None) -> None:
         self._client = client

@@ -355,6 +355,7 @@ class _Topic:
         self._log = log
         self._topic = topic
         self.key: str = log.keys.log(topic)
+        self.lasts: bool = True
         self.move(entry)
 
     def move(self, entry: Entry) -> None:
@@ -398,6 +399,7 @@ class _Names:
         self._log = log
         self._names = names
         self.key: str = log.keys.topics(shard)
+        self.lasts: bool = False
         self.last: str = "0-0"
 
     async def load(self, client: Client) -> None:

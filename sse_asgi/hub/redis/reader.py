@@ -57,6 +57,11 @@ class Stream(Protocol):
         """The id of the last entry that it has had."""
         ...
 
+    @property
+    def lasts(self) -> bool:
+        """Whether Redis has it, whenever it is read; else it may still have to come into being."""
+        ...
+
     def take(self, entries: Entries) -> None:
         """Have further entries."""
         ...
@@ -83,7 +88,7 @@ class Reader:
         self._rung = "0-0"
         self._ringing = False
         self._waiting = False
-        self._review_at = -math.inf
+        self._review_at = self._look_at = -math.inf
         #: Whether it is at work.
         self.runs: bool = False
         self.streams: dict[str, Stream] = {}
@@ -129,6 +134,9 @@ class Reader:
             self.runs = False
 
     async def _read(self, client: Client) -> None:
+        if anyio.current_time() >= self._look_at:
+            await self._look(client)
+            self._look_at = anyio.current_time() + BLOCK
         if anyio.current_time() >= self._review_at:
             await self._review()
             self._review_at = anyio.current_time() + REVIEW
@@ -146,6 +154,12 @@ class Reader:
                 self._rung, _ = decoded(entries)[-1]
             elif (stream := self.streams.get(name)) is not None:
                 stream.take(decoded(entries))
+
+    async def _look(self, client: Client) -> None:
+        """Notice that streams are gone, which ends no waiting for them: FLUSHALL, say."""
+        keys = [key for key, stream in self.streams.items() if stream.lasts]
+        if keys and await client.exists(keys) < len(keys):
+            self._review_at = -math.inf
 
     async def _review(self) -> None:
         """Some at a time: there may be thousands after a failure."""
