@@ -258,8 +258,9 @@ class TwoNodes(RuleBasedStateMachine):
 
     def appended(self, name: str, position: str, data: str, collapse_key: str | None) -> None:
         """An event is there, after all that were."""
-        if name not in self.topics:
-            self.renew(name, position.rpartition("-")[0], [])
+        epoch, _, offset = position.rpartition("-")
+        if name not in self.topics or (offset == "1" and self.topics[name].epoch != epoch):
+            self.renew(name, epoch, [])
         topic = self.topics[name]
         self.collapse_keys[data] = collapse_key
         topic.events.append((data, len(f"data: {data}\n\n"), collapse_key, 0))
@@ -453,7 +454,7 @@ class TwoNodes(RuleBasedStateMachine):
 
     @rule(
         what=st.lists(
-            st.tuples(st.sampled_from(["publish", "publish", "restore"]), st.integers(0, 1)),
+            st.tuples(st.sampled_from(["publish", "lose", "lose and publish"]), st.integers(0, 1)),
             min_size=1,
             max_size=3,
         ),
@@ -480,22 +481,27 @@ class TwoNodes(RuleBasedStateMachine):
                 client.subscription._wake is None and client not in frames for client in clients
             ):
                 await checkpoint()
-            if action == "publish":
-                await self.publish(node, name)
-            else:
+            if action != "publish":
                 await self.lose(name)
+            if action == "lose":
+                await self.look_for_losses(name)
+            else:
+                await self.publish(node, name)
         for client in clients:
             if (frame := frames[client]) is not None:
                 self.take(client, frame)
             self.check_end(client)
 
     async def lose(self, name: str) -> None:
-        """A topic is gone; one node after the other sees it, and that is all."""
+        """A topic is gone, and both nodes knew it."""
         for hub in filter(None, self.nodes):
             await hub.position(name)
         for kind in ("log", "keys"):
             for key in self.redis.command("KEYS", f"{self.prefix}:*:{kind}:{name}"):
                 self.redis.command("DEL", key)
+
+    async def look_for_losses(self, name: str) -> None:
+        """One node after the other sees what is gone, and that is all."""
         for hub in filter(None, self.nodes):
             epoch, _, last = (await hub.position(name)).rpartition("-")
             if epoch != self.topics[name].epoch:
