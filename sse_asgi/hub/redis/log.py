@@ -104,7 +104,8 @@ class RedisLog:
     ) -> None:
         self.limits: Limits = Limits.checked(max_events, max_bytes, max_age)
         if not (isinstance(source, (str, Redis, RedisCluster)) or callable(source)):
-            raise TypeError(f"a URL, a client or a function that makes one, not {source!r}")
+            name = type(source).__name__  # the value may have a password
+            raise TypeError(f"a URL, a client of coredis or a function that makes one, not {name}")
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {prefix!r}")
         if not prefix or "{" in prefix or "}" in prefix:
