@@ -14,6 +14,8 @@ from sse_asgi.hub import Hub, HubClosedError, HubError, Log
 from sse_asgi.hub.redis import RedisLog, link, reader
 from sse_asgi.testing import LogContract
 
+from .servers import RedisServer
+
 pytestmark = pytest.mark.anyio
 
 
@@ -171,3 +173,43 @@ async def test_a_command_that_had_to_wait_does_not_condemn_a_client(
         assert await way.start(lambda client: client.ping()).result()
         assert len(clients) == 2  # that one had its time
         tasks.cancel_scope.cancel()
+
+
+async def test_names_of_topics_that_are_gone_go_here_too(
+    redis_url: str, new_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "REVIEW", 0.05)
+    monkeypatch.setattr(reader, "BLOCK", 0.05)
+    log = RedisLog(redis_url, prefix=new_prefix(), max_age=60, shards=1)
+    async with coredis.Redis.from_url(redis_url) as client, Hub(log) as hub:
+        await hub.publish("stays", "x")
+        await log.follow_topics()
+        for number in range(10):
+            topic = f"once/{number}"
+            await hub.publish(topic, "x")
+            await client.delete([log.keys.log(topic), log.keys.of_topic(topic)[1]])
+        await hub.publish("last", "x")
+        with anyio.fail_after(10):
+            while not (
+                len(names := tuple(log.topics() or ())) <= 5 and {"stays", "last"} <= set(names)
+            ):
+                await anyio.sleep(0.02)
+
+
+async def test_names_of_topics_after_a_clock_that_was_ahead(new_prefix: Callable[[], str]) -> None:
+    """A replica that takes over may have a clock, and names, that are behind."""
+    with RedisServer() as server:
+        log = RedisLog(server.url, prefix=new_prefix(), shards=1)
+        async with Hub(log) as hub:
+            key = log.keys.topics(0)
+            server.command("XADD", key, "99999999999999-0", "topic", "ahead")
+            await log.follow_topics()
+            with anyio.fail_after(10):
+                while server.info("clients")["blocked_clients"] == "0":  # the reader
+                    await anyio.sleep(0.02)
+            server.command("DEL", key)
+            await hub.publish("new", "x")
+            server.command("CLIENT", "KILL", "TYPE", "normal")
+            with anyio.fail_after(10):
+                while "new" not in tuple(log.topics() or ()):
+                    await anyio.sleep(0.02)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-import ssl
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -102,7 +101,7 @@ class Link:
     """
 
     def __init__(self, source: Source, timeout: float) -> None:
-        self._source = source
+        self._source: Source = _checked(source) if isinstance(source, str) else source
         self.timeout: float = timeout
         self._is_cluster: bool | None = None
         self._nodes: list[TCPLocation] = []  # of the cluster, when it was last seen
@@ -177,9 +176,11 @@ class Link:
                     finally:
                         self._have(None)
         except Exception as exc:
-            self._reason = _cause(exc)
-            if not str(self._reason):  # a deadline's
+            self._reason = reason = _cause(exc)
+            if not str(reason):  # a deadline's
                 self._reason = TimeoutError(f"no connection within {self.timeout} s")
+            elif reason.__cause__ is not None:  # what is wrong with a certificate, say
+                self._reason = redis.ConnectionError(f"{reason} ({reason.__cause__})")
         return max(0.0, anyio.current_time() - found)
 
     def _have(self, client: Client | None) -> None:
@@ -258,11 +259,6 @@ class Link:
             "connect_timeout": self.timeout,
             "max_connections": CONNECTIONS,
         }
-        url = urlsplit(self._source)
-        if url.scheme == "rediss" and not any(
-            key.startswith("ssl_") for key in parse_qs(url.query)
-        ):
-            options["ssl_context"] = ssl.create_default_context()
         if not self._is_cluster:
             client = Redis.from_url(self._source, retry_policy=NoRetryPolicy(), **options)
             if self._is_cluster is None:
@@ -271,6 +267,7 @@ class Link:
             if not self._is_cluster:
                 return client
         # The node of the URL may be gone by now.
+        url = urlsplit(self._source)
         node = TCPLocation(url.hostname or "localhost", url.port or 6379)
         return RedisCluster.from_url(
             self._source,
@@ -283,11 +280,32 @@ class Link:
         )
 
 
+def _checked(url: str) -> str:
+    """Refuse what is no URL of Redis, without its password; have the name in a certificate checked.
+
+    :raises ValueError: it is none.
+    """
+    words = "a URL of Redis begins with redis://, rediss:// or unix://, and a host"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(words) from None
+    address = parts.path if parts.scheme == "unix" else parts.netloc
+    if parts.scheme not in ("redis", "rediss", "unix") or not address:
+        raise ValueError(words)
+    options = parse_qs(parts.query)
+    unchecked = options.get("ssl_cert_reqs") == ["none"] or "ssl_check_hostname" in options
+    if parts.scheme == "rediss" and not unchecked:  # what coredis does not do by itself
+        query = f"{parts.query}&ssl_check_hostname=true".lstrip("&")
+        return parts._replace(query=query).geturl()
+    return url
+
+
 async def _is_cluster(client: Redis[Any]) -> bool:
-    with suppress(redis.ResponseError):  # it may be forbidden to ask
-        info = await client.info("cluster")
-        return bool(info.get("cluster_enabled"))
-    return False
+    with client.decoding(False):  # HELLO is never forbidden, as INFO may be
+        hello: dict[Any, Any] = await client.hello(3)
+    return bool(hello[b"mode"] == b"cluster")
 
 
 @asynccontextmanager

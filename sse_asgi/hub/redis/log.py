@@ -7,6 +7,7 @@ import math
 import secrets
 from collections import OrderedDict
 from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -104,7 +105,8 @@ class RedisLog:
     ) -> None:
         self.limits: Limits = Limits.checked(max_events, max_bytes, max_age)
         if not (isinstance(source, (str, Redis, RedisCluster)) or callable(source)):
-            raise TypeError(f"a URL, a client or a function that makes one, not {source!r}")
+            name = type(source).__name__  # the value may have a password
+            raise TypeError(f"a URL, a client of coredis or a function that makes one, not {name}")
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {prefix!r}")
         if not prefix or "{" in prefix or "}" in prefix:
@@ -185,7 +187,7 @@ class RedisLog:
             names: dict[str, None] = {}
             streams = [_Names(self, names, shard) for shard in range(self.keys.shards)]
             for stream in streams:
-                await self._link.start(stream.load).result()
+                await self.load(stream)
             self._names = names
             for shard, stream in enumerate(streams):
                 self._name_streams[shard] = stream
@@ -335,6 +337,10 @@ class RedisLog:
                 name = values[b"topic"].decode()
                 await client.eval(SWEEP, self.keys.of_topic(name), (entry, name))
 
+    async def load(self, stream: _Names) -> None:
+        """See which names there are."""
+        await self._link.start(stream.load).result()
+
     def learn(self, topic: str, top: Top) -> None:
         """Remember the newest event of a topic."""
         if top[:2] > self._tops.get(topic, Top())[:2]:
@@ -398,29 +404,43 @@ class _Names:
     def __init__(self, log: RedisLog, names: dict[str, None], shard: int) -> None:
         self._log = log
         self._names = names
+        # Where each is in the stream, the oldest first.
+        self._entries: dict[str, Entry] = {}
         self.key: str = log.keys.topics(shard)
         self.lasts: bool = False
         self.last: str = "0-0"
 
     async def load(self, client: Client) -> None:
-        """Read all that there are."""
+        """Read all that there are, and forget those that are there no more."""
         with client.decoding(False):
+            oldest = decoded(await client.xrange(self.key, count=1))
+            newest = decoded(await client.xrevrange(self.key, count=1))
+            if not newest or parse_id(newest[0][0]) < parse_id(self.last):
+                self.last = "0-0"  # Redis has older data, and perhaps a clock that is behind
             while page := await client.xrange(self.key, start=f"({self.last}", count=NAMES):
-                for entry, values in decoded(page):
-                    self._names[values[b"topic"].decode()] = None
-                    self.last = entry
+                self.take(decoded(page))
+        # What has gone to the end of the stream meanwhile was read there.
+        gone = list(self._entries)
+        if oldest:
+            first = parse_id(oldest[0][0])
+            gone = list(takewhile(lambda name: self._entries[name] < first, gone))
+        for name in gone:
+            del self._entries[name], self._names[name]
 
     def take(self, entries: Entries) -> None:
         """See :class:`Stream`."""
         for text, values in entries:
             self.last = text
             name = values[b"topic"].decode()
+            self._entries.pop(name, None)
+            self._entries[name] = parse_id(text)
             if name not in self._names:
                 self._names[name] = None
                 self._log.create(name)
 
     async def review(self) -> None:
-        """Names are never renewed."""
+        """See :class:`Stream`."""
+        await self._log.load(self)
 
 
 @cache
