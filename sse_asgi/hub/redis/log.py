@@ -7,7 +7,6 @@ import math
 import secrets
 from collections import OrderedDict
 from functools import cache, partial
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -412,6 +411,7 @@ class _Names:
 
     async def load(self, client: Client) -> None:
         """Read all that there are, and forget those that are there no more."""
+        before = list(self._entries.items())
         with client.decoding(False):
             oldest = decoded(await client.xrange(self.key, count=1))
             newest = decoded(await client.xrevrange(self.key, count=1))
@@ -419,13 +419,11 @@ class _Names:
                 self.last = "0-0"  # Redis has older data, and perhaps a clock that is behind
             while page := await client.xrange(self.key, start=f"({self.last}", count=NAMES):
                 self.take(decoded(page))
-        # What has gone to the end of the stream meanwhile was read there.
-        gone = list(self._entries)
-        if oldest:
-            first = parse_id(oldest[0][0])
-            gone = list(takewhile(lambda name: self._entries[name] < first, gone))
-        for name in gone:
-            del self._entries[name], self._names[name]
+        for name, entry in before:
+            if oldest and entry >= parse_id(oldest[0][0]):
+                break
+            if self._entries.get(name) == entry:  # it has not gone to the end of the stream
+                del self._entries[name], self._names[name]
 
     def take(self, entries: Entries) -> None:
         """See :class:`Stream`."""
