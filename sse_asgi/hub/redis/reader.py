@@ -28,7 +28,7 @@ Entries: TypeAlias = "Sequence[tuple[str, Mapping[bytes, bytes]]]"
 BLOCK = 5.0
 
 #: How many entries of a stream are read at once.
-COUNT = 500
+COUNT = 100
 
 #: How many streams one connection waits for. Redis looks at each of them whenever one has an entry.
 STREAMS = 100
