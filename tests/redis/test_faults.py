@@ -214,9 +214,8 @@ async def test_the_server_is_killed_and_restarted(wiped: bool) -> None:
                 await all_.publish(here, f"before {number}")
             await two.has("before 19")
             await in_thread(server.kill)
-            with pytest.raises(
-                HubError, match=r"Redis did not do it within 1\.0 s: Unable to establish"
-            ):
+            # And why: it was lost, or can't be found.
+            with pytest.raises(HubError, match=r"Redis did not do it within 1\.0 s: \w+"):
                 await here.publish("t", "too soon")
             await all_.lives()
             if wiped:
