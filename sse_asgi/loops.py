@@ -25,6 +25,11 @@ def current_loop() -> object:
     return current_token().native_token
 
 
+def is_asyncio(loop: object) -> bool:
+    """Whether ``loop`` is asyncio's, or one that takes its place."""
+    return isinstance(loop, asyncio.AbstractEventLoop)
+
+
 def call_soon(loop: Any, function: Callable[..., object], *args: object) -> None:
     """Have ``function`` called in ``loop``, from any thread, or a signal handler, without waiting.
 

@@ -1,4 +1,4 @@
-"""What can be seen of a server that stops without a word: nothing that it does is changed.
+"""What can be seen of a server from within: nothing that it does is changed.
 
 uvicorn may be stopped by ``should_exit`` or its limit of requests, and hypercorn's workers get no
 signal. Both know that they are stopping, in an object that the coroutine which runs the server
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .loops import current_loop
@@ -18,7 +19,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-__all__ = ["stopping_servers"]
+__all__ = ["sends_at_once", "stopping_servers"]
+
+#: Where a ``send`` comes from that waits, if at all, before it writes anything, and for nothing but
+#: its client: one that waits may be dropped and begun anew, and it need not be in a task of its own.
+_SEND_AT_ONCE = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
+
+#: Wrappers around ``send`` that note something and call it.
+_PASS_ON = ("starlette._exception_handler", "starlette.middleware.errors")
+
+
+def sends_at_once(send: Any) -> bool:
+    """Whether a ``send`` can be called wherever one is, and without waiting."""
+    while isinstance(send, FunctionType) and send.__module__ in _PASS_ON:
+        closure = dict(zip(send.__code__.co_freevars, send.__closure__ or (), strict=True))
+        if "send" not in closure:
+            return False
+        send = closure["send"].cell_contents
+    server = getattr(send, "__self__", None)
+    return getattr(send, "__name__", "") == "send" and type(server).__module__ in _SEND_AT_ONCE
 
 
 def stopping_servers() -> Callable[[], bool] | None:
