@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["sends_at_once", "stopping_servers"]
 
-#: Where a ``send`` comes from that waits, if at all, before it writes anything, and for nothing but
-#: its client: one that waits may be dropped and begun anew, and it need not be in a task of its own.
+#: Where a ``send`` comes from that waits, if at all, before it writes anything, and for nothing
+#: but its client: it need not be called by its own task, and once it waits it may be dropped.
 _SEND_AT_ONCE = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
 
 #: Wrappers around ``send`` that note something and call it.

@@ -147,8 +147,7 @@ class Stream:
         self._events = 0
         self._bytes = 0
 
-        self._ping = options.ping
-        self._ping_or_inf = _or_forever(options.ping)
+        self._ping = _or_forever(options.ping)
         self._send_timeout = _or_forever(options.send_timeout)
         self._cleanup_timeout = _or_forever(options.cleanup_timeout)
 
@@ -181,10 +180,11 @@ class Stream:
         self._wakes = math.inf  # its deadline
         self._watchdog_sends = False
         self._aside = b""  # what it is to send
+        self._no_ping: Callable[[], object] = _nothing
         self._turn_comes: anyio.Event | None = None
         self._connections = connections()
         self._given_up = False  # its connection
-        self._do_not_give_up: Callable[[], object] = lambda: None
+        self._do_not_give_up: Callable[[], object] = _nothing
         self._listen_again = self._patience = 0.0
 
     @property
@@ -227,6 +227,7 @@ class Stream:
             self._cancelled = exc  # from around the application; leaves below
         finally:
             self._shutdown.forget(self._shut_down)
+            self._no_ping()
         try:
             await self._end()
         finally:
@@ -477,6 +478,8 @@ class Stream:
         self._started = True
         self._starting = False
         self._wake_watchdog(self._drain_deadline())
+        if self._sends_at_once and self._state < State.CLOSED:
+            self._ping_later(self._ping)
 
     async def _send(self, message: Message) -> None:
         now = self._clock()
@@ -614,7 +617,7 @@ class Stream:
         elif not self._started:
             if now >= self._starts:
                 await self._send_aside(self._preamble())
-        elif self._ping is not None and now >= self._last_write + self._ping:
+        elif now >= self._last_write + self._ping and not self._sends_at_once:
             await self._send_aside(self._ping_frame())
 
     def _next_deadline(self) -> float:
@@ -625,10 +628,12 @@ class Stream:
         if self._sending_since is not None:
             # When this send ends is not known, so neither is when the next ping is due; but not
             # earlier than this.
-            return min(deadline, self._sending_since + self._send_timeout, now + self._ping_or_inf)
+            return min(deadline, self._sending_since + self._send_timeout, now + self._ping)
         if not self._started:
             return min(deadline, self._starts)
-        return min(deadline, self._last_write + self._ping_or_inf)
+        if self._sends_at_once:  # pings too
+            return deadline
+        return min(deadline, self._last_write + self._ping)
 
     def _drain_deadline(self) -> float:
         """When a stream that was told to end is ended, if it has not by then."""
@@ -687,6 +692,25 @@ class Stream:
     def _wake_watchdog(self, at: float) -> None:
         if at < self._wakes:
             self._wakes = self._pause.deadline = at
+
+    def _ping_later(self, seconds: float) -> None:
+        self._no_ping = loops.after(self._loop, seconds, self._ping_at_once)
+
+    def _ping_at_once(self) -> None:
+        """Ping where that takes no task: to wake one costs ten times as much."""
+        rest = self._last_write + self._ping - self._clock()
+        if self._sends():
+            rest = self._ping
+        elif rest <= 0 and not self._ended:
+            try:
+                frame = self._ping_frame()
+            except Exception as exc:
+                self._break(exc)
+                return
+            if not self._send_now(frame):
+                self._leave_to_watchdog(frame)
+            rest = self._ping
+        self._ping_later(rest)
 
     def _ping_frame(self) -> bytes:
         factory = self._options.ping_message_factory
@@ -870,7 +894,7 @@ class Stream:
         # hypercorn shields its sends on trio. On trio this costs a task.
         if "hypercorn.trio" in sys.modules:
             return loops.after(self._loop, seconds, self._give_up_send)
-        return lambda: None
+        return _nothing
 
     def _give_up_send(self) -> None:
         if self._sending_since is not None:  # else something else has taken so long
@@ -928,6 +952,10 @@ def _hides_broken_responses(scope: Scope) -> bool:
 
 def _body(frame: bytes, more_body: bool = True) -> Message:
     return {"type": "http.response.body", "body": frame, "more_body": more_body}
+
+
+def _nothing() -> None:
+    pass
 
 
 def _or_forever(seconds: float | None) -> float:
