@@ -35,11 +35,12 @@ import anyio
 from anyio import CancelScope
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from . import loops
+from . import loops, scopes
 from .connections import connections
 from .daphne import Throttle, hold, throttle
 from .encoder import encode
 from .errors import HTTPError
+from .scopes import NativeScope
 from .servers import sends_at_once
 from .states import CloseReason, CloseReport, State
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from .options import StreamOptions
+    from .scopes import AnyScope
     from .shutdown import Shutdown
     from .source import OpenSource, Step
     from .types import EventLike, Message, Receive, Scope, Send
@@ -168,15 +170,21 @@ class Stream:
         self._thrown_at: float | None = None
         self._cancelled_type = anyio.get_cancelled_exc_class()
 
-        self._interruption = CancelScope(shield=True)
-        self._cleanup = CancelScope()
+        self._native = scopes.native()
+        self._interruption: AnyScope
+        self._cleanup: AnyScope
+        if self._native:
+            self._interruption = NativeScope()
+            self._cleanup = NativeScope(outer=self._interruption)
+        else:
+            self._interruption, self._cleanup = CancelScope(shield=True), CancelScope()
         self._source_told = False  # whether a cancellation has entered it
         self._cancel_requests = loops.cancel_requests()
         self._cancel_requests_before = self._cancel_requests()
 
-        self._feeding = CancelScope()
+        self._feeding: AnyScope | None = None
         self._fed: anyio.Event | None = None
-        self._pause = CancelScope()  # what the watchdog waits in
+        self._pause = self._cancel_scope()  # what the watchdog waits in
         self._wakes = math.inf  # its deadline
         self._watchdog_sends = False
         self._aside = b""  # what it is to send
@@ -214,10 +222,11 @@ class Stream:
         try:
             if self._shutdown.draining:
                 self._shut_down(0)
-            async with anyio.create_task_group() as tasks:
+            async with scopes.create_task_group(self._native) as tasks:
                 if self._feed is not None and self._clock() < self._drain_ends:
                     self._fed = anyio.Event()
-                    tasks.start_soon(self._run_feed, self._feed, self._fed)
+                    self._feeding = self._cancel_scope()
+                    tasks.start_soon(self._run_feed, self._feed, self._feeding, self._fed)
                 tasks.start_soon(self._watch)
                 await self._host()
                 self._do_not_give_up()
@@ -246,6 +255,9 @@ class Stream:
         await checkpoint_if_cancelled()
         if self._cancelled_natively():  # a scope of an older anyio may have kept it
             raise self._cancelled_type
+
+    def _cancel_scope(self, deadline: float = math.inf) -> AnyScope:
+        return NativeScope(deadline=deadline) if self._native else CancelScope(deadline=deadline)
 
     # -- the host: steps the source and sends what it yields -------------------------------------
 
@@ -511,9 +523,9 @@ class Stream:
             await self._turn_comes.wait()
 
     async def _close_source(self) -> None:
+        self._cleanup.shield = True
         await self._feed_ended()
         self._bound_cleanup()
-        self._cleanup.shield = True
         try:
             await self._source.aclose()
         except Exception as exc:
@@ -531,13 +543,18 @@ class Stream:
                     "the source was not closed within cleanup_timeout=%s s", self._cleanup_timeout
                 )
 
-    async def _run_feed(self, feed: Callable[[], Awaitable[object]], ended: anyio.Event) -> None:
+    async def _run_feed(
+        self, feed: Callable[[], Awaitable[object]], feeding: AnyScope, ended: anyio.Event
+    ) -> None:
         """Run what feeds the source, for as long as the source is read."""
+        cancel_requests = loops.cancel_requests()
         try:
-            with self._feeding:
+            with feeding:
                 await feed()
         except self._cancelled_type as exc:
-            await checkpoint_if_cancelled()  # from around the application?
+            if self._native and cancel_requests():  # from around the application
+                raise
+            await checkpoint_if_cancelled()  # from there, too
             error = RuntimeError(_FEED_AWAITED_CANCELLED)
             error.__cause__ = exc
             self._break(error)
@@ -652,7 +669,7 @@ class Stream:
         """
         message = None
         self._wakes = self._next_deadline()
-        with CancelScope(deadline=self._wakes) as self._pause:
+        with self._cancel_scope(self._wakes) as self._pause:
             if (rest := self._listen_again - self._clock()) > 0:
                 await anyio.sleep(rest)
             message = await self._receive()
@@ -670,7 +687,7 @@ class Stream:
         self._wakes = min(now + self._send_timeout, self._drain_deadline())
         do_not_give_up = self._give_up_in(self._send_timeout)
         try:
-            with CancelScope(deadline=self._wakes) as self._pause:
+            with self._cancel_scope(self._wakes) as self._pause:
                 if not self._started:
                     await self._send_start()
                 await self._send(_body(frame))
@@ -749,7 +766,8 @@ class Stream:
             if not told_to:
                 self._reason = reason
             self._state = State.CLOSING
-            self._feeding.cancel()
+            if self._feeding is not None:
+                self._feeding.cancel()
             # While the host sends, its time has not begun.
             if self._sending_since is None or self._watchdog_sends:
                 self._bound_cleanup()

@@ -17,6 +17,7 @@ for ever.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,9 +29,10 @@ from anyio.lowlevel import checkpoint
 
 from .decoder import DecodedEvent, EventStreamDecoder
 from .errors import EventTooLargeError
+from .loops import current_loop, is_asyncio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -252,12 +254,15 @@ class Connection:
 
     async def _run(self) -> None:
         try:
-            await self._app(self._scope, self._receive, self._send)
+            await _in_a_bare_task(self._serve())
         except Exception as exc:
             self._error = exc
         finally:
             self._returned = True
             self._notify()
+
+    async def _serve(self) -> None:
+        await self._app(self._scope, self._receive, self._send)
 
     async def _receive(self) -> Message:
         if self._request is not None:
@@ -310,6 +315,24 @@ class Connection:
         if self._start is None:
             raise RuntimeError("enter the connection first: async with connect(...) as stream")
         return self._start
+
+
+async def _in_a_bare_task(application: Coroutine[Any, Any, None]) -> None:
+    """Run an application as servers do: on asyncio in a task that anyio knows nothing of."""
+    if not is_asyncio(current_loop()):
+        await application
+        return
+    task = asyncio.ensure_future(application)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([task])
+        raise
+    finally:
+        if task.done() and not task.cancelled():
+            await task
 
 
 def _raw_headers(headers: Headers | None) -> list[tuple[bytes, bytes]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
@@ -75,8 +76,20 @@ def fastapi_app(factory: Any, **options: Any) -> Any:
     return without_send_timeout_error(app)
 
 
+def sse_app_in_a_scope(factory: Any, **options: Any) -> Any:
+    """Where a middleware has a cancel scope around the application."""
+    app = sse_app(factory, **options)
+
+    async def wrapper(*args: Any) -> None:
+        with anyio.CancelScope():
+            await app(*args)
+
+    return wrapper
+
+
 ENTRY_POINTS: dict[str, Any] = {
     "sse_app": sse_app,
+    "in a scope": sse_app_in_a_scope,
     "starlette": starlette_app,
     "fastapi": fastapi_app,
 }
