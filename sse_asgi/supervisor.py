@@ -112,6 +112,19 @@ class Stream:
         exception that leaves it ends the stream like one of the source.
     """
 
+    __slots__ = (
+        "_aside", "_bytes", "_cancel_requests", "_cancel_requests_before", "_cancelled",
+        "_cancelled_type", "_cleanup", "_cleanup_timeout", "_clock", "_connections",
+        "_daphne_tells", "_do_not_give_up", "_drain_ends", "_encode", "_ended", "_error",
+        "_events", "_failure", "_fed", "_feed", "_feeding", "_finishing", "_given_up", "_headers",
+        "_held", "_interruption", "_joins", "_last_words", "_last_write", "_lifetime_ends",
+        "_listen_again", "_loop", "_native", "_no_ping", "_on_drain", "_opened", "_options",
+        "_patience", "_pause", "_ping", "_raw_send", "_reason", "_receive", "_scope",
+        "_send_timeout", "_sending_since", "_sends_at_once", "_shutdown", "_source",
+        "_source_told", "_started", "_starting", "_starts", "_state", "_status", "_throttle",
+        "_thrown_at", "_turn_comes", "_turned", "_wakes", "_watchdog_sends",
+    )  # fmt: skip
+
     def __init__(
         self,
         source: OpenSource,
