@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncSource",
+    "Receiver",
     "Step",
     "ThreadSource",
     "check_source",
@@ -51,6 +52,10 @@ class OpenSource(Protocol):
 
     def step(self) -> Step:
         """Start on the next event; ``StopAsyncIteration`` comes out of it at the end."""
+        ...
+
+    def give_to(self, receiver: Receiver) -> None:
+        """Give events to ``receiver`` that come while a step waits, if it can."""
         ...
 
     async def aclose(self) -> None:
@@ -93,6 +98,18 @@ async def discard(source: object, timeout: float | None) -> None:
             await anyio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=_unlimited())
 
 
+class Receiver(Protocol):
+    """Where a source may put events that come while its step waits, without ending that."""
+
+    def ready(self) -> bool:
+        """Whether it takes one now."""
+        ...
+
+    def accept(self, frame: bytes) -> None:
+        """Take one."""
+        ...
+
+
 class AsyncSource:
     """An async iterable: its code runs in the task of the stream."""
 
@@ -106,6 +123,12 @@ class AsyncSource:
             self.step = cast("Callable[[], Step]", self._iterator.__anext__)
         else:
             self.step = partial(_next, self._iterator)  # no method: that would be a cycle
+
+    def give_to(self, receiver: Receiver) -> None:
+        """Give events to ``receiver``, if it is a subscription."""
+        give_to = getattr(self._iterator, "give_to", None)
+        if give_to is not None:
+            give_to(receiver)
 
     async def aclose(self) -> None:
         """Close the iterator, if it can be closed."""
@@ -150,6 +173,9 @@ class ThreadSource:
         if event is _END:
             raise StopAsyncIteration
         return event
+
+    def give_to(self, receiver: Receiver) -> None:
+        """Give nothing but what its steps return."""
 
     async def aclose(self) -> None:
         """Call ``close()`` when the last step has ended; it goes on without us if need be."""

@@ -379,6 +379,23 @@ class Stream:
             if held and self._state < closing:
                 await self._send_held()
 
+    # For a source that has events while the host waits for one.
+
+    def ready(self) -> bool:
+        """Whether an event can be sent at once, without the host."""
+        return (
+            self._sends_at_once
+            and self._started
+            and self._state < State.CLOSING
+            and not (self._ended or self._finishing or self._sends())
+        )
+
+    def accept(self, frame: bytes) -> None:
+        """Send an event that the source has while the host waits for it."""
+        self._events += 1
+        if not self._send_now(frame):
+            self._leave_to_watchdog(frame)
+
     def _send_beside(self) -> None:
         """Send the events that are held while the source waits for something."""
         frame = b"".join(self._held)
@@ -505,6 +522,7 @@ class Stream:
         self._wake_watchdog(self._drain_deadline())
         if self._sends_at_once and self._state < State.CLOSED:
             self._ping_later(self._ping)
+            self._source.give_to(self)
 
     async def _send(self, message: Message) -> None:
         now = self._clock()

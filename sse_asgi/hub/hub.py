@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -17,13 +18,13 @@ from anyio.lowlevel import current_token
 
 from ..encoder import encode
 from ..errors import HubClosedError
-from ..loops import clock, current_loop
-from .log import MemoryLog, Window
+from ..loops import clock, current_loop, soon
+from .log import TURN, MemoryLog, Window
 from .positions import MAX_ID_LENGTH, Position, join
 from .subscription import Cursor, Start, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -43,11 +44,16 @@ _POLICIES = ("gap", "disconnect", "latest")
 class Channel:
     """A topic that has subscribers here."""
 
-    __slots__ = ("_log", "subscriptions", "topic", "window")
+    __slots__ = (
+        "_again", "_log", "_passing", "_roused", "_soon", "subscriptions", "topic", "window",
+    )  # fmt: skip
 
-    def __init__(self, topic: str, log: Log) -> None:
+    def __init__(self, topic: str, log: Log, loop: object) -> None:
         self.topic: str = topic
         self._log = log
+        self._soon = soon(loop)
+        self._passing: Iterator[Subscription] | None = None
+        self._roused = self._again = False
         #: The end of its log; ``None`` until the log was asked.
         self.window: Window | None = None
         #: In the order in which they came.
@@ -83,8 +89,30 @@ class Channel:
             self._rouse()
 
     def _rouse(self) -> None:
-        for subscription in tuple(self.subscriptions):
+        """Rouse all subscribers: soon, so that they have all at once that is published in a row."""
+        self._again = True
+        if not self._roused:
+            self._roused = True
+            self._soon(self._pass)
+
+    def _pass(self) -> None:
+        """Rouse one after another, and give others a turn where that takes long."""
+        if self._passing is None:
+            self._passing = iter(tuple(self.subscriptions))
+            self._again = False
+        ends = monotonic() + TURN
+        for subscription in self._passing:
             subscription.rouse()
+            if monotonic() >= ends:
+                self._soon(self._pass)
+                return
+        self._passing = None
+        if self.window is not None:
+            self.window.forget_joined()
+        if self._again:
+            self._soon(self._pass)
+        else:
+            self._roused = False
 
 
 class Hub:
@@ -428,7 +456,7 @@ class Hub:
     def _enter_topic(self, subscription: Subscription, topic: str, start: Start) -> None:
         channel = self._channels.get(topic)
         if channel is None:
-            channel = self._channels[topic] = Channel(topic, self._log)
+            channel = self._channels[topic] = Channel(topic, self._log, self._loop)
         if subscription not in channel.subscriptions:
             channel.subscriptions[subscription] = None
             subscription.add(Cursor(topic, channel), start)

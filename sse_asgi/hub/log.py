@@ -209,7 +209,7 @@ class Log(Protocol):
 class Window:
     """The newest events of one topic, without a hole; old ones go when limits say so."""
 
-    __slots__ = ("_begin", "_records", "_times", "epoch", "last", "size")
+    __slots__ = ("_begin", "_joined", "_records", "_times", "epoch", "last", "size")
 
     def __init__(self, epoch: str, last: int = 0) -> None:
         self.epoch: str = epoch
@@ -219,6 +219,7 @@ class Window:
         self._records: list[Record] = []
         self._times: list[float] = []
         self._begin = 0
+        self._joined: tuple[int, bytes, int] | None = None
 
     @property
     def first(self) -> int:
@@ -234,6 +235,7 @@ class Window:
         self._times.append(now)
         self.size += len(record.body)
         self.last = record.offset
+        self._joined = None
 
     def after(self, offset: int, max_bytes: int) -> list[Record]:
         """The events after ``offset``, so many bytes of them, but at least one."""
@@ -244,6 +246,20 @@ class Window:
             rest -= len(records[end].body)
             end += 1
         return records[begin:end]
+
+    def joined_after(self, offset: int, max_bytes: int) -> tuple[bytes, int]:
+        """The frames of these events as one, and the offset of the last: joined once for all who
+        ask for the same one after another.
+        """
+        if self._joined is None or self._joined[0] != offset:
+            records = self.after(offset, max_bytes)
+            frame = b"".join([record.frame for record in records])
+            self._joined = (offset, frame, records[-1].offset)
+        return self._joined[1:]
+
+    def forget_joined(self) -> None:
+        """Do not keep what :meth:`joined_after` has made."""
+        self._joined = None
 
     def trim(self, limits: Limits, now: float) -> list[Record]:
         """Forget what is beyond the limits, and return it."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ..source import Receiver
     from ..types import EventLike
     from .hub import Channel, Hub
     from .log import Record
@@ -87,6 +88,16 @@ class Cursor:
             return None
         return window.after(self.offset, max_bytes)
 
+    def take(self) -> bytes | None:
+        """What comes next, joined, if that is at hand; be behind it."""
+        window = self.channel.window
+        if window is None or window.epoch != self.epoch:
+            return None
+        if not window.first - 1 <= self.offset < window.last:
+            return None
+        frame, self.offset = window.joined_after(self.offset, BATCH)
+        return frame
+
     def continues(self, page: Page) -> bool:
         """Whether nothing is missing between here and what the log has."""
         return self.epoch == page.epoch and page.first - 1 <= self.offset <= page.last
@@ -101,8 +112,8 @@ class Subscription(AsyncIterator[bytes]):
 
     __slots__ = (
         "__weakref__", "_asking", "_batch", "_cursors", "_doubtful", "_given", "_hub",
-        "_last_words", "_loop", "_offsets", "_other", "_over", "_starts", "_turn", "_unsettled",
-        "_wake", "info", "patterns", "policy", "topics",
+        "_last_words", "_loop", "_offsets", "_other", "_over", "_receiver", "_simple", "_starts",
+        "_turn", "_unsettled", "_wake", "info", "patterns", "policy", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -137,7 +148,10 @@ class Subscription(AsyncIterator[bytes]):
         self._doubtful = given is not None and bool(patterns)
         # Of each key the newest, however many there are.
         self._batch = sys.maxsize if policy == "latest" else BATCH
+        # The frames are those of the log.
+        self._simple = len(topics) == 1 and not patterns and policy != "latest"
         self._wake: Callable[[], object] | None = None
+        self._receiver: Receiver | None = None
         self._asking: anyio.CancelScope | None = None
         self._loop: object = None
         self._last_words: bytes | None = None
@@ -184,11 +198,16 @@ class Subscription(AsyncIterator[bytes]):
         if not self._over:
             self._last_words = None if last is None else encode(last)
             self._over = True
+            self._receiver = None
             if self._starts is None:
                 self._hub.leave(self)
             self.rouse()
             if self._asking is not None:
                 self._asking.cancel()
+
+    def give_to(self, receiver: Receiver) -> None:
+        """Give what comes while a step waits to ``receiver``, if that is ready, instead."""
+        self._receiver = receiver
 
     # -- for the hub -----------------------------------------------------------------------------
 
@@ -205,9 +224,24 @@ class Subscription(AsyncIterator[bytes]):
 
     def rouse(self) -> None:
         """See whether there is something."""
-        if self._wake is not None:
+        if self._wake is not None and not self._push():
             wake, self._wake = self._wake, None
             wake()
+
+    def _push(self) -> bool:
+        """Give all that is at hand to whom it is for; whether whoever waits for it need not wake.
+
+        To wake a task takes longer than to send an event.
+        """
+        receiver = self._receiver
+        if receiver is None or self._over or self._unsettled:
+            return False
+        while receiver.ready():
+            frame = self._take()
+            if frame is None:
+                return self._outside() is None
+            receiver.accept(frame)
+        return False
 
     async def _begin(self, starts: Mapping[str, Start]) -> None:
         self._loop = current_loop()  # looked up once
@@ -225,6 +259,8 @@ class Subscription(AsyncIterator[bytes]):
 
         The next turn begins there: one that always has something does not keep others waiting.
         """
+        if self._simple:
+            return self._cursors[0].take()
         frames: list[bytes] = []
         size = 0
         for cursor in self._in_turn():
