@@ -324,16 +324,16 @@ class Stream:
             error.__cause__ = exc
             self._fail(error)
 
-    async def _pump(self) -> None:
+    @types.coroutine
+    def _pump(self) -> Generator[Any, Any, None]:
         """Send what the source yields. The next event is asked for when the last was accepted, or
         is about to be joined with it.
         """
-        sep = self._options.sep
         # Looked up once.
         start_step, encode, closing = self._source.step, self._encode, State.CLOSING
-        held = self._held
-        size = in_row = 0
-        came = held_since = monotonic()
+        sep, joins, held = self._options.sep, self._joins, self._held
+        in_row = size = 0  # events that were there at once; bytes that are held
+        came = held_since = 0.0
         try:
             while self._state < closing:
                 step = start_step()
@@ -345,39 +345,73 @@ class Stream:
                 else:
                     if held:
                         self._send_beside()
-                        size = 0
-                    event = await self._resume(step, trap)
+                    in_row = size = 0
+                    event = yield from self._resume(step, trap)
                     self._thrown_at = None
                     if self._state >= closing:
                         if self._source_told:
                             self._note_last_words(event)
                         return
-                    in_row = 0
-                    self._turned = came = monotonic()
-                held.append(encode(event, sep))
-                if in_row and self._joins:
+                frame = encode(event, sep)
+                held.append(frame)
+                if in_row and joins:
                     now = monotonic()
                     if now - came > QUICK:
                         in_row = 1
                     came = now
                     if in_row > ALONE:
+                        size += len(frame)
                         if len(held) == 1:
                             held_since = now
-                        size += len(held[-1])
                         if (
                             size < JOINED_BYTES
                             and len(held) < JOINED_EVENTS
                             and now - held_since < JOINED_FOR
                         ):
                             continue
-                size = 0
-                await self._send_held()
+                        size = 0
+                if not self._send_held_now():
+                    yield from self._send_held().__await__()
+                if in_row and monotonic() - self._turned >= TURN:
+                    yield from checkpoint().__await__()
+                    self._turned = monotonic()
         except StopAsyncIteration:
             pass
         finally:
             # The source has raised, or what it has yielded: what came before is sent all the same.
-            if held and self._state < closing:
-                await self._send_held()
+            if held and self._state < closing and not self._send_held_now():
+                yield from self._send_held().__await__()
+
+    async def _send_held(self) -> None:
+        """Send the events that are held, as one."""
+        if self._watchdog_sends:
+            await self._my_turn()
+        held = self._held
+        frame, events = b"".join(held), len(held)
+        held.clear()
+        if not self._started:
+            await self._send_start()
+            frame = self._preamble() + frame
+        await self._send(_body(frame))
+        self._events += events
+        self._bytes += len(frame)
+
+    def _send_held_now(self) -> bool:
+        """Send the events that are held, without waiting; whether that could be done."""
+        held = self._held
+        if not self._send_now(held[0] if len(held) == 1 else b"".join(held)):
+            return False
+        self._events += len(held)
+        held.clear()
+        return True
+
+    def _send_beside(self) -> None:
+        """Send the events that are held while the source waits for something."""
+        if not self._send_held_now():
+            # Not here: what the source has around it (a timeout, say) would cancel the send.
+            self._leave_to_watchdog(b"".join(self._held))
+            self._events += len(self._held)
+            self._held.clear()
 
     # For a source that has events while the host waits for one.
 
@@ -396,18 +430,15 @@ class Stream:
         if not self._send_now(frame):
             self._leave_to_watchdog(frame)
 
-    def _send_beside(self) -> None:
-        """Send the events that are held while the source waits for something."""
-        frame = b"".join(self._held)
-        self._events += len(self._held)
-        self._held.clear()
-        if not self._send_now(frame):
-            # Not here: what the source has around it (a timeout, say) would cancel the send.
-            self._leave_to_watchdog(frame)
-
     def _send_now(self, frame: bytes) -> bool:
         """Send, without waiting, whatever the host waits for; whether that could be done."""
-        if not self._sends_at_once or not self._started or self._sends() or self._ended:
+        if (
+            not self._sends_at_once
+            or not self._started
+            or self._watchdog_sends
+            or self._sending_since is not None
+            or self._ended
+        ):
             return False
         sending: Any = self._raw_send(_body(frame))
         try:
@@ -429,24 +460,6 @@ class Stream:
         self._aside = frame
         self._watchdog_sends = True
         self._wake_watchdog(-math.inf)
-
-    async def _send_held(self) -> None:
-        """Send the events that are held, as one, and give others a turn if it was long ago."""
-        if self._watchdog_sends:
-            await self._my_turn()
-        held = self._held
-        frame = held[0] if len(held) == 1 else b"".join(held)
-        events = len(held)
-        held.clear()
-        if not self._started:
-            await self._send_start()
-            frame = self._preamble() + frame
-        await self._send(_body(frame))
-        self._events += events
-        self._bytes += len(frame)
-        if monotonic() - self._turned >= TURN:
-            await checkpoint()
-            self._turned = monotonic()
 
     def _note_last_words(self, event: EventLike) -> None:
         """Keep what a source yields when it is cancelled: one event, if the client can hear it."""
@@ -470,7 +483,9 @@ class Stream:
                     trap = step.throw(exc)
                 else:
                     # trio hands everything over as an outcome: a value, or an error to raise.
-                    cancelled = self._is_cancellation(getattr(value, "error", None))
+                    cancelled = value is not None and self._is_cancellation(
+                        getattr(value, "error", None)
+                    )
                     trap = step.send(value)
                 if cancelled:
                     self._source_waits_cancelled()
