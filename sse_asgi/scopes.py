@@ -59,16 +59,15 @@ class NativeScope:
         self._outer = outer
         self._inner: NativeScope | None = None
         self._shield = False
-        self._task: asyncio.Task[Any] | None = None
+        self._task: Any = None  # a Task of Python 3.11 or later
         self._timer: asyncio.TimerHandle | None = None
         self._before = self._requests = 0  # to cancel the task
         self.cancel_called: bool = False
         self.cancelled_caught: bool = False
 
     def __enter__(self) -> Self:
-        self._task = task = asyncio.current_task()
-        assert task is not None
-        self._before = task.cancelling()
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling()
         if self._outer is not None:
             self._outer._inner = self
         if self.cancel_called:
@@ -84,7 +83,6 @@ class NativeScope:
         traceback: TracebackType | None,
     ) -> bool:
         task, self._task = self._task, None
-        assert task is not None
         self._stop_timer()
         for _ in range(self._requests):
             task.uncancel()

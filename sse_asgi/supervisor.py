@@ -346,13 +346,33 @@ class Stream:
                     if held:
                         self._send_beside()
                     in_row = size = 0
-                    event = yield from self._resume(step, trap)
+                    try:
+                        while True:
+                            try:
+                                value = yield trap
+                            except BaseException as exc:
+                                cancelled = self._is_cancellation(exc)
+                                trap = step.throw(exc)
+                            else:
+                                cancelled = value is not None and self._is_cancellation(
+                                    getattr(value, "error", None)
+                                )
+                                trap = step.send(value)
+                            if cancelled:
+                                self._source_waits_cancelled()
+                    except StopIteration as got:
+                        event = got.value
                     self._thrown_at = None
                     if self._state >= closing:
                         if self._source_told:
                             self._note_last_words(event)
                         return
                 frame = encode(event, sep)
+                if not in_row and self._started and not self._watchdog_sends:
+                    yield from self._send(_body(frame))
+                    self._events += 1
+                    self._bytes += len(frame)
+                    continue
                 held.append(frame)
                 if in_row and joins:
                     now = monotonic()
@@ -440,7 +460,9 @@ class Stream:
             or self._ended
         ):
             return False
-        sending: Any = self._raw_send(_body(frame))
+        sending: Any = self._raw_send(
+            {"type": "http.response.body", "body": frame, "more_body": True}
+        )
         try:
             sending.send(None)
         except StopIteration:
