@@ -54,7 +54,13 @@ class SSEApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection: http and lifespan; a websocket is refused."""
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            # A stream stays here: each coroutine between costs it a quarter of a KiB.
+            if await self._refuse(scope["method"], send):
+                return
+            try:
+                await self._stream(scope, receive, send)
+            finally:
+                self._leave()
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -62,8 +68,8 @@ class SSEApp:
         else:
             raise ValueError(f"unknown ASGI scope type {scope['type']!r}")
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = scope["method"]
+    async def _refuse(self, method: str, send: Send) -> bool:
+        """Answer a request that opens no stream; one that does is counted as one."""
         if method == "OPTIONS" and method not in self._methods:
             await respond(send, HTTPError(204, headers={"allow": self._allow()}))
         elif method not in self._methods:
@@ -73,10 +79,8 @@ class SSEApp:
         elif not self._enter():
             await respond(send, HTTPError(503, "too many streams", {"retry-after": "5"}))
         else:
-            try:
-                await self._stream(scope, receive, send)
-            finally:
-                self._leave()
+            return False
+        return True
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = SSERequest(scope)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NativeScope", "create_task_group", "native"]
 
-#: A task that goes on although it was cancelled is cancelled again after so many seconds.
+#: A task that goes on although it was cancelled is cancelled again after so many seconds, as anyio
+#: would do at once.
 AGAIN = 0.1
 
 
@@ -46,15 +47,23 @@ class NativeScope:
     """What a stream needs of :class:`anyio.CancelScope`, by the means of asyncio.
 
     A scope within another, entered in the same task, is told of it. Cancelled from other tasks, or
-    at its deadline. What catches the cancellation may wait again, for a moment.
+    at its deadline. What catches the cancellation may wait, and is cancelled again after ``again``
+    seconds.
     """
 
     __slots__ = (
-        "_before", "_deadline", "_inner", "_outer", "_requests", "_shield", "_task", "_timer",
+        "_again", "_before", "_deadline", "_inner", "_outer", "_requests", "_shield", "_task", "_timer",
         "cancel_called", "cancelled_caught",
     )  # fmt: skip
 
-    def __init__(self, *, deadline: float = math.inf, outer: NativeScope | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        deadline: float = math.inf,
+        outer: NativeScope | None = None,
+        again: float = AGAIN,
+    ) -> None:
+        self._again = again
         self._deadline = deadline
         self._outer = outer
         self._inner: NativeScope | None = None
@@ -128,11 +137,11 @@ class NativeScope:
         if self._inner is None or not self._inner.shield:
             self._requests += 1
             self._task.cancel()
-        self._cancel_in(AGAIN)
+        self._cancel_in(self._again)
 
     def _cancel_in(self, seconds: float) -> None:
         self._stop_timer()
-        if self._task is not None:
+        if self._task is not None and seconds < math.inf:
             self._timer = self._task.get_loop().call_later(seconds, self._request)
 
     def _stop_timer(self) -> None:

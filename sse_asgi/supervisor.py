@@ -113,6 +113,7 @@ class Stream:
     """
 
     __slots__ = (
+        "__weakref__",
         "_aside", "_bytes", "_cancel_requests", "_cancel_requests_before", "_cancelled",
         "_cancelled_type", "_cleanup", "_cleanup_timeout", "_clock", "_connections",
         "_daphne_tells", "_do_not_give_up", "_drain_ends", "_encode", "_ended", "_error",
@@ -238,7 +239,8 @@ class Stream:
             async with scopes.create_task_group(self._native) as tasks:
                 if self._feed is not None and self._clock() < self._drain_ends:
                     self._fed = anyio.Event()
-                    self._feeding = self._cancel_scope()
+                    # It has as long for its cleanup as the source.
+                    self._feeding = self._cancel_scope(again=self._cleanup_timeout)
                     tasks.start_soon(self._run_feed, self._feed, self._feeding, self._fed)
                 tasks.start_soon(self._watch)
                 await self._host()
@@ -269,16 +271,27 @@ class Stream:
         if self._cancelled_natively():  # a scope of an older anyio may have kept it
             raise self._cancelled_type
 
-    def _cancel_scope(self, deadline: float = math.inf) -> AnyScope:
-        return NativeScope(deadline=deadline) if self._native else CancelScope(deadline=deadline)
+    def _cancel_scope(self, deadline: float = math.inf, again: float = scopes.AGAIN) -> AnyScope:
+        if self._native:
+            return NativeScope(deadline=deadline, again=again)
+        return CancelScope(deadline=deadline)
 
     # -- the host: steps the source and sends what it yields -------------------------------------
 
     async def _host(self) -> None:
+        """Send what the source has, and close it, whatever happens."""
         try:
             with self._interruption:
                 with self._cleanup:
-                    await self._read_source()
+                    try:
+                        if self._clock() < self._drain_ends:
+                            await self._pump()
+                    except _Gone:
+                        self._close(CloseReason.CLIENT_DISCONNECTED)
+                    except Exception as exc:
+                        self._fail(exc)
+                    finally:
+                        await self._close_source()
                 if self._state < State.CLOSING:
                     self._finishing = True
                     await self._send_last(self._farewell())
@@ -293,18 +306,6 @@ class Stream:
         if self._watchdog_sends:
             with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
                 await self._my_turn()
-
-    async def _read_source(self) -> None:
-        """Send what the source has, and close it, whatever happens."""
-        try:
-            if self._clock() < self._drain_ends:
-                await self._pump()
-        except _Gone:
-            self._close(CloseReason.CLIENT_DISCONNECTED)
-        except Exception as exc:
-            self._fail(exc)
-        finally:
-            await self._close_source()
 
     def _cancelled_by_others(self, exc: BaseException) -> None:
         """Deal with a cancellation that is not our interruption, which ends at its scope.
@@ -657,9 +658,12 @@ class Stream:
             while self._state < State.CLOSING:
                 await self._attend()
                 if self._state < State.CLOSING:
-                    message = await self._next_message()
-                    if message is not None and message["type"] == "http.disconnect":
-                        self._disconnected()
+                    self._wakes = self._next_deadline()
+                    # A pending receive() may be cancelled and called again: no message is lost.
+                    with self._cancel_scope(self._wakes) as self._pause:
+                        if (rest := self._listen_again - self._clock()) > 0:
+                            await anyio.sleep(rest)
+                        self._heard(await self._receive())
         except (_Gone, OSError):
             self._interrupt(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:  # ping_message_factory, or receive() of a middleware
@@ -670,6 +674,14 @@ class Stream:
             raise
         finally:
             self._leave_turn()
+
+    def _heard(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            self._disconnected()
+        elif message["type"] == "http.request" and not message.get("more_body"):
+            # A middleware may answer every receive() with the body again, at once.
+            self._listen_again = self._clock() + self._patience
+            self._patience = min(2 * self._patience or 0.01, 1)
 
     def _disconnected(self) -> None:
         if not self._ended:
@@ -729,23 +741,6 @@ class Stream:
         if self._finishing:  # it is doing what it was told
             return self._drain_ends + self._cleanup_timeout
         return self._drain_ends
-
-    async def _next_message(self) -> Message | None:
-        """The next message of the server, or ``None`` where a deadline comes first.
-
-        A pending ``receive()`` may be cancelled and called again: no message is lost.
-        """
-        message = None
-        self._wakes = self._next_deadline()
-        with self._cancel_scope(self._wakes) as self._pause:
-            if (rest := self._listen_again - self._clock()) > 0:
-                await anyio.sleep(rest)
-            message = await self._receive()
-            if message["type"] == "http.request" and not message.get("more_body"):
-                # A middleware may answer every receive() with the body again, at once.
-                self._listen_again = self._clock() + self._patience
-                self._patience = min(2 * self._patience or 0.01, 1)
-        return message
 
     async def _send_aside(self, frame: bytes) -> None:
         """Send from the watchdog, while the host is not sending; it waits if it wants to."""
