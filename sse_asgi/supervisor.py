@@ -239,8 +239,8 @@ class Stream:
             async with scopes.create_task_group(self._native) as tasks:
                 if self._feed is not None and self._clock() < self._drain_ends:
                     self._fed = anyio.Event()
-                    # It has as long for its cleanup as the source.
-                    self._feeding = self._cancel_scope(again=self._cleanup_timeout)
+                    # Its cleanup may take its time, as long as the source's and more.
+                    self._feeding = self._cancel_scope(again=2 * self._cleanup_timeout)
                     tasks.start_soon(self._run_feed, self._feed, self._feeding, self._fed)
                 tasks.start_soon(self._watch)
                 await self._host()
