@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from sse_asgi import CloseReason, Shutdown, sse_app
 from sse_asgi.decoder import EventStreamDecoder
-from sse_asgi.hub import Hub
+from sse_asgi.hub import Hub, MemoryLog, Page, Position
 from sse_asgi.types import FrameReceiver
 
 from .at_once import Cycle
@@ -170,6 +172,35 @@ async def test_what_was_published_before_the_end_comes_before_the_end(end: str) 
     assert len(recorder.reports) == 1
 
 
+class Renewable(MemoryLog):
+    """A log that can say that it was begun anew, and counts how often it is asked."""
+
+    reads = 0
+    renewed: Any
+
+    def attach(self, deliver: Any, created: Any, renewed: Any) -> None:
+        self.renewed = renewed
+        super().attach(deliver, created, renewed)
+
+    async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
+        self.reads += 1
+        return await super().read(topic, after, max_bytes)
+
+
+async def test_a_subscriber_that_has_to_ask_the_log_wakes() -> None:
+    log, cycle = Renewable(), Cycle()
+    hub = Hub(log)
+    async with serving(sse_app(lambda: hub.subscribe("t")), cycle):
+        await until(lambda: hub.subscribers("t"))
+        await hub.publish("t", "a")
+        await cycle.has(b"data: a")
+        reads = log.reads
+        log.renewed("t", Position("another", 0))
+        await until(lambda: log.reads > reads)
+        await hub.publish("t", "b")
+        await cycle.has(b"data: b")
+
+
 # -- pings -----------------------------------------------------------------------------------------
 
 
@@ -223,6 +254,21 @@ async def test_a_ping_that_can_not_be_made_ends_the_stream_with_its_error() -> N
         async with serving(app, Cycle()) as task:
             await asyncio.wait([task], timeout=5)
     assert recorder.report.reason is CloseReason.ERROR
+
+
+async def test_nothing_stays_when_a_stream_has_ended() -> None:
+    async def source() -> AsyncIterator[str]:
+        await asyncio.sleep(0.01)
+        yield "a"
+
+    made = [source()]
+    left = weakref.ref(made[0])
+    cycle = Cycle()
+    async with serving(sse_app(made.pop), cycle):
+        await until(lambda: cycle.complete)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert left() is None
 
 
 # -- against a model -------------------------------------------------------------------------------
