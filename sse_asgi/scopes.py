@@ -52,7 +52,8 @@ class NativeScope:
     """
 
     __slots__ = (
-        "_again", "_before", "_deadline", "_inner", "_outer", "_requests", "_shield", "_task", "_timer",
+        "_again", "_before", "_deadline", "_inner", "_outer", "_requests", "_shield", "_task",
+        "_timer",
         "cancel_called", "cancelled_caught",
     )  # fmt: skip
 

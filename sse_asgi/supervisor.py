@@ -333,6 +333,8 @@ class Stream:
         # Looked up once.
         start_step, encode, closing = self._source.step, self._encode, State.CLOSING
         sep, joins, held = self._options.sep, self._joins, self._held
+        clock, at_once, send_timeout = self._clock, self._sends_at_once, self._send_timeout
+        raw_send: Any = self._raw_send
         in_row = size = 0  # events that were there at once; bytes that are held
         came = held_since = 0.0
         try:
@@ -369,8 +371,14 @@ class Stream:
                             self._note_last_words(event)
                         return
                 frame = encode(event, sep)
-                if not in_row and self._started and not self._watchdog_sends:
-                    yield from self._send(_body(frame))
+                if not in_row and at_once and self._started and not self._watchdog_sends:
+                    # What _send() does, without a coroutine of its own: here it is felt.
+                    self._sending_since = since = clock()
+                    if since + send_timeout < self._wakes:
+                        self._wake_watchdog(since + send_timeout)
+                    yield from raw_send(_body(frame))
+                    self._sending_since = None
+                    self._last_write = clock()
                     self._events += 1
                     self._bytes += len(frame)
                     continue
@@ -398,6 +406,12 @@ class Stream:
                     self._turned = monotonic()
         except StopAsyncIteration:
             pass
+        except _Gone:
+            raise
+        except Exception as exc:
+            if self._sending_since is not None:
+                self._send_failed(exc)
+            raise
         finally:
             # The source has raised, or what it has yielded: what came before is sent all the same.
             if held and self._state < closing and not self._send_held_now():
@@ -569,14 +583,18 @@ class Stream:
             self._wake_watchdog(now + self._send_timeout)
         try:
             await self._raw_send(message)
-        except OSError:  # some servers raise it when the client is gone (ASGI HTTP spec 2.4)
-            raise _Gone from None
-        except Exception:
-            self._ended = True  # whatever it is, the response is beyond repair
-            self._sending_since = None
+        except Exception as exc:
+            self._send_failed(exc)
             raise
         self._sending_since = None
         self._last_write = self._clock()
+
+    def _send_failed(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            # Some servers raise it when the client is gone (ASGI HTTP spec 2.4).
+            raise _Gone from None
+        self._ended = True  # whatever it is, the response is beyond repair
+        self._sending_since = None
 
     def _preamble(self) -> bytes:
         """What comes first in the body. Some servers and middlewares hold the headers back until
