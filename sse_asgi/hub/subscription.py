@@ -276,7 +276,7 @@ class Subscription(AsyncIterator[bytes]):
 
     def _in_turn(self) -> list[Cursor]:
         turn = self._turn = self._turn % max(len(self._cursors), 1)
-        return self._cursors[turn:] + self._cursors[:turn]
+        return self._cursors[turn:] + self._cursors[:turn] if turn else self._cursors
 
     def _move(self, cursor: Cursor, records: Sequence[Record], frames: list[bytes]) -> None:
         """Have these events as frames, and be behind them."""
