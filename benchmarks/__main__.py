@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from . import encode, fanout, idle, pump, redis, scale
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, Callable[[], object]] = {
     "encode": encode.main,
     "pump": pump.main,
     "fanout": fanout.main,

@@ -18,7 +18,6 @@ import resource
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -106,7 +105,16 @@ class Setting:
         wait_until(self.answers, 20)
 
     def serve(self) -> psutil.Popen:
-        options = ("--port", self.port, "--backlog", 4096, "--loop", "uvloop", "--http", "httptools")
+        options = (
+            "--port",
+            self.port,
+            "--backlog",
+            4096,
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+        )
         quiet = ("--no-access-log", "--log-level", "warning")
         return run("uvicorn", "benchmarks.scale_app:app", *options, *quiet, core=cores()[0])
 
@@ -317,15 +325,17 @@ def against_connections(rounds: int, quick: bool) -> dict[str, Any]:
         for name, count in runs:
             row = connections(MAKES[name][0], count)
             samples[name].setdefault(count, []).append(row)
-    print("\nconnections, each: KiB of RSS; µs of processor time to connect, of a ping, of a delivery")
+    print(
+        "\nconnections, each: KiB of RSS; µs of processor time to connect, of a ping, of a delivery"
+    )
     print("one by one, of its end; seconds from SIGTERM to the last stream's end, and to the exit;")
     print(f"streams ended by the last chunk. At {RATE} events/s: ms to a client, cores busy, and")
     print("events joined in one piece.")
     print(" " * 8 + " ".join(f"{title:>8}" for title, _ in COLUMNS.values()))
     for name, rows in samples.items():
         print(name)
-        for count, row in rows.items():
-            figures = {key: statistics.median(each[key] for each in row) for key in COLUMNS}
+        for count, same in rows.items():
+            figures = {key: statistics.median(row[key] for row in same) for key in COLUMNS}
             cells = (f"{figures[key]:{form}}" for key, (_, form) in COLUMNS.items())
             print(f"{count:>7,} " + " ".join(cells))
     return dict(samples)
