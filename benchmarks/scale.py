@@ -86,7 +86,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         if time.monotonic() > deadline:
-            raise TimeoutError
+            raise TimeoutError(f"not so after {seconds} s")
         time.sleep(0.02)
 
 
