@@ -40,9 +40,9 @@ def main() -> None:
     parser.add_argument("--peers", metavar="a,b", help="only these")
     options = parser.parse_args()
     if options.names[:1] == ["report"]:
-        from . import report
+        from .report import main as report
 
-        report.main([Path(name) for name in options.names[1:]])
+        report([Path(name) for name in options.names[1:]])
         return
 
     from .machine import facts

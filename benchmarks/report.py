@@ -107,8 +107,10 @@ def bars(row: Row, caption: str) -> str:
     height = HEIGHT * (len(medians) + 1) + 8
     # Grey text is read on a light page and on a dark one.
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + BAR + RIGHT}" height="{height}" '
-        'font-family="sans-serif" font-size="13" fill="#808080">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + BAR + RIGHT}" height="{height}" '
+            'font-family="sans-serif" font-size="13" fill="#808080">'
+        ),
         f'<text x="4" y="16" font-weight="bold">{escape(caption)}</text>',
     ]
     for number_of, (peer, median) in enumerate(medians.items(), start=1):
@@ -117,8 +119,10 @@ def bars(row: Row, caption: str) -> str:
         colour = "#2a7ae2" if peer == OURS else "#a0a0a0"
         lines += [
             f'<text x="{LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(peer)}</text>',
-            f'<rect x="{LEFT}" y="{y + 2}" width="{width:.0f}" height="{HEIGHT - 6}" '
-            f'fill="{colour}"/>',
+            (
+                f'<rect x="{LEFT}" y="{y + 2}" width="{width:.0f}" height="{HEIGHT - 6}" '
+                f'fill="{colour}"/>'
+            ),
             f'<text x="{LEFT + width + 6:.0f}" y="{y + 15}">{number(median)}</text>',
         ]
     return "\n".join([*lines, "</svg>"]) + "\n"
