@@ -18,9 +18,12 @@ Encoders: TypeAlias = tuple[Callable[[str], bytes], Callable[[str], bytes]]
 
 
 def raw() -> Encoders:
+    def lines(data: str) -> str:  # as one writes it who knows that there may be several
+        return data.replace("\n", "\ndata: ") if "\n" in data else data
+
     return (
-        lambda data: f"data: {data}\n\n".encode(),
-        lambda data: f"event: tick\ndata: {data}\n\n".encode(),
+        lambda data: f"data: {lines(data)}\n\n".encode(),
+        lambda data: f"event: tick\ndata: {lines(data)}\n\n".encode(),
     )
 
 

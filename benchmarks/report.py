@@ -108,7 +108,8 @@ def bars(row: Row, caption: str) -> str:
     # Grey text is read on a light page and on a dark one.
     lines = [
         (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + BAR + RIGHT}" height="{height}" '
+            '<svg xmlns="http://www.w3.org/2000/svg" '
+            f'width="{LEFT + BAR + RIGHT}" height="{height}" '
             'font-family="sans-serif" font-size="13" fill="#808080">'
         ),
         f'<text x="4" y="16" font-weight="bold">{escape(caption)}</text>',

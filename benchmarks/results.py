@@ -12,7 +12,8 @@ from .machine import Shares
 from .servers import ALL, NotThereError, Peer
 
 #: Beyond these a figure can't be read: the distance of the samples from their median, as a share
-#: of it; the processor time that others had, in cores; how busy the load client may be.
+#: of it; the processor time that others had, on this machine or by the hypervisor, in cores; how
+#: busy the load client may be.
 SPREAD, OTHERS, CLIENT = 0.15, 0.2, 0.9
 
 #: What ratios are told to.
@@ -70,6 +71,8 @@ class Row:
             doubts.append(f"the samples are ±{spread:.0%} apart: unreadable")
         if (self.share(peer, "others") or 0) > OTHERS:
             doubts.append("the machine had other work to do")
+        if (self.share(peer, "stolen") or 0) > OTHERS:
+            doubts.append("the hypervisor gave the processor to others")
         if (self.share(peer, "client") or 0) > CLIENT:
             doubts.append("the load client was the bottleneck")
         return doubts
