@@ -9,11 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from datetime import date, datetime, time
-from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic
-from uuid import UUID
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -197,6 +194,11 @@ def json_text(value: object) -> str:
 
 def _plain(value: object) -> object:
     """Turn what :mod:`json` does not know into something that it knows. Never ``repr``."""
+    # Imported here, since that takes long and few values need them.
+    from datetime import date, datetime, time
+    from decimal import Decimal
+    from uuid import UUID
+
     kind = type(value)
     if isinstance(value, type):
         pass
