@@ -96,21 +96,20 @@ def _frame(
     comment: Any = None,
 ) -> bytes:
     """Check the fields, as ServerSentEvent does, and join them."""
-    lines = ""
-    if data is not None:
-        if type(data) is not str:
-            data = data_text(data)
-        # Nearly all data is one line: looking for line ends is far cheaper than splitting.
-        lines = _folded(data, sep, "data: ") if "\n" in data or "\r" in data else data
-        lines = f"data: {lines}{sep}"
+    if data is not None and type(data) is not str:
+        data = data_text(data)
     name = "" if event is None else f"event: {single_line('event', event)}{sep}"
     position = "" if id is None else f"id: {id_text(id)}{sep}"
     time = "" if retry is None else f"retry: {milliseconds(retry)}{sep}"
     note = "" if comment is None else f": {_folded(text('comment', comment), sep, ': ')}{sep}"
+    if data is None:
+        return f"{note}{position}{name}{time}{sep}".encode()
+    # Nearly all data is one line: looking for line ends is far cheaper than splitting.
+    lines = _folded(data, sep, "data: ") if "\n" in data or "\r" in data else data
     try:
-        return f"{note}{position}{name}{lines}{time}{sep}".encode()
+        return f"{note}{position}{name}data: {lines}{sep}{time}{sep}".encode()
     except UnicodeEncodeError:
-        # Only data can come here unchecked, since encoding checks it anyway.
+        # Only data comes here unchecked, since encoding checks it anyway.
         text("data", data)
         raise
 
