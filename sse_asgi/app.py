@@ -16,7 +16,6 @@ from .source import discard, open_source
 from .supervisor import Stream
 
 if TYPE_CHECKING:
-    from .source import OpenSource
     from .types import Factory, Receive, Scope, Send
 
 __all__ = ["SSEApp", "sse_app"]
@@ -54,7 +53,18 @@ class SSEApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection: http and lifespan; a websocket is refused."""
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            if await self._refuse(scope["method"], send):
+                return
+            stream: Stream | None = None
+            try:
+                stream = await self._open(scope, receive, send)
+                await stream.run()
+            except HTTPError as exc:
+                if stream is not None and stream.started:
+                    raise
+                await respond(send, exc)
+            finally:
+                self._leave()
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -62,8 +72,8 @@ class SSEApp:
         else:
             raise ValueError(f"unknown ASGI scope type {scope['type']!r}")
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = scope["method"]
+    async def _refuse(self, method: str, send: Send) -> bool:
+        """Answer a request that opens no stream; one that does is counted as one."""
         if method == "OPTIONS" and method not in self._methods:
             await respond(send, HTTPError(204, headers={"allow": self._allow()}))
         elif method not in self._methods:
@@ -73,39 +83,24 @@ class SSEApp:
         elif not self._enter():
             await respond(send, HTTPError(503, "too many streams", {"retry-after": "5"}))
         else:
-            try:
-                await self._stream(scope, receive, send)
-            finally:
-                self._leave()
+            return False
+        return True
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> Stream:
+        """Make a stream of what the factory gives."""
         request = SSERequest(scope)
-        stream: Stream | None = None
-        try:
-            stream = Stream(
-                await self._open(request),
-                self.options,
-                scope,
-                receive,
-                send,
-                shutdown=self.options.shutdown or server_shutdown(),
-            )
-            request.follow(stream.draining)
-            await stream.run()
-        except HTTPError as exc:
-            if stream is not None and stream.started:
-                raise
-            await respond(send, exc)
-
-    async def _open(self, request: SSERequest) -> OpenSource:
         source = self.factory(request) if self._takes_request else self.factory()
         if inspect.isawaitable(source):
             source = await source
         try:
-            return open_source(source)
+            opened = open_source(source)
         except HTTPError:
             await discard(source, self.options.cleanup_timeout)
             raise
+        shutdown = self.options.shutdown or server_shutdown()
+        stream = Stream(opened, self.options, scope, receive, send, shutdown=shutdown)
+        request.follow(stream.draining)
+        return stream
 
     def _allow(self) -> str:
         return ", ".join(sorted(self._methods | {"OPTIONS"}))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anyio.lowlevel import RunVar, current_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
 
@@ -99,16 +99,19 @@ def _set_result(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def parked(loop: Any, hand_over: Callable[[Callable[[], object]], object]) -> None:
+def parked(loop: Any, hand_over: Callable[[Callable[[], object]], object]) -> Awaitable[None]:
     """Wait until the function is called that ``hand_over`` is given; from then on it does nothing.
 
-    What :class:`anyio.Event` is for, at a fifth of its memory. To be awaited in ``loop``.
+    What :class:`anyio.Event` is for, at a fifth of its memory. To be awaited at once, in ``loop``.
     """
     if isinstance(loop, asyncio.AbstractEventLoop):
         future = loop.create_future()
         hand_over(partial(_set_result, future))
-        await future
-        return
+        return future
+    return _parked_on_trio(hand_over)
+
+
+async def _parked_on_trio(hand_over: Callable[[Callable[[], object]], object]) -> None:
     import trio.lowlevel
 
     task = trio.lowlevel.current_task()

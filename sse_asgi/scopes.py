@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NativeScope", "create_task_group", "native"]
 
-#: A task that goes on although it was cancelled is cancelled again after so many seconds.
+#: A task that goes on although it was cancelled is cancelled again after so many seconds, as anyio
+#: would do at once.
 AGAIN = 0.1
 
 
@@ -46,29 +47,37 @@ class NativeScope:
     """What a stream needs of :class:`anyio.CancelScope`, by the means of asyncio.
 
     A scope within another, entered in the same task, is told of it. Cancelled from other tasks, or
-    at its deadline. What catches the cancellation may wait again, for a moment.
+    at its deadline. What catches the cancellation may wait, and is cancelled again after ``again``
+    seconds.
     """
 
     __slots__ = (
-        "_before", "_deadline", "_inner", "_outer", "_requests", "_shield", "_task", "_timer",
+        "_again", "_before", "_deadline", "_inner", "_outer", "_requests", "_shield", "_task",
+        "_timer",
         "cancel_called", "cancelled_caught",
     )  # fmt: skip
 
-    def __init__(self, *, deadline: float = math.inf, outer: NativeScope | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        deadline: float = math.inf,
+        outer: NativeScope | None = None,
+        again: float = AGAIN,
+    ) -> None:
+        self._again = again
         self._deadline = deadline
         self._outer = outer
         self._inner: NativeScope | None = None
         self._shield = False
-        self._task: asyncio.Task[Any] | None = None
+        self._task: Any = None  # a Task of Python 3.11 or later
         self._timer: asyncio.TimerHandle | None = None
         self._before = self._requests = 0  # to cancel the task
         self.cancel_called: bool = False
         self.cancelled_caught: bool = False
 
     def __enter__(self) -> Self:
-        self._task = task = asyncio.current_task()
-        assert task is not None
-        self._before = task.cancelling()
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling()
         if self._outer is not None:
             self._outer._inner = self
         if self.cancel_called:
@@ -84,7 +93,6 @@ class NativeScope:
         traceback: TracebackType | None,
     ) -> bool:
         task, self._task = self._task, None
-        assert task is not None
         self._stop_timer()
         for _ in range(self._requests):
             task.uncancel()
@@ -130,11 +138,11 @@ class NativeScope:
         if self._inner is None or not self._inner.shield:
             self._requests += 1
             self._task.cancel()
-        self._cancel_in(AGAIN)
+        self._cancel_in(self._again)
 
     def _cancel_in(self, seconds: float) -> None:
         self._stop_timer()
-        if self._task is not None:
+        if self._task is not None and seconds < math.inf:
             self._timer = self._task.get_loop().call_later(seconds, self._request)
 
     def _stop_timer(self) -> None:

@@ -24,11 +24,10 @@ from .loops import call_soon, current_loop, of_this_loop
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-    from .types import EventLike
+    from .types import EventLike, FrameReceiver
 
 __all__ = [
     "AsyncSource",
-    "Receiver",
     "Step",
     "ThreadSource",
     "check_source",
@@ -54,7 +53,7 @@ class OpenSource(Protocol):
         """Start on the next event; ``StopAsyncIteration`` comes out of it at the end."""
         ...
 
-    def give_to(self, receiver: Receiver) -> None:
+    def give_to(self, receiver: FrameReceiver) -> None:
         """Give events to ``receiver`` that come while a step waits, if it can."""
         ...
 
@@ -98,18 +97,6 @@ async def discard(source: object, timeout: float | None) -> None:
             await anyio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=_unlimited())
 
 
-class Receiver(Protocol):
-    """Where a source may put events that come while its step waits, without ending that."""
-
-    def ready(self) -> bool:
-        """Whether it takes one now."""
-        ...
-
-    def accept(self, frame: bytes) -> None:
-        """Take one."""
-        ...
-
-
 class AsyncSource:
     """An async iterable: its code runs in the task of the stream."""
 
@@ -124,7 +111,7 @@ class AsyncSource:
         else:
             self.step = partial(_next, self._iterator)  # no method: that would be a cycle
 
-    def give_to(self, receiver: Receiver) -> None:
+    def give_to(self, receiver: FrameReceiver) -> None:
         """Give events to ``receiver``, if it is a subscription."""
         give_to = getattr(self._iterator, "give_to", None)
         if give_to is not None:
@@ -174,7 +161,7 @@ class ThreadSource:
             raise StopAsyncIteration
         return event
 
-    def give_to(self, receiver: Receiver) -> None:
+    def give_to(self, receiver: FrameReceiver) -> None:
         """Give nothing but what its steps return."""
 
     async def aclose(self) -> None:

@@ -113,6 +113,7 @@ class Stream:
     """
 
     __slots__ = (
+        "__weakref__",
         "_aside", "_bytes", "_cancel_requests", "_cancel_requests_before", "_cancelled",
         "_cancelled_type", "_cleanup", "_cleanup_timeout", "_clock", "_connections",
         "_daphne_tells", "_do_not_give_up", "_drain_ends", "_encode", "_ended", "_error",
@@ -238,7 +239,8 @@ class Stream:
             async with scopes.create_task_group(self._native) as tasks:
                 if self._feed is not None and self._clock() < self._drain_ends:
                     self._fed = anyio.Event()
-                    self._feeding = self._cancel_scope()
+                    # Its cleanup may take its time, as long as the source's and more.
+                    self._feeding = self._cancel_scope(again=2 * self._cleanup_timeout)
                     tasks.start_soon(self._run_feed, self._feed, self._feeding, self._fed)
                 tasks.start_soon(self._watch)
                 await self._host()
@@ -269,16 +271,27 @@ class Stream:
         if self._cancelled_natively():  # a scope of an older anyio may have kept it
             raise self._cancelled_type
 
-    def _cancel_scope(self, deadline: float = math.inf) -> AnyScope:
-        return NativeScope(deadline=deadline) if self._native else CancelScope(deadline=deadline)
+    def _cancel_scope(self, deadline: float = math.inf, again: float = scopes.AGAIN) -> AnyScope:
+        if self._native:
+            return NativeScope(deadline=deadline, again=again)
+        return CancelScope(deadline=deadline)
 
     # -- the host: steps the source and sends what it yields -------------------------------------
 
     async def _host(self) -> None:
+        """Send what the source has, and close it, whatever happens."""
         try:
             with self._interruption:
                 with self._cleanup:
-                    await self._read_source()
+                    try:
+                        if self._clock() < self._drain_ends:
+                            await self._pump()
+                    except _Gone:
+                        self._close(CloseReason.CLIENT_DISCONNECTED)
+                    except Exception as exc:
+                        self._fail(exc)
+                    finally:
+                        await self._close_source()
                 if self._state < State.CLOSING:
                     self._finishing = True
                     await self._send_last(self._farewell())
@@ -293,18 +306,6 @@ class Stream:
         if self._watchdog_sends:
             with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
                 await self._my_turn()
-
-    async def _read_source(self) -> None:
-        """Send what the source has, and close it, whatever happens."""
-        try:
-            if self._clock() < self._drain_ends:
-                await self._pump()
-        except _Gone:
-            self._close(CloseReason.CLIENT_DISCONNECTED)
-        except Exception as exc:
-            self._fail(exc)
-        finally:
-            await self._close_source()
 
     def _cancelled_by_others(self, exc: BaseException) -> None:
         """Deal with a cancellation that is not our interruption, which ends at its scope.
@@ -324,16 +325,18 @@ class Stream:
             error.__cause__ = exc
             self._fail(error)
 
-    async def _pump(self) -> None:
+    @types.coroutine
+    def _pump(self) -> Generator[Any, Any, None]:
         """Send what the source yields. The next event is asked for when the last was accepted, or
         is about to be joined with it.
         """
-        sep = self._options.sep
         # Looked up once.
         start_step, encode, closing = self._source.step, self._encode, State.CLOSING
-        held = self._held
-        size = in_row = 0
-        came = held_since = monotonic()
+        sep, joins, held = self._options.sep, self._joins, self._held
+        clock, at_once, send_timeout = self._clock, self._sends_at_once, self._send_timeout
+        raw_send: Any = self._raw_send
+        in_row = size = 0  # events that were there at once; bytes that are held
+        came = held_since = 0.0
         try:
             while self._state < closing:
                 step = start_step()
@@ -345,39 +348,105 @@ class Stream:
                 else:
                     if held:
                         self._send_beside()
-                        size = 0
-                    event = await self._resume(step, trap)
+                    in_row = size = 0
+                    try:
+                        while True:
+                            try:
+                                value = yield trap
+                            except BaseException as exc:
+                                cancelled = self._is_cancellation(exc)
+                                trap = step.throw(exc)
+                            else:
+                                cancelled = value is not None and self._is_cancellation(
+                                    getattr(value, "error", None)
+                                )
+                                trap = step.send(value)
+                            if cancelled:
+                                self._source_waits_cancelled()
+                    except StopIteration as got:
+                        event = got.value
                     self._thrown_at = None
                     if self._state >= closing:
                         if self._source_told:
                             self._note_last_words(event)
                         return
-                    in_row = 0
-                    self._turned = came = monotonic()
-                held.append(encode(event, sep))
-                if in_row and self._joins:
+                frame = encode(event, sep)
+                if not in_row and at_once and self._started and not self._watchdog_sends:
+                    # What _send() does, without a coroutine of its own: here it is felt.
+                    self._sending_since = since = clock()
+                    if since + send_timeout < self._wakes:
+                        self._wake_watchdog(since + send_timeout)
+                    yield from raw_send(_body(frame))
+                    self._sending_since = None
+                    self._last_write = clock()
+                    self._events += 1
+                    self._bytes += len(frame)
+                    continue
+                held.append(frame)
+                if in_row and joins:
                     now = monotonic()
                     if now - came > QUICK:
                         in_row = 1
                     came = now
                     if in_row > ALONE:
+                        size += len(frame)
                         if len(held) == 1:
                             held_since = now
-                        size += len(held[-1])
                         if (
                             size < JOINED_BYTES
                             and len(held) < JOINED_EVENTS
                             and now - held_since < JOINED_FOR
                         ):
                             continue
-                size = 0
-                await self._send_held()
+                        size = 0
+                if not self._send_held_now():
+                    yield from self._send_held().__await__()
+                if in_row and monotonic() - self._turned >= TURN:
+                    yield from checkpoint().__await__()
+                    self._turned = monotonic()
         except StopAsyncIteration:
             pass
+        except _Gone:
+            raise
+        except Exception as exc:
+            if self._sending_since is not None:
+                self._send_failed(exc)
+            raise
         finally:
             # The source has raised, or what it has yielded: what came before is sent all the same.
-            if held and self._state < closing:
-                await self._send_held()
+            if held and self._state < closing and not self._send_held_now():
+                yield from self._send_held().__await__()
+
+    async def _send_held(self) -> None:
+        """Send the events that are held, as one."""
+        if self._watchdog_sends:
+            await self._my_turn()
+        held = self._held
+        frame, events = b"".join(held), len(held)
+        held.clear()
+        if not self._started:
+            await self._send_start()
+            frame = self._preamble() + frame
+        await self._send(_body(frame))
+        self._events += events
+        self._bytes += len(frame)
+
+    def _send_held_now(self) -> bool:
+        """Send the events that are held, without waiting; whether that could be done."""
+        held = self._held
+        if not self._send_now(held[0] if len(held) == 1 else b"".join(held)):
+            return False
+        self._events += len(held)
+        held.clear()
+        return True
+
+    def _send_beside(self) -> None:
+        """Send the events that are held while the source waits for something."""
+        if not self._send_held_now():
+            # Not here: what the source has around it (a timeout, say) would cancel the send.
+            self._leave_to_watchdog(b"".join(self._held))
+            self._events += len(self._held)
+            self._held.clear()
 
     # For a source that has events while the host waits for one.
 
@@ -396,20 +465,19 @@ class Stream:
         if not self._send_now(frame):
             self._leave_to_watchdog(frame)
 
-    def _send_beside(self) -> None:
-        """Send the events that are held while the source waits for something."""
-        frame = b"".join(self._held)
-        self._events += len(self._held)
-        self._held.clear()
-        if not self._send_now(frame):
-            # Not here: what the source has around it (a timeout, say) would cancel the send.
-            self._leave_to_watchdog(frame)
-
     def _send_now(self, frame: bytes) -> bool:
         """Send, without waiting, whatever the host waits for; whether that could be done."""
-        if not self._sends_at_once or not self._started or self._sends() or self._ended:
+        if (
+            not self._sends_at_once
+            or not self._started
+            or self._watchdog_sends
+            or self._sending_since is not None
+            or self._ended
+        ):
             return False
-        sending: Any = self._raw_send(_body(frame))
+        sending: Any = self._raw_send(
+            {"type": "http.response.body", "body": frame, "more_body": True}
+        )
         try:
             sending.send(None)
         except StopIteration:
@@ -429,24 +497,6 @@ class Stream:
         self._aside = frame
         self._watchdog_sends = True
         self._wake_watchdog(-math.inf)
-
-    async def _send_held(self) -> None:
-        """Send the events that are held, as one, and give others a turn if it was long ago."""
-        if self._watchdog_sends:
-            await self._my_turn()
-        held = self._held
-        frame = held[0] if len(held) == 1 else b"".join(held)
-        events = len(held)
-        held.clear()
-        if not self._started:
-            await self._send_start()
-            frame = self._preamble() + frame
-        await self._send(_body(frame))
-        self._events += events
-        self._bytes += len(frame)
-        if monotonic() - self._turned >= TURN:
-            await checkpoint()
-            self._turned = monotonic()
 
     def _note_last_words(self, event: EventLike) -> None:
         """Keep what a source yields when it is cancelled: one event, if the client can hear it."""
@@ -470,7 +520,9 @@ class Stream:
                     trap = step.throw(exc)
                 else:
                     # trio hands everything over as an outcome: a value, or an error to raise.
-                    cancelled = self._is_cancellation(getattr(value, "error", None))
+                    cancelled = value is not None and self._is_cancellation(
+                        getattr(value, "error", None)
+                    )
                     trap = step.send(value)
                 if cancelled:
                     self._source_waits_cancelled()
@@ -531,14 +583,18 @@ class Stream:
             self._wake_watchdog(now + self._send_timeout)
         try:
             await self._raw_send(message)
-        except OSError:  # some servers raise it when the client is gone (ASGI HTTP spec 2.4)
-            raise _Gone from None
-        except Exception:
-            self._ended = True  # whatever it is, the response is beyond repair
-            self._sending_since = None
+        except Exception as exc:
+            self._send_failed(exc)
             raise
         self._sending_since = None
         self._last_write = self._clock()
+
+    def _send_failed(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            # Some servers raise it when the client is gone (ASGI HTTP spec 2.4).
+            raise _Gone from None
+        self._ended = True  # whatever it is, the response is beyond repair
+        self._sending_since = None
 
     def _preamble(self) -> bytes:
         """What comes first in the body. Some servers and middlewares hold the headers back until
@@ -620,9 +676,12 @@ class Stream:
             while self._state < State.CLOSING:
                 await self._attend()
                 if self._state < State.CLOSING:
-                    message = await self._next_message()
-                    if message is not None and message["type"] == "http.disconnect":
-                        self._disconnected()
+                    self._wakes = self._next_deadline()
+                    # A pending receive() may be cancelled and called again: no message is lost.
+                    with self._cancel_scope(self._wakes) as self._pause:
+                        if (rest := self._listen_again - self._clock()) > 0:
+                            await anyio.sleep(rest)
+                        self._heard(await self._receive())
         except (_Gone, OSError):
             self._interrupt(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:  # ping_message_factory, or receive() of a middleware
@@ -633,6 +692,14 @@ class Stream:
             raise
         finally:
             self._leave_turn()
+
+    def _heard(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            self._disconnected()
+        elif message["type"] == "http.request" and not message.get("more_body"):
+            # A middleware may answer every receive() with the body again, at once.
+            self._listen_again = self._clock() + self._patience
+            self._patience = min(2 * self._patience or 0.01, 1)
 
     def _disconnected(self) -> None:
         if not self._ended:
@@ -692,23 +759,6 @@ class Stream:
         if self._finishing:  # it is doing what it was told
             return self._drain_ends + self._cleanup_timeout
         return self._drain_ends
-
-    async def _next_message(self) -> Message | None:
-        """The next message of the server, or ``None`` where a deadline comes first.
-
-        A pending ``receive()`` may be cancelled and called again: no message is lost.
-        """
-        message = None
-        self._wakes = self._next_deadline()
-        with self._cancel_scope(self._wakes) as self._pause:
-            if (rest := self._listen_again - self._clock()) > 0:
-                await anyio.sleep(rest)
-            message = await self._receive()
-            if message["type"] == "http.request" and not message.get("more_body"):
-                # A middleware may answer every receive() with the body again, at once.
-                self._listen_again = self._clock() + self._patience
-                self._patience = min(2 * self._patience or 0.01, 1)
-        return message
 
     async def _send_aside(self, frame: bytes) -> None:
         """Send from the watchdog, while the host is not sending; it waits if it wants to."""

@@ -17,6 +17,7 @@ __all__ = [
     "EventDict",
     "EventLike",
     "Factory",
+    "FrameReceiver",
     "HasEventFields",
     "Headers",
     "Message",
@@ -70,6 +71,18 @@ class HasEventFields(Protocol):
     @property
     def comment(self) -> str | None:
         """A comment."""
+        ...
+
+
+class FrameReceiver(Protocol):
+    """Where a source may put frames that come while its step waits, without ending that step."""
+
+    def ready(self) -> bool:
+        """Whether it takes one now."""
+        ...
+
+    def accept(self, frame: bytes) -> None:
+        """Take one."""
         ...
 
 

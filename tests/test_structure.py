@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
     "loops": set(),
+    "scopes": set(),
     "event": {"errors", "types"},
     "encoder": {"errors", "types", "event"},
     "decoder": {"errors"},
@@ -34,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": {"types", "event", "encoder", "shutdown", "states"},
     "supervisor": {
         "errors", "types", "loops", "daphne", "encoder", "source", "shutdown", "connections",
-        "states", "options",
+        "states", "options", "scopes", "servers",
     },
     "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
     # It makes frames, and nothing that serves them.
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "fastapi": {"types", "event", "starlette"},
     # The hub for type checkers: what it tests is what it is given.
-    "testing": {"types", "errors", "decoder", "hub"},
+    "testing": {"types", "errors", "decoder", "hub", "loops"},
     "__init__": {
         "app", "errors", "event", "options", "request", "shutdown", "source", "states",
     },

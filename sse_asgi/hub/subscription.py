@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ..source import Receiver
-    from ..types import EventLike
+    from ..types import EventLike, FrameReceiver
     from .hub import Channel, Hub
     from .log import Record
 
@@ -151,7 +150,7 @@ class Subscription(AsyncIterator[bytes]):
         # The frames are those of the log.
         self._simple = len(topics) == 1 and not patterns and policy != "latest"
         self._wake: Callable[[], object] | None = None
-        self._receiver: Receiver | None = None
+        self._receiver: FrameReceiver | None = None
         self._asking: anyio.CancelScope | None = None
         self._loop: object = None
         self._last_words: bytes | None = None
@@ -205,7 +204,7 @@ class Subscription(AsyncIterator[bytes]):
             if self._asking is not None:
                 self._asking.cancel()
 
-    def give_to(self, receiver: Receiver) -> None:
+    def give_to(self, receiver: FrameReceiver) -> None:
         """Give what comes while a step waits to ``receiver``, if that is ready, instead."""
         self._receiver = receiver
 
@@ -277,7 +276,7 @@ class Subscription(AsyncIterator[bytes]):
 
     def _in_turn(self) -> list[Cursor]:
         turn = self._turn = self._turn % max(len(self._cursors), 1)
-        return self._cursors[turn:] + self._cursors[:turn]
+        return self._cursors[turn:] + self._cursors[:turn] if turn else self._cursors
 
     def _move(self, cursor: Cursor, records: Sequence[Record], frames: list[bytes]) -> None:
         """Have these events as frames, and be behind them."""

@@ -1,0 +1,235 @@
+"""The peers, and how their servers are started: on a core of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .machine import CLIENT_CORE, SERVER_CORE, on_core, version_of
+
+ROOT = Path(__file__).parents[1]
+PEERS = Path(__file__).parent / "peers"
+
+#: Where npm installs to, so that nothing of it is in the repository.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sse_asgi-benchmarks"
+
+NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+
+
+class NotThereError(Exception):
+    """A peer is not installed; says what is missing."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One of those that are measured."""
+
+    name: str
+    #: The distribution, and the modules that must be there beside uvicorn's.
+    package: str = ""
+    modules: tuple[str, ...] = ()
+    #: The paths that it has (peers/__init__.py).
+    paths: frozenset[str] = frozenset({"stream", "wait", "events", "idle"})
+    #: What stands once in each of its pings, by default a comment; nothing where it has none.
+    ping: bytes = b"\n:"
+
+    @property
+    def in_python(self) -> bool:
+        return (PEERS / f"{self.name}.py").exists()
+
+    def check(self) -> None:
+        """:raises NotThereError: it can't be measured here."""
+        for module in ("uvicorn", "uvloop", "httptools", *self.modules) if self.in_python else ():
+            if importlib.util.find_spec(module.partition(".")[0]) is None:
+                raise NotThereError(f"{module} is not installed")
+            if "." in module and importlib.util.find_spec(module) is None:
+                raise NotThereError(f"there is no {module}; it comes with a later version")
+
+    def version(self) -> str:
+        if not self.package:
+            return ""
+        return importlib.metadata.version(self.package)
+
+    def command(self, server: str, port: int, folder: Path, ping: float | None) -> list[str]:
+        return _SERVERS[server](f"benchmarks.peers.{self.name}:app", port)
+
+
+class BetterSSE(Peer):
+    """On Node. npm installs it, the first time."""
+
+    def check(self) -> None:
+        if shutil.which("node") is None:
+            raise NotThereError("there is no node on the PATH")
+        if not (CACHE / "node_modules" / self.package).is_dir():
+            if shutil.which("npm") is None:
+                raise NotThereError(f"{self.package} is not installed, and there is no npm")
+            CACHE.mkdir(parents=True, exist_ok=True)
+            command = ["npm", "install", "--prefix", str(CACHE), "--no-fund", self.package]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise NotThereError(f"npm can't install it: {done.stderr.strip()[-200:]}")
+
+    def version(self) -> str:
+        text = (CACHE / "node_modules" / self.package / "package.json").read_text()
+        number = text.partition('"version": "')[2].partition('"')[0]
+        return f"{number}, Node {version_of('node', '--version')}"
+
+    def command(self, server: str, port: int, folder: Path, ping: float | None) -> list[str]:
+        return ["node", str(PEERS / "better_sse.mjs"), str(port)]
+
+
+class Nchan(Peer):
+    """In nginx."""
+
+    def check(self) -> None:
+        if shutil.which("nginx") is None:
+            raise NotThereError("there is no nginx on the PATH")
+        if not NCHAN.exists():
+            raise NotThereError(f"there is no {NCHAN.name}; Debian: libnginx-mod-nchan")
+
+    def version(self) -> str:
+        number = ""
+        if shutil.which("dpkg-query"):
+            number = version_of("dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan")
+        return f"{number}, {version_of('nginx', '-v').rpartition(' ')[2]}"
+
+    def command(self, server: str, port: int, folder: Path, ping: float | None) -> list[str]:
+        config = (PEERS / "nchan.conf").read_text()
+        pings = f"nchan_eventsource_ping_interval {ping:g};" if ping else ""
+        (folder / "nginx.conf").write_text(
+            config.format(module=NCHAN, folder=folder, port=port, files=20_000, ping=pings)
+        )
+        return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+
+
+ALL = {
+    peer.name: peer
+    for peer in (
+        Peer("raw"),
+        Peer("sse_asgi"),
+        Peer("sse_starlette", "sse-starlette", ("sse_starlette",)),
+        Peer("fastapi_sse", "fastapi", ("fastapi.sse",)),
+        Peer("litestar", "litestar", ("litestar",), ping=b""),
+        BetterSSE("better_sse", "better-sse"),
+        Nchan("nchan", paths=frozenset({"events", "idle"}), ping=b"event: ping"),
+        Peer(
+            "broadcaster",
+            "broadcaster",
+            ("broadcaster", "starlette"),
+            frozenset({"events"}),
+            ping=b"",
+        ),
+    )
+}
+
+
+def _uvicorn(app: str, port: int) -> list[str]:
+    options = "--loop uvloop --http httptools --no-access-log --log-level critical --backlog 4096"
+    return [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options.split()]
+
+
+def _granian(app: str, port: int) -> list[str]:
+    options = "--interface asgi --no-ws --log-level critical --backlog 4096"
+    return [sys.executable, "-m", "granian", app, "--port", str(port), *options.split()]
+
+
+def _hypercorn(app: str, port: int) -> list[str]:
+    options = "--worker-class asyncio --log-level CRITICAL --backlog 4096"
+    return [sys.executable, "-m", "hypercorn", app, "-b", f"127.0.0.1:{port}", *options.split()]
+
+
+#: The other servers that stop with streams open, for which see ``shutdown``.
+BESIDE_UVICORN = ("granian", "hypercorn")
+
+_SERVERS = {"uvicorn": _uvicorn, "granian": _granian, "hypercorn": _hypercorn}
+
+
+@dataclass
+class Server:
+    """A server that runs."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    peer: Peer
+    publishers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def client_pids(self) -> tuple[int, ...]:
+        return tuple(publisher.pid for publisher in self.publishers)
+
+    def publish(self, rate: float = 0, burst: int = 1) -> None:
+        """Begin to publish."""
+        if isinstance(self.peer, Nchan):
+            command = [sys.executable, "-m", "benchmarks.peers.nchan_publisher"]
+            with on_core(CLIENT_CORE):
+                self.publishers.append(
+                    subprocess.Popen([*command, str(self.port), str(rate), str(burst)], cwd=ROOT)
+                )
+            return
+        request = f"GET /publish?rate={rate}&burst={burst} HTTP/1.1\r\nHost: a\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(request.encode())
+            if not connection.recv(100).startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(f"{self.peer.name} does not publish")
+
+
+@contextlib.contextmanager
+def serving(peer: Peer, *, server: str = "uvicorn", ping: float | None = None) -> Iterator[Server]:
+    """Run the server of a peer, on its core."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "BENCHMARK_NODE": str(CACHE)}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.getenv("PYTHONPATH"))))
+    environment.pop("BENCHMARK_PING", None)
+    if ping is not None:
+        environment["BENCHMARK_PING"] = str(ping)
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "output", "w+b") as output:
+        with on_core(SERVER_CORE):
+            process = subprocess.Popen(
+                peer.command(server, port, Path(folder), ping),
+                env=environment,
+                cwd=folder,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # so that its workers are ended with it
+            )
+        running = Server(process, port, peer)
+        try:
+            _wait_for(process, port, Path(folder))
+            yield running
+        finally:
+            for publisher in running.publishers:
+                publisher.kill()
+                publisher.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+    said = (folder / "output").read_text(errors="replace").strip()[-500:]
+    raise RuntimeError(f"the server did not start: {said}")

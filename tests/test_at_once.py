@@ -1,0 +1,329 @@
+"""Where a server's ``send`` can be called from anywhere, events and pings wake no task."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sse_asgi import CloseReason, Shutdown, sse_app
+from sse_asgi.decoder import EventStreamDecoder
+from sse_asgi.hub import Hub, MemoryLog, Page, Position
+from sse_asgi.types import FrameReceiver
+
+from .at_once import Cycle
+from .entry_points import ENTRY_POINTS
+from .streams import Recorder, http_scope
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """On trio nothing can be sent without a task."""
+    backend: str = request.param
+    return backend
+
+
+class Counted(AsyncIterator[bytes]):
+    """A subscription, and how often it was asked for something."""
+
+    def __init__(self, subscription: Any) -> None:
+        self._subscription = subscription
+        self.steps = 0
+
+    async def __anext__(self) -> bytes:
+        self.steps += 1
+        frame: bytes = await self._subscription.__anext__()
+        return frame
+
+    def give_to(self, receiver: FrameReceiver) -> None:
+        self._subscription.give_to(receiver)
+
+    async def aclose(self) -> None:
+        await self._subscription.aclose()
+
+
+@asynccontextmanager
+async def serving(app: Any, cycle: Cycle) -> AsyncIterator[asyncio.Task[None]]:
+    """An application as a server runs it; at the end the client goes."""
+    task = asyncio.ensure_future(app(http_scope(), cycle.receive, cycle.send))
+    while not cycle.messages and not task.done():
+        await asyncio.sleep(0)
+    try:
+        yield task
+    finally:
+        cycle.disconnect()
+        await asyncio.wait([task])
+    if not task.cancelled():
+        await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def data(cycle: Cycle) -> list[str]:
+    return [event.data for event in EventStreamDecoder().feed(cycle.body)]
+
+
+async def test_an_event_of_a_hub_wakes_no_task(entry_point: str) -> None:
+    hub = Hub()
+    sources: list[Counted] = []
+
+    def factory() -> Counted:
+        sources.append(Counted(hub.subscribe("t")))
+        return sources[-1]
+
+    cycle = Cycle()
+    async with serving(ENTRY_POINTS[entry_point](factory), cycle):
+        await until(lambda: hub.subscribers("t"))
+        for number in range(10):
+            await hub.publish("t", str(number))
+            await asyncio.sleep(0.001)
+        assert data(cycle) == list(map(str, range(10)))
+        assert len(cycle.sent) == 10
+        assert sources[0].steps == 1
+
+
+async def test_events_published_in_a_row_are_one_send() -> None:
+    hub = Hub(max_events=10_000)
+    app = sse_app(lambda: hub.subscribe("t"))
+    cycles = [Cycle() for _ in range(3)]
+    async with serving(app, cycles[0]), serving(app, cycles[1]), serving(app, cycles[2]):
+        await until(lambda: hub.subscribers("t") == 3)
+        for number in range(50):
+            await hub.publish("t", str(number))
+        await asyncio.sleep(0.01)
+        for cycle in cycles:
+            assert data(cycle) == list(map(str, range(50)))
+            assert len(cycle.sent) == 1
+        # They were joined once, for all of them.
+        assert cycles[0].sent[0] is cycles[1].sent[0] is cycles[2].sent[0]
+
+
+async def test_a_client_that_is_slow_has_its_events_when_it_reads_again() -> None:
+    hub, recorder = Hub(), Recorder()
+    app = sse_app(lambda: hub.subscribe("t"), on_close=recorder.on_close)
+    slow, quick = Cycle(), Cycle()
+    async with serving(app, slow), serving(app, quick):
+        await until(lambda: hub.subscribers("t") == 2)
+        slow.pause()
+        for number in range(10):
+            await hub.publish("t", str(number))
+            await asyncio.sleep(0.001)
+        assert len(quick.sent) == 10
+        assert slow.sent == []
+        slow.resume()
+        await until(lambda: len(data(slow)) == 10)
+        await hub.publish("t", "10")
+        await until(lambda: len(data(slow)) == 11)
+        assert data(slow) == list(map(str, range(11)))
+    assert {report.events for report in recorder.reports} <= set(range(1, 12))
+    assert {report.bytes for report in recorder.reports} == {len(quick.body)}
+
+
+async def test_a_client_that_takes_nothing_any_more_is_given_up() -> None:
+    hub, recorder = Hub(), Recorder()
+    app = sse_app(lambda: hub.subscribe("t"), on_close=recorder.on_close, send_timeout=0.05)
+    cycle = Cycle()
+    async with serving(app, cycle) as task:
+        await until(lambda: hub.subscribers("t"))
+        cycle.pause()
+        await hub.publish("t", "a")
+        await asyncio.sleep(0.01)
+        await hub.publish("t", "b")
+        await asyncio.wait([task], timeout=5)
+    assert recorder.report.reason is CloseReason.SEND_TIMEOUT
+    assert hub.subscribers() == 0
+
+
+@pytest.mark.parametrize("end", ["kick", "close", "drain", "disconnect"])
+async def test_what_was_published_before_the_end_comes_before_the_end(end: str) -> None:
+    hub, recorder, shutdown = Hub(), Recorder(), Shutdown()
+    app = sse_app(lambda: hub.subscribe("t"), on_close=recorder.on_close, shutdown=shutdown)
+    cycle = Cycle()
+    async with serving(app, cycle) as task:
+        await until(lambda: hub.subscribers("t"))
+        await hub.publish("t", "a")
+        await asyncio.sleep(0.005)
+        if end == "kick":
+            hub.kick(lambda subscription: True, last="bye")
+        elif end == "close":
+            hub.close()
+        elif end == "drain":
+            shutdown.drain()
+        else:
+            cycle.disconnect()
+        await asyncio.wait([task], timeout=5)
+        assert data(cycle) == (["a", "bye"] if end == "kick" else ["a"])
+        assert cycle.complete == (end != "disconnect")
+    assert hub.subscribers() == 0
+    assert len(recorder.reports) == 1
+
+
+class Renewable(MemoryLog):
+    """A log that can say that it was begun anew, and counts how often it is asked."""
+
+    reads = 0
+    renewed: Any
+
+    def attach(self, deliver: Any, created: Any, renewed: Any) -> None:
+        self.renewed = renewed
+        super().attach(deliver, created, renewed)
+
+    async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
+        self.reads += 1
+        return await super().read(topic, after, max_bytes)
+
+
+async def test_a_subscriber_that_has_to_ask_the_log_wakes() -> None:
+    log, cycle = Renewable(), Cycle()
+    hub = Hub(log)
+    async with serving(sse_app(lambda: hub.subscribe("t")), cycle):
+        await until(lambda: hub.subscribers("t"))
+        await hub.publish("t", "a")
+        await cycle.has(b"data: a")
+        reads = log.reads
+        log.renewed("t", Position("another", 0))
+        await until(lambda: log.reads > reads)
+        await hub.publish("t", "b")
+        await cycle.has(b"data: b")
+
+
+# -- pings -----------------------------------------------------------------------------------------
+
+
+async def test_pings_come_when_nothing_else_does_and_none_after_the_end() -> None:
+    resumed = 0
+
+    async def source() -> AsyncIterator[str]:
+        nonlocal resumed
+        await asyncio.sleep(0.1)
+        resumed += 1
+        yield "a"
+
+    cycle = Cycle()
+    async with serving(sse_app(source, ping=0.02), cycle):
+        await until(lambda: cycle.complete)
+        await asyncio.sleep(0.05)
+    assert cycle.sent[-1] == b"data: a\n\n"
+    assert 1 <= cycle.sent.count(b":\n\n") <= 5
+    assert cycle.body == b":\n\n" * cycle.sent.count(b":\n\n") + b"data: a\n\n"
+    assert resumed == 1
+
+
+async def test_a_ping_to_a_client_that_does_not_read_is_bounded_like_any_send() -> None:
+    recorder = Recorder()
+    app = sse_app(
+        lambda: recorder.source(), ping=0.01, send_timeout=0.05, on_close=recorder.on_close
+    )
+    cycle = Cycle()
+    async with serving(app, cycle) as task:
+        await until(lambda: cycle.sent)
+        cycle.pause()
+        await asyncio.wait([task], timeout=5)
+        assert task.done()
+    assert recorder.report.reason is CloseReason.SEND_TIMEOUT
+    assert recorder.closed
+
+
+async def test_a_ping_that_can_not_be_made_ends_the_stream_with_its_error() -> None:
+    recorder = Recorder()
+
+    def no_ping() -> str:
+        raise LookupError("no ping")
+
+    app = sse_app(
+        lambda: recorder.source(),
+        ping=0.01,
+        ping_message_factory=no_ping,
+        on_close=recorder.on_close,
+    )
+    with pytest.raises(LookupError, match="no ping"):
+        async with serving(app, Cycle()) as task:
+            await asyncio.wait([task], timeout=5)
+    assert recorder.report.reason is CloseReason.ERROR
+
+
+async def test_nothing_stays_when_a_stream_has_ended() -> None:
+    async def source() -> AsyncIterator[str]:
+        await asyncio.sleep(0.01)
+        yield "a"
+
+    made = [source()]
+    left = weakref.ref(made[0])
+    cycle = Cycle()
+    async with serving(sse_app(made.pop), cycle):
+        await until(lambda: cycle.complete)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert left() is None
+
+
+# -- against a model -------------------------------------------------------------------------------
+
+
+@given(
+    steps=st.lists(
+        st.sampled_from(["publish", "publish", "burst", "turn", "wait", "pause", "resume", "come"]),
+        max_size=40,
+    ),
+    topics=st.sampled_from([("t",), ("t", "u"), ("*",)]),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_subscriber_has_every_event_once_and_in_order(
+    steps: list[str], topics: tuple[str, ...]
+) -> None:
+    async def main() -> None:
+        hub = Hub(max_events=10_000)
+        app = sse_app(lambda: hub.subscribe(*topics), ping=0.003)
+        clients: list[tuple[Cycle, asyncio.Task[None], int]] = []
+        published: list[str] = []
+
+        async def publish() -> None:
+            published.append(str(len(published)))
+            await hub.publish("t", published[-1])
+
+        async def come() -> None:
+            cycle = Cycle()
+            task = asyncio.ensure_future(app(http_scope(), cycle.receive, cycle.send))
+            await until(lambda: hub.subscribers() == len(clients) + 1)
+            clients.append((cycle, task, len(published)))
+
+        await publish()  # so that a pattern has something to match
+        await come()
+        for step in steps:
+            if step == "publish":
+                await publish()
+            elif step == "burst":
+                for _ in range(200):
+                    await publish()
+            elif step == "turn":
+                await asyncio.sleep(0)
+            elif step == "wait":
+                await asyncio.sleep(0.004)
+            elif step == "come":
+                await come()
+            else:
+                cycle = clients[len(published) % len(clients)][0]
+                cycle.pause() if step == "pause" else cycle.resume()
+        for cycle, task, after in clients:
+            cycle.resume()
+            await until(lambda: len(data(cycle)) >= len(published) - after)
+            assert data(cycle) == published[after:]
+            cycle.disconnect()
+            await asyncio.wait([task])
+        assert hub.subscribers() == 0
+
+    asyncio.run(main())
