@@ -40,28 +40,29 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
         of a wrong type.
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
     """
-    if type(event) is str and "\n" not in event and "\r" not in event:
-        try:  # what most streams send: no detour
-            return f"data: {event}{sep}{sep}".encode()
+    if type(event) is str:  # what most streams send: no detour
+        lines = _folded(event, sep, "data: ") if "\n" in event or "\r" in event else event
+        try:
+            return f"data: {lines}{sep}{sep}".encode()
         except UnicodeEncodeError:
-            pass  # said below
-    if isinstance(event, str):
-        data = event if type(event) is str else text("data", event)
-        return _frame(data, None, None, None, None, sep)
+            text("data", event)  # says so
+            raise
     if isinstance(event, bytes):
         return event
-    if isinstance(event, ServerSentEvent):
-        return _frame(*_fields_of(event), sep)
     if isinstance(event, dict):
-        if not event.keys() <= _FIELDS:
+        try:
+            return _frame(sep, **event)
+        except TypeError:
+            if event.keys() <= _FIELDS:
+                raise
             raise TypeError(
                 f"an event has no field {_unknown(event.keys())}; its fields are "
                 f"{', '.join(_NAMES)}"
-            )
-        get = event.get
-        return _checked_frame(
-            get("data"), get("event"), get("id"), get("retry"), get("comment"), sep
-        )
+            ) from None
+    if isinstance(event, ServerSentEvent):
+        return _frame(sep, event.data, event.event, event.id, event.retry, event.comment)
+    if isinstance(event, str):
+        return _frame(sep, event)
     try:
         fields = _fields_of(event)
     except AttributeError:
@@ -74,8 +75,8 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
     raw_data = getattr(event, "raw_data", ...)
     if raw_data is not ...:  # FastAPI's ServerSentEvent: what is not raw is JSON, a str too
         data = raw_data if fields[0] is None else json_text(fields[0])
-        return _checked_frame(data, *fields[1:], sep)
-    return _checked_frame(*fields, sep)
+        return _frame(sep, data, *fields[1:])
+    return _frame(sep, *fields)
 
 
 def check_separator(sep: object) -> str:
@@ -85,51 +86,39 @@ def check_separator(sep: object) -> str:
     return str(sep)
 
 
-def _checked_frame(data: Any, event: Any, id: Any, retry: Any, comment: Any, sep: str) -> bytes:  # noqa: A002
-    """The frame of fields that nobody has checked: what ServerSentEvent does, without one."""
-    return _frame(
-        data if data is None or type(data) is str else data_text(data),
-        event if event is None else single_line("event", event),
-        id if id is None else id_text(id),
-        retry if retry is None else milliseconds(retry),
-        comment if comment is None else text("comment", comment),
-        sep,
-    )
-
-
 def _frame(
-    data: str | None,
-    event: str | None,
-    id: str | None,  # noqa: A002
-    retry: int | None,
-    comment: str | None,
     sep: str,
+    /,
+    data: Any = None,
+    event: Any = None,
+    id: Any = None,  # noqa: A002
+    retry: Any = None,
+    comment: Any = None,
 ) -> bytes:
-    lines = "" if comment is None else _lines(": ", comment, sep)
-    if id is not None:
-        lines += f"id: {id}{sep}"
-    if event is not None:
-        lines += f"event: {event}{sep}"
-    if data is not None:
-        # Nearly all data is one line: looking for line ends is far cheaper than splitting.
-        if "\n" in data or "\r" in data:
-            lines += _lines("data: ", data, sep)
-        else:
-            lines += f"data: {data}{sep}"
-    if retry is not None:
-        lines += f"retry: {retry}{sep}"
+    """Check the fields, as ServerSentEvent does, and join them."""
+    if data is not None and type(data) is not str:
+        data = data_text(data)
+    name = "" if event is None else f"event: {single_line('event', event)}{sep}"
+    position = "" if id is None else f"id: {id_text(id)}{sep}"
+    time = "" if retry is None else f"retry: {milliseconds(retry)}{sep}"
+    note = "" if comment is None else f": {_folded(text('comment', comment), sep, ': ')}{sep}"
+    if data is None:
+        return f"{note}{position}{name}{time}{sep}".encode()
+    # Nearly all data is one line: looking for line ends is far cheaper than splitting.
+    lines = _folded(data, sep, "data: ") if "\n" in data or "\r" in data else data
     try:
-        return (lines + sep).encode()
+        return f"{note}{position}{name}data: {lines}{sep}{time}{sep}".encode()
     except UnicodeEncodeError:
-        # Only data can come here unchecked, since encoding checks it anyway.
+        # Only data comes here unchecked, since encoding checks it anyway.
         text("data", data)
         raise
 
 
-def _lines(prefix: str, value: str, sep: str) -> str:
+def _folded(value: str, sep: str, prefix: str) -> str:
+    """``value``, with ``prefix`` before each line but the first."""
     if "\r" in value:
         value = value.replace("\r\n", "\n").replace("\r", "\n")
-    return prefix + value.replace("\n", sep + prefix) + sep
+    return value.replace("\n", sep + prefix)
 
 
 def _unknown(names: Iterable[object]) -> str:

@@ -9,11 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from datetime import date, datetime, time
-from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic
-from uuid import UUID
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -69,18 +66,23 @@ class ServerSentEvent(Generic[DataT_co]):
         retry: int | None = None,
         comment: str | None = None,
     ) -> None:
-        set_field = object.__setattr__
-        set_field(self, "data", None if data is None else data_text(data))
-        set_field(self, "event", None if event is None else single_line("event", event))
-        set_field(self, "id", None if id is None else id_text(id))
-        set_field(self, "retry", None if retry is None else milliseconds(retry))
-        set_field(self, "comment", None if comment is None else text("comment", comment))
+        _set_data(self, None if data is None else data_text(data))
+        _set_event(self, None if event is None else single_line("event", event))
+        _set_id(self, None if id is None else id_text(id))
+        _set_retry(self, None if retry is None else milliseconds(retry))
+        _set_comment(self, None if comment is None else text("comment", comment))
 
     def __setstate__(self, state: tuple[dict[str, Any] | None, dict[str, Any]]) -> None:
         """Restore a copy, or one that was pickled: what sets attributes otherwise is frozen."""
         for part in state:
             for name, value in (part or {}).items():
                 object.__setattr__(self, name, value)
+
+
+# Past __setattr__, which is frozen; the slots themselves are faster than object.__setattr__.
+_set_data, _set_event, _set_id, _set_retry, _set_comment = (
+    vars(ServerSentEvent)[name].__set__ for name in ("data", "event", "id", "retry", "comment")
+)
 
 
 class JSONServerSentEvent(ServerSentEvent[DataT_co]):
@@ -130,6 +132,8 @@ def text(name: str, value: object) -> str:
 
 def single_line(name: str, value: object) -> str:
     """``value``, if it is a ``str`` without CR and LF, which would end the field."""
+    if type(value) is str and value.isprintable():  # no control character, no surrogate
+        return value
     value = text(name, value)
     if "\n" in value or "\r" in value:
         raise ValueError(f"{name} must not contain CR or LF: {_short(value)}")
@@ -138,6 +142,8 @@ def single_line(name: str, value: object) -> str:
 
 def id_text(value: object) -> str:
     """``value`` as an event id."""
+    if type(value) is str and value.isprintable():  # no control character, no surrogate
+        return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(int(value))
     value = single_line("id", value)
@@ -159,6 +165,8 @@ def milliseconds(value: object) -> int:
 
 def data_text(value: object) -> str:
     """``value`` as the text of a data field."""
+    if type(value) is str and value.isascii():
+        return value
     if isinstance(value, str):
         return text("data", value)
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -178,10 +186,7 @@ def json_text(value: object) -> str:
     ):
         return text("data", dump(by_alias=True))
     try:
-        # NaN and infinity are not JSON: JSON.parse() in the browser would throw.
-        encoded = json.dumps(
-            value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
-        )
+        encoded = _to_json(value)
     except ValueError as exc:
         raise ValueError(f"data can't be JSON: {exc}") from None
     return text("data", encoded)
@@ -189,6 +194,11 @@ def json_text(value: object) -> str:
 
 def _plain(value: object) -> object:
     """Turn what :mod:`json` does not know into something that it knows. Never ``repr``."""
+    # Imported here, since that takes long and few values need them.
+    from datetime import date, datetime, time
+    from decimal import Decimal
+    from uuid import UUID
+
     kind = type(value)
     if isinstance(value, type):
         pass
@@ -214,6 +224,13 @@ def _plain(value: object) -> object:
         f"data of type {kind.__name__} has no defined text: give a str, bytes, or something "
         f"that JSON has a form for, not {_short(value)}"
     )
+
+
+# Made once: json.dumps() makes one at each call. NaN and infinity are not JSON: JSON.parse() in
+# the browser would throw.
+_to_json = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+).encode
 
 
 def _short(value: object) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -99,6 +98,8 @@ class SSERequest:
     @cached_property
     def query_params(self) -> MultiMapping:
         """The parameters of the query string, decoded; those without a value included."""
+        from urllib.parse import parse_qsl  # slow to import, and few ask
+
         query: bytes = self._scope.get("query_string") or b""
         return MultiMapping(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
 
