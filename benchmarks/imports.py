@@ -46,6 +46,7 @@ def seconds(module: str) -> float:
     """The processor time of a process that imports asyncio and this."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody compiles it at every start
     subprocess.run(
         [sys.executable, "-c", f"import asyncio, {module}"], check=True, cwd=ROOT, env=environment
     )

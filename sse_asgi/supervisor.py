@@ -32,7 +32,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import CancelScope
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import loops, scopes
@@ -191,7 +190,7 @@ class Stream:
             self._interruption = NativeScope()
             self._cleanup = NativeScope(outer=self._interruption)
         else:
-            self._interruption, self._cleanup = CancelScope(shield=True), CancelScope()
+            self._interruption, self._cleanup = anyio.CancelScope(shield=True), anyio.CancelScope()
         self._source_told = False  # whether a cancellation has entered it
         self._cancel_requests = loops.cancel_requests()
         self._cancel_requests_before = self._cancel_requests()
@@ -274,7 +273,7 @@ class Stream:
     def _cancel_scope(self, deadline: float = math.inf, again: float = scopes.AGAIN) -> AnyScope:
         if self._native:
             return NativeScope(deadline=deadline, again=again)
-        return CancelScope(deadline=deadline)
+        return anyio.CancelScope(deadline=deadline)
 
     # -- the host: steps the source and sends what it yields -------------------------------------
 
