@@ -18,7 +18,7 @@ from .results import Session
 from .servers import Peer, serving
 
 CLIENTS = 500
-WARM_UP, SECONDS = 1.0, 2.0
+WARM_UP, SECONDS = 0.7, 1.5
 
 #: Events a second, and for how long.
 RATE, LISTEN = 20.0, 5.0

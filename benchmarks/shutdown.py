@@ -41,9 +41,9 @@ def run(session: Session) -> None:
                 seconds = time.monotonic() - began
             ended.add(peer.name, well)
             if seconds >= PATIENCE:
-                took.missing.setdefault(peer.name, f"hangs (killed after {PATIENCE:g} s)")
-            else:
-                took.add(peer.name, seconds)
+                why = took.missing[peer.name] = f"hangs (killed after {PATIENCE:g} s)"
+                raise RuntimeError(why)  # once is enough
+            took.add(peer.name, seconds)
 
         peers = [peer for peer in session.with_path("idle") if peer.in_python]
         session.rounds(peers, measure, rows)

@@ -375,7 +375,9 @@ class Stream:
                     self._sending_since = since = clock()
                     if since + send_timeout < self._wakes:
                         self._wake_watchdog(since + send_timeout)
-                    yield from raw_send(_body(frame))
+                    yield from raw_send(
+                        {"type": "http.response.body", "body": frame, "more_body": True}
+                    )
                     self._sending_since = None
                     self._last_write = clock()
                     self._events += 1
