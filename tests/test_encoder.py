@@ -24,6 +24,10 @@ class Level(str, enum.Enum):
     HIGH = "high"
 
 
+class Key(str, enum.Enum):
+    DATA = "data"
+
+
 @pytest.mark.parametrize(
     ("event", "frame"),
     [
@@ -79,6 +83,14 @@ def test_what_is_no_event_is_refused(event: Any) -> None:
 def test_an_unknown_key_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match=r"no field 'dat', 'nope'; its fields are data, event"):
         encode({"dat": 1, "event": "x", "nope": 2})
+    for key in ("sep", 5, None):
+        wrong: Any = {key: "x", "event": "a\nb"}
+        with pytest.raises(TypeError, match=f"^an event has no field {key!r}; its fields are"):
+            encode(wrong)
+
+
+def test_a_key_may_be_a_member_of_an_enum() -> None:
+    assert encode({Key.DATA: "x"}) == b"data: x\n\n"
 
 
 @pytest.mark.parametrize(
