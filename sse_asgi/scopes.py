@@ -130,7 +130,10 @@ class NativeScope:
         """Cancel the task, wherever it waits within the scope."""
         if not self.cancel_called:
             self.cancel_called = True
-            self._request()
+            if self._task is not None and asyncio.current_task() is self._task:
+                self._cancel_in(0)  # when it waits
+            else:
+                self._request()
 
     def _request(self) -> None:
         if self._task is None:

@@ -112,17 +112,16 @@ class Stream:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_aside", "_bytes", "_cancel_requests", "_cancel_requests_before", "_cancelled",
-        "_cancelled_type", "_cleanup", "_cleanup_timeout", "_clock", "_connections",
-        "_daphne_tells", "_do_not_give_up", "_drain_ends", "_encode", "_ended", "_error",
-        "_events", "_failure", "_fed", "_feed", "_feeding", "_finishing", "_given_up", "_headers",
-        "_held", "_interruption", "_joins", "_last_words", "_last_write", "_lifetime_ends",
-        "_listen_again", "_loop", "_native", "_no_ping", "_on_drain", "_opened", "_options",
-        "_patience", "_pause", "_ping", "_raw_send", "_reason", "_receive", "_scope",
-        "_send_timeout", "_sending_since", "_sends_at_once", "_shutdown", "_source",
-        "_source_told", "_started", "_starting", "_starts", "_state", "_status", "_throttle",
-        "_thrown_at", "_turn_comes", "_turned", "_wakes", "_watchdog_sends",
+        "__weakref__", "_aside", "_aside_events", "_bytes", "_cancel_requests",
+        "_cancel_requests_before", "_cancelled", "_cancelled_type", "_cleanup", "_cleanup_timeout",
+        "_clock", "_connections", "_daphne_tells", "_do_not_give_up", "_drain_ends", "_encode",
+        "_ended", "_error", "_events", "_failure", "_fed", "_feed", "_feeding", "_finishing",
+        "_given_up", "_headers", "_held", "_interruption", "_joins", "_last_words", "_last_write",
+        "_lifetime_ends", "_listen_again", "_loop", "_native", "_no_ping", "_on_drain", "_opened",
+        "_options", "_patience", "_pause", "_ping", "_pings_at_once", "_raw_send", "_reason",
+        "_receive", "_scope", "_send_timeout", "_sending_since", "_sends_at_once", "_shutdown",
+        "_source", "_source_told", "_started", "_starting", "_starts", "_state", "_status",
+        "_throttle", "_thrown_at", "_turn_comes", "_turned", "_wakes", "_watchdog_sends",
     )  # fmt: skip
 
     def __init__(
@@ -175,6 +174,8 @@ class Stream:
         self._joins = loops.is_asyncio(self._loop)
         self._held: list[bytes] = []  # events that are to be joined
         self._sends_at_once = self._joins and sends_at_once(send)
+        # A function of the application's may want a task around it.
+        self._pings_at_once = self._sends_at_once and options.ping_message_factory is None
         self._starts = now + _deferred(options.defer_start)
         # Spread, so that streams that were opened together do not end together.
         self._lifetime_ends = now + _or_forever(options.max_lifetime) * random.uniform(0.9, 1)
@@ -201,6 +202,7 @@ class Stream:
         self._wakes = math.inf  # its deadline
         self._watchdog_sends = False
         self._aside = b""  # what it is to send
+        self._aside_events = 0
         self._no_ping: Callable[[], object] = _nothing
         self._turn_comes: anyio.Event | None = None
         self._connections = connections()
@@ -334,6 +336,7 @@ class Stream:
         sep, joins, held = self._options.sep, self._joins, self._held
         clock, at_once, send_timeout = self._clock, self._sends_at_once, self._send_timeout
         raw_send: Any = self._raw_send
+        sends = False
         in_row = size = 0  # events that were there at once; bytes that are held
         came = held_since = 0.0
         try:
@@ -375,9 +378,11 @@ class Stream:
                     self._sending_since = since = clock()
                     if since + send_timeout < self._wakes:
                         self._wake_watchdog(since + send_timeout)
+                    sends = True
                     yield from raw_send(
                         {"type": "http.response.body", "body": frame, "more_body": True}
                     )
+                    sends = False
                     self._sending_since = None
                     self._last_write = clock()
                     self._events += 1
@@ -406,17 +411,16 @@ class Stream:
                     yield from checkpoint().__await__()
                     self._turned = monotonic()
         except StopAsyncIteration:
-            pass
+            if held and not self._send_held_now():
+                yield from self._send_held().__await__()
         except _Gone:
             raise
         except Exception as exc:
-            if self._sending_since is not None:
+            if sends:
                 self._send_failed(exc)
-            raise
-        finally:
-            # The source has raised, or what it has yielded: what came before is sent all the same.
-            if held and self._state < closing and not self._send_held_now():
+            elif held and not self._send_held_now():  # which came before
                 yield from self._send_held().__await__()
+            raise
 
     async def _send_held(self) -> None:
         """Send the events that are held, as one."""
@@ -445,8 +449,7 @@ class Stream:
         """Send the events that are held while the source waits for something."""
         if not self._send_held_now():
             # Not here: what the source has around it (a timeout, say) would cancel the send.
-            self._leave_to_watchdog(b"".join(self._held))
-            self._events += len(self._held)
+            self._leave_to_watchdog(b"".join(self._held), len(self._held))
             self._held.clear()
 
     # For a source that has events while the host waits for one.
@@ -462,9 +465,10 @@ class Stream:
 
     def accept(self, frame: bytes) -> None:
         """Send an event that the source has while the host waits for it."""
-        self._events += 1
-        if not self._send_now(frame):
-            self._leave_to_watchdog(frame)
+        if self._send_now(frame):
+            self._events += 1
+        else:
+            self._leave_to_watchdog(frame, 1)
 
     def _send_now(self, frame: bytes) -> bool:
         """Send, without waiting, whatever the host waits for; whether that could be done."""
@@ -494,10 +498,20 @@ class Stream:
         """Whether the host or the watchdog are sending."""
         return self._sending_since is not None or self._watchdog_sends
 
-    def _leave_to_watchdog(self, frame: bytes) -> None:
-        self._aside = frame
-        self._watchdog_sends = True
-        self._wake_watchdog(-math.inf)
+    def _leave_to_watchdog(self, frame: bytes, events: int) -> None:
+        self._aside += frame
+        self._aside_events += events
+        if not self._watchdog_sends:  # else it looks when it has sent
+            self._watchdog_sends = True
+            self._wake_watchdog(-math.inf)
+
+    def _rest(self) -> bytes:
+        """The events that are still to be sent, all of them yielded by the source already."""
+        rest = self._aside + b"".join(self._held)
+        self._events += self._aside_events + len(self._held)
+        self._aside, self._aside_events = b"", 0
+        self._held.clear()
+        return rest
 
     def _note_last_words(self, event: EventLike) -> None:
         """Keep what a source yields when it is cancelled: one event, if the client can hear it."""
@@ -574,7 +588,8 @@ class Stream:
         self._starting = False
         self._wake_watchdog(self._drain_deadline())
         if self._sends_at_once and self._state < State.CLOSED:
-            self._ping_later(self._ping)
+            if self._pings_at_once:
+                self._ping_later(self._ping)
             self._source.give_to(self)
 
     async def _send(self, message: Message) -> None:
@@ -728,12 +743,16 @@ class Stream:
             if now >= sending_since + self._send_timeout:
                 self._interrupt(CloseReason.SEND_TIMEOUT)
         elif self._aside:
-            frame, self._aside = self._aside, b""
-            await self._send_aside(frame)
+            frame, events = self._aside, self._aside_events
+            self._aside, self._aside_events = b"", 0
+            if await self._send_aside(frame):
+                self._events += events
+            elif self._sends_at_once:  # such a send that was interrupted has not written anything
+                self._aside, self._aside_events = frame, events
         elif not self._started:
             if now >= self._starts:
                 await self._send_aside(self._preamble())
-        elif now >= self._last_write + self._ping and not self._sends_at_once:
+        elif now >= self._last_write + self._ping and not self._pings_at_once:
             await self._send_aside(self._ping_frame())
 
     def _next_deadline(self) -> float:
@@ -747,7 +766,7 @@ class Stream:
             return min(deadline, self._sending_since + self._send_timeout, now + self._ping)
         if not self._started:
             return min(deadline, self._starts)
-        if self._sends_at_once:  # pings too
+        if self._pings_at_once:
             return deadline
         return min(deadline, self._last_write + self._ping)
 
@@ -761,12 +780,16 @@ class Stream:
             return self._drain_ends + self._cleanup_timeout
         return self._drain_ends
 
-    async def _send_aside(self, frame: bytes) -> None:
-        """Send from the watchdog, while the host is not sending; it waits if it wants to."""
+    async def _send_aside(self, frame: bytes) -> bool:
+        """Send from the watchdog, while the host is not sending; it waits if it wants to.
+
+        Returns whether it was sent. If not, the stream ends.
+        """
         now = self._clock()
         self._watchdog_sends = True
         self._starting = not self._started
-        self._wakes = min(now + self._send_timeout, self._drain_deadline())
+        too_old = self._lifetime_ends + self._options.shutdown_grace_period
+        self._wakes = min(now + self._send_timeout, self._drain_deadline(), too_old)
         do_not_give_up = self._give_up_in(self._send_timeout)
         try:
             with self._cancel_scope(self._wakes) as self._pause:
@@ -778,13 +801,19 @@ class Stream:
             do_not_give_up()
             self._sending_since = None
             self._leave_turn()
-        if self._pause.cancelled_caught or self._given_up:
-            told = self._clock() >= self._drain_deadline()
-            self._interrupt((told and self._reason) or CloseReason.SEND_TIMEOUT)
+        if not (self._pause.cancelled_caught or self._given_up):
+            return True
+        # Not by the clock: a timer may be early by a little.
+        told = self._drain_deadline() <= self._wakes
+        if too_old <= self._wakes < math.inf:
+            self._drain(CloseReason.MAX_LIFETIME, 0)
+            told = True
+        self._interrupt((told and self._reason) or CloseReason.SEND_TIMEOUT)
+        return False
 
     def _leave_turn(self) -> None:
-        self._watchdog_sends = False
-        if self._turn_comes is not None:
+        self._watchdog_sends = bool(self._aside) and self._state < State.CLOSING
+        if self._turn_comes is not None and not self._watchdog_sends:
             self._turn_comes.set()
             self._turn_comes = None
 
@@ -797,17 +826,14 @@ class Stream:
 
     def _ping_at_once(self) -> None:
         """Ping where that takes no task: to wake one costs ten times as much."""
+        if self._state >= State.CLOSING or self._ended:
+            return  # and the watchdog, too, sends nothing any more
         rest = self._last_write + self._ping - self._clock()
         if self._sends():
             rest = self._ping
-        elif rest <= 0 and not self._ended:
-            try:
-                frame = self._ping_frame()
-            except Exception as exc:
-                self._break(exc)
-                return
-            if not self._send_now(frame):
-                self._leave_to_watchdog(frame)
+        elif rest <= 0:
+            if not self._send_now(PING):
+                self._leave_to_watchdog(PING, 0)
             rest = self._ping
         self._ping_later(rest)
 
@@ -904,11 +930,14 @@ class Stream:
         try:
             with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
                 if self._reason is CloseReason.ERROR:
+                    if self._started and (rest := self._rest()):
+                        await self._send(_body(rest))
+                        self._bytes += len(rest)
                     await self._send_error()
                 elif self._reason is CloseReason.SEND_TIMEOUT:
                     await self._break_off()
                 else:
-                    await self._send_last(self._aside + self._last_words + self._farewell())
+                    await self._send_last(self._rest() + self._last_words + self._farewell())
         except _Gone:
             pass
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -256,6 +257,26 @@ async def test_a_ping_that_can_not_be_made_ends_the_stream_with_its_error() -> N
     assert recorder.report.reason is CloseReason.ERROR
 
 
+async def test_no_ping_holds_up_the_end_of_a_client_that_does_not_read() -> None:
+    recorder, shutdown = Recorder(), Shutdown()
+    app = sse_app(
+        lambda: recorder.source(cleanup=0.1),
+        ping=0.02,
+        send_timeout=None,
+        shutdown=shutdown,
+        cleanup_timeout=20,
+    )
+    cycle = Cycle()
+    async with serving(app, cycle) as task:
+        cycle.pause()
+        shutdown.drain()
+        await until(lambda: recorder.closed)
+        cycle.resume()
+        await asyncio.wait([task], timeout=5)
+        assert task.done()
+        assert cycle.complete
+
+
 async def test_nothing_stays_when_a_stream_has_ended() -> None:
     async def source() -> AsyncIterator[str]:
         await asyncio.sleep(0.01)
@@ -269,6 +290,145 @@ async def test_nothing_stays_when_a_stream_has_ended() -> None:
     await asyncio.sleep(0)
     gc.collect()
     assert left() is None
+
+
+# -- ends, while the watchdog sends or is about to -------------------------------------------------
+
+
+@asynccontextmanager
+async def with_a_ping_waiting(app: Any) -> AsyncIterator[tuple[Cycle, asyncio.Task[None]]]:
+    """A client that does not read, and a ping that waits for it."""
+    cycle = Cycle()
+    async with serving(app, cycle) as task:
+        await until(lambda: cycle.sent)
+        cycle.pause()
+        await asyncio.sleep(0.05)
+        yield cycle, task
+
+
+async def test_an_error_of_the_source_is_not_taken_for_one_of_a_ping() -> None:
+    recorder = Recorder()
+    fails = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        await fails.wait()
+        raise ConnectionError("of the database")
+
+    app = sse_app(source, ping=0.02, on_close=recorder.on_close, on_error=lambda exc: "sorry")
+    async with with_a_ping_waiting(app) as (cycle, task):
+        fails.set()
+        await asyncio.sleep(0.01)
+        cycle.resume()
+        await asyncio.wait([task], timeout=5)
+    assert recorder.report.reason is CloseReason.ERROR
+    assert data(cycle) == ["a", "sorry"]
+    assert cycle.complete
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task can't tell who cancels it")
+async def test_a_cancellation_does_not_wait_for_a_client_that_does_not_read() -> None:
+    recorder = Recorder()
+    goes_on = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        await goes_on.wait()
+        yield "b"
+
+    app = sse_app(
+        source, ping=0.02, send_timeout=None, cleanup_timeout=0.1, on_close=recorder.on_close
+    )
+    async with with_a_ping_waiting(app) as (_, task):
+        goes_on.set()
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+        assert task.cancelled()
+    assert recorder.report.reason is CloseReason.CANCELLED
+
+
+async def test_a_stream_is_not_older_than_it_may_be_for_a_client_that_does_not_read() -> None:
+    recorder = Recorder()
+    app = sse_app(
+        lambda: recorder.source("a"),
+        ping=0.02,
+        send_timeout=None,
+        max_lifetime=0.1,
+        cleanup_timeout=0.1,
+        on_close=recorder.on_close,
+    )
+    async with with_a_ping_waiting(app) as (_, task):
+        await asyncio.wait([task], timeout=5)
+        assert task.done()
+    assert recorder.report.reason is CloseReason.MAX_LIFETIME
+
+
+async def test_a_shutdown_is_none_of_a_client_that_does_not_read_whatever_the_clock() -> None:
+    shutdown, recorder = Shutdown(), Recorder()
+    app = sse_app(
+        lambda: recorder.source("a"),
+        ping=0.02,
+        cleanup_timeout=0.1,
+        shutdown=shutdown,
+        on_close=recorder.on_close,
+    )
+    async with with_a_ping_waiting(app) as (cycle, task):
+        shutdown.drain(0.05)
+        await until(lambda: recorder.closed)
+        cycle.resume()
+        await asyncio.wait([task], timeout=5)
+    assert recorder.report.reason is CloseReason.SHUTDOWN
+    assert cycle.complete
+
+
+async def test_events_that_wait_for_the_watchdog_come_before_what_ends_the_stream() -> None:
+    """On a server whose send has to be in a task."""
+    cycle, recorder = Cycle(), Recorder()
+
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.sleep(0.02)
+        for number in range(8):
+            yield str(number)
+        await asyncio.sleep(0)
+        raise ValueError
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)
+        await cycle.send(message)
+
+    app = sse_app(source, on_error=lambda exc: "sorry", on_close=recorder.on_close)
+    await app(http_scope(), cycle.receive, send)
+    assert data(cycle) == ["a", *map(str, range(8)), "sorry"]
+    assert recorder.report.events == 9
+
+
+async def test_a_function_that_makes_pings_has_a_task_around_it() -> None:
+    def ping() -> dict[str, str]:
+        return {"comment": str(anyio.current_time())}
+
+    cycle = Cycle()
+    app = sse_app(lambda: Recorder().source("a"), ping=0.02, ping_message_factory=ping)
+    async with serving(app, cycle):
+        await cycle.has(b"\n: ")
+
+
+async def test_one_that_is_kicked_before_it_begins_is_freed_at_once() -> None:
+    hub = Hub()
+    subscriptions = [hub.subscribe("t")]
+    left = weakref.ref(subscriptions[0])
+    hub.kick(lambda subscription: True, last="bye")
+    cycle = Cycle()
+    gc.disable()
+    try:
+        async with serving(sse_app(subscriptions.pop), cycle):
+            await until(lambda: cycle.complete)
+        await asyncio.sleep(0.01)
+        assert left() is None
+    finally:
+        gc.enable()
+    assert data(cycle) == ["bye"]
 
 
 # -- against a model -------------------------------------------------------------------------------

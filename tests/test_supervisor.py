@@ -1270,7 +1270,7 @@ async def test_a_source_that_never_waits_does_not_starve_the_others() -> None:
         for _ in range(10):
             await checkpoint()
         gone.set()
-    assert sends > 100
+    assert sends > 10
     assert recorder.report.reason is CloseReason.CLIENT_DISCONNECTED
 
 

@@ -206,7 +206,8 @@ class Subscription(AsyncIterator[bytes]):
 
     def give_to(self, receiver: FrameReceiver) -> None:
         """Give what comes while a step waits to ``receiver``, if that is ready, instead."""
-        self._receiver = receiver
+        if not self._over:
+            self._receiver = receiver
 
     # -- for the hub -----------------------------------------------------------------------------
 
