@@ -69,4 +69,4 @@ def run(session: Session) -> None:
         busy.add(peer.name, shares.server * 100, shares)
 
     rows = [*bursts.values(), p50, p99, busy]
-    session.rounds(session.with_path("events"), measure, rows)
+    session.rounds(session.with_path("events"), measure, rows, count=2)

@@ -34,4 +34,4 @@ def run(session: Session) -> None:
 
     peers = [peer for peer in session.with_path("idle") if peer.ping]
     row.missing.update({peer.name: "has no pings" for peer in session.peers if not peer.ping})
-    session.rounds(peers, measure, [row])
+    session.rounds(peers, measure, [row], count=2)
