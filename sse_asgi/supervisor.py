@@ -351,6 +351,8 @@ class Stream:
                     if held:
                         self._send_beside()
                     in_row = size = 0
+                    # What "await step" does, but that a cancellation is seen at the moment when it
+                    # enters the source.
                     try:
                         while True:
                             try:
@@ -359,6 +361,7 @@ class Stream:
                                 cancelled = self._is_cancellation(exc)
                                 trap = step.throw(exc)
                             else:
+                                # trio hands over an outcome: a value, or an error to raise.
                                 cancelled = value is not None and self._is_cancellation(
                                     getattr(value, "error", None)
                                 )
@@ -520,30 +523,6 @@ class Stream:
             self._events += 1
         else:
             logger.warning(_YIELD_IN_CLEANUP)
-
-    @types.coroutine
-    def _resume(self, step: Step, trap: Any) -> Generator[Any, Any, EventLike]:
-        """Wait for a step of the source: what ``await`` does, but a cancellation is seen here at
-        the moment when it enters the source.
-        """
-        try:
-            while True:
-                try:
-                    value = yield trap
-                except BaseException as exc:
-                    cancelled = self._is_cancellation(exc)
-                    trap = step.throw(exc)
-                else:
-                    # trio hands everything over as an outcome: a value, or an error to raise.
-                    cancelled = value is not None and self._is_cancellation(
-                        getattr(value, "error", None)
-                    )
-                    trap = step.send(value)
-                if cancelled:
-                    self._source_waits_cancelled()
-        except StopIteration as got:
-            event: EventLike = got.value
-            return event
 
     def _is_cancellation(self, exc: object) -> bool:
         """Whether ``exc``, which is about to enter the source, is a cancellation; note it."""
