@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from .options import StreamOptions
     from .scopes import AnyScope
     from .shutdown import Shutdown
-    from .source import OpenSource, Step
+    from .source import OpenSource
     from .types import EventLike, Message, Receive, Scope, Send
 
 __all__ = ["Stream"]
