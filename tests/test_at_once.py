@@ -441,7 +441,7 @@ async def test_one_that_is_kicked_before_it_begins_is_freed_at_once() -> None:
     ),
     topics=st.sampled_from([("t",), ("t", "u"), ("*",)]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_every_subscriber_has_every_event_once_and_in_order(
     steps: list[str], topics: tuple[str, ...]
 ) -> None:

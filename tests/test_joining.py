@@ -175,7 +175,7 @@ def received(cycle: Cycle) -> list[str]:
 
 
 @given(steps=STEPS, at_once=st.booleans(), end=st.sampled_from(["return", "raise", "drop"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_a_source_does_its_events_come_in_order(
     steps: list[str], at_once: bool, end: str
 ) -> None:
