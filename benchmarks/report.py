@@ -42,7 +42,8 @@ def main(files: list[Path]) -> None:
 
 def summary(content: dict[str, Any]) -> str:
     machine = content["machine"]
-    peers = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    versions = content["versions"].items()
+    peers = ", ".join(f"{name} {version}" for name, version in versions if version)
     return (
         f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, "
         f"{machine['python']}. {peers}."
