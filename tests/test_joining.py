@@ -63,21 +63,20 @@ async def test_large_events_are_joined_up_to_a_bound() -> None:
 
 
 async def test_what_was_yielded_is_sent_before_the_source_waits() -> None:
-    arrived = anyio.Event()
+    arrived = anyio.Semaphore(0)
 
     async def source() -> AsyncIterator[str]:
         for burst in range(3):
             for number in range(20):
                 yield f"{burst} {number}"
-            await arrived.wait()
+            await arrived.acquire()
 
     async with connect(sse_app(source)) as stream:
         for burst in range(3):
             for number in range(20):
                 with anyio.fail_after(5):
                     assert (await stream.receive()).data == f"{burst} {number}"
-            arrived.set()
-            arrived = anyio.Event()
+            arrived.release()
 
 
 async def test_an_event_does_not_wait_for_a_source_that_blocks() -> None:
