@@ -40,13 +40,21 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
         of a wrong type.
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
     """
-    if type(event) is str:  # what most streams send: no detour
+    # What most streams send takes no detour. What is wrong with it is for _frame to say.
+    if type(event) is str:
         lines = _folded(event, sep, "data: ") if "\n" in event or "\r" in event else event
         try:
             return f"data: {lines}{sep}{sep}".encode()
         except UnicodeEncodeError:
-            text("data", event)  # says so
-            raise
+            return _frame(sep, event)
+    if type(event) is dict and len(event) == 2:
+        data, name = event.get("data"), event.get("event")
+        if type(data) is str and type(name) is str and name.isprintable():
+            lines = _folded(data, sep, "data: ") if "\n" in data or "\r" in data else data
+            try:
+                return f"event: {name}{sep}data: {lines}{sep}{sep}".encode()
+            except UnicodeEncodeError:
+                return _frame(sep, data, name)
     if isinstance(event, bytes):
         return event
     if isinstance(event, dict):
@@ -98,16 +106,21 @@ def _frame(
     """Check the fields, as ServerSentEvent does, and join them."""
     if data is not None and type(data) is not str:
         data = data_text(data)
-    name = "" if event is None else f"event: {single_line('event', event)}{sep}"
-    position = "" if id is None else f"id: {id_text(id)}{sep}"
-    time = "" if retry is None else f"retry: {milliseconds(retry)}{sep}"
-    note = "" if comment is None else f": {_folded(text('comment', comment), sep, ': ')}{sep}"
+    before = after = ""
+    if event is not None:
+        before = f"event: {single_line('event', event)}{sep}"
+    if id is not None:
+        before = f"id: {id_text(id)}{sep}{before}"
+    if comment is not None:
+        before = f": {_folded(text('comment', comment), sep, ': ')}{sep}{before}"
+    if retry is not None:
+        after = f"retry: {milliseconds(retry)}{sep}"
     if data is None:
-        return f"{note}{position}{name}{time}{sep}".encode()
+        return f"{before}{after}{sep}".encode()
     # Nearly all data is one line: looking for line ends is far cheaper than splitting.
     lines = _folded(data, sep, "data: ") if "\n" in data or "\r" in data else data
     try:
-        return f"{note}{position}{name}data: {lines}{sep}{time}{sep}".encode()
+        return f"{before}data: {lines}{sep}{after}{sep}".encode()
     except UnicodeEncodeError:
         # Only data comes here unchecked, since encoding checks it anyway.
         text("data", data)
