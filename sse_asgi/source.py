@@ -11,9 +11,7 @@ import math
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import partial
-from inspect import iscoroutinefunction
-from types import AsyncGeneratorType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio.to_thread
 from anyio.lowlevel import RunVar
@@ -22,22 +20,18 @@ from .errors import HTTPError
 from .loops import call_soon, current_loop, of_this_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable
 
     from .types import EventLike, FrameReceiver
 
 __all__ = [
     "AsyncSource",
-    "Step",
     "ThreadSource",
     "check_source",
     "current_thread_limiter",
     "discard",
     "open_source",
 ]
-
-#: Something with the ``send`` and ``throw`` of a coroutine; returns the event.
-Step: TypeAlias = "Generator[Any, Any, EventLike] | Coroutine[Any, Any, EventLike]"
 
 #: How many sync iterables an event loop serves at once. Each may block a thread for as long as
 #: it likes, so they have a pool of their own; a thread that waits costs some 50 KiB.
@@ -49,7 +43,7 @@ _END = cast("EventLike", object())
 class OpenSource(Protocol):
     """A source that is being read."""
 
-    def step(self) -> Step:
+    def step(self) -> Awaitable[EventLike]:
         """Start on the next event; ``StopAsyncIteration`` comes out of it at the end."""
         ...
 
@@ -102,14 +96,8 @@ class AsyncSource:
 
     def __init__(self, source: AsyncIterable[EventLike]) -> None:
         self._iterator: AsyncIterator[EventLike] = aiter(source)
-        self.step: Callable[[], Step]
-        if isinstance(self._iterator, AsyncGeneratorType) or iscoroutinefunction(
-            self._iterator.__anext__
-        ):
-            # What it returns has send and throw itself: no coroutine around it.
-            self.step = cast("Callable[[], Step]", self._iterator.__anext__)
-        else:
-            self.step = partial(_next, self._iterator)  # no method: that would be a cycle
+        # Its own, with nothing around it.
+        self.step: Callable[[], Awaitable[EventLike]] = self._iterator.__anext__
 
     def give_to(self, receiver: FrameReceiver) -> None:
         """Give events to ``receiver``, if it is a subscription."""
@@ -122,10 +110,6 @@ class AsyncSource:
         aclose = getattr(self._iterator, "aclose", None)
         if aclose is not None:
             await aclose()
-
-
-async def _next(iterator: AsyncIterator[EventLike]) -> EventLike:
-    return await anext(iterator)
 
 
 class ThreadSource:

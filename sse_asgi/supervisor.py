@@ -47,7 +47,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from .options import StreamOptions
     from .scopes import AnyScope
@@ -114,14 +114,15 @@ class Stream:
     __slots__ = (
         "__weakref__", "_aside", "_aside_events", "_bytes", "_cancel_requests",
         "_cancel_requests_before", "_cancelled", "_cancelled_type", "_cleanup", "_cleanup_timeout",
-        "_clock", "_connections", "_daphne_tells", "_do_not_give_up", "_drain_ends", "_encode",
-        "_ended", "_error", "_events", "_failure", "_fed", "_feed", "_feeding", "_finishing",
-        "_given_up", "_headers", "_held", "_interruption", "_joins", "_last_words", "_last_write",
-        "_lifetime_ends", "_listen_again", "_loop", "_native", "_no_ping", "_on_drain", "_opened",
-        "_options", "_patience", "_pause", "_ping", "_pings_at_once", "_raw_send", "_reason",
-        "_receive", "_scope", "_send_timeout", "_sending_since", "_sends_at_once", "_shutdown",
-        "_source", "_source_told", "_started", "_starting", "_starts", "_state", "_status",
-        "_throttle", "_thrown_at", "_turn_comes", "_turned", "_wakes", "_watchdog_sends",
+        "_clock", "_closing", "_connections", "_daphne_tells", "_do_not_give_up", "_drain_ends",
+        "_encode", "_ended", "_error", "_events", "_failure", "_fed", "_feed", "_feeding",
+        "_finishing", "_given_up", "_headers", "_held", "_interruption", "_joins", "_last_words",
+        "_last_write", "_lifetime_ends", "_listen_again", "_loop", "_native", "_no_ping",
+        "_on_drain", "_opened", "_options", "_patience", "_pause", "_ping", "_pings_at_once",
+        "_raw_send", "_reason", "_receive", "_scope", "_send_timeout", "_sending_since",
+        "_sends_at_once", "_shutdown", "_source", "_source_told", "_started", "_starting",
+        "_starts", "_state", "_status", "_stepping", "_throttle", "_thrown_at", "_turn_comes",
+        "_turned", "_waited", "_wakes", "_watchdog_sends",
     )  # fmt: skip
 
     def __init__(
@@ -154,6 +155,7 @@ class Stream:
         self._feed = feed
 
         self._state = State.OPEN
+        self._closing = False  # or closed: the same as a state, since each event looks at it
         self._reason: CloseReason | None = None
         self._error: BaseException | None = None  # to be raised at the end
         self._failure: BaseException | None = None  # to be reported
@@ -192,6 +194,7 @@ class Stream:
             self._cleanup = NativeScope(outer=self._interruption)
         else:
             self._interruption, self._cleanup = anyio.CancelScope(shield=True), anyio.CancelScope()
+        self._stepping = self._waited = False  # the source: on to an event; and in that step
         self._source_told = False  # whether a cancellation has entered it
         self._cancel_requests = loops.cancel_requests()
         self._cancel_requests_before = self._cancel_requests()
@@ -286,14 +289,14 @@ class Stream:
                 with self._cleanup:
                     try:
                         if self._clock() < self._drain_ends:
-                            await self._pump()
+                            await self._watched(self._pump())
                     except _Gone:
                         self._close(CloseReason.CLIENT_DISCONNECTED)
                     except Exception as exc:
                         self._fail(exc)
                     finally:
                         await self._close_source()
-                if self._state < State.CLOSING:
+                if not self._closing:
                     self._finishing = True
                     await self._send_last(self._farewell())
                     self._close(CloseReason.FINISHED)
@@ -327,70 +330,80 @@ class Stream:
             self._fail(error)
 
     @types.coroutine
-    def _pump(self) -> Generator[Any, Any, None]:
+    def _watched(self, pump: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+        """What ``await pump`` does, but that it sees the source wait, and be cancelled."""
+        resume = pump.send
+        try:
+            trap = resume(None)
+            while True:
+                if self._stepping:
+                    self._waited = True
+                    if self._held:
+                        self._send_beside()
+                try:
+                    value = yield trap
+                except BaseException as exc:
+                    trap = self._pass_on(exc, pump.throw, exc)
+                else:
+                    if value is None:
+                        trap = resume(None)
+                    else:  # of trio: an outcome, which may be an error to raise
+                        trap = self._pass_on(getattr(value, "error", None), resume, value)
+        except StopIteration:
+            pass
+
+    def _pass_on(
+        self, error: BaseException | None, resume: Callable[[Any], object], value: object
+    ) -> object:
+        """Resume the pump with ``error``, in ``value``, which may be a cancellation."""
+        if not (self._waited and isinstance(error, self._cancelled_type)):
+            return resume(value)
+        self._source_told = self._closing
+        trap = resume(value)
+        if self._waited:  # in the same step
+            self._source_waits_cancelled()
+        return trap
+
+    async def _pump(self) -> None:
         """Send what the source yields. The next event is asked for when the last was accepted, or
         is about to be joined with it.
         """
         # Looked up once.
-        start_step, encode, closing = self._source.step, self._encode, State.CLOSING
-        sep, joins, held = self._options.sep, self._joins, self._held
-        clock, at_once, send_timeout = self._clock, self._sends_at_once, self._send_timeout
-        raw_send: Any = self._raw_send
-        sends = False
+        next_event, encode, sep = self._source.step, self._encode, self._options.sep
+        joins, held = self._joins, self._held
+        raw_send, clock, send_timeout = self._raw_send, self._clock, self._send_timeout
+        straight = False  # whether there is nothing to an event but to send it
         in_row = size = 0  # events that were there at once; bytes that are held
         came = held_since = 0.0
         try:
-            while self._state < closing:
-                step = start_step()
-                try:
-                    trap = step.send(None)
-                except StopIteration as got:
-                    event = got.value
-                    in_row += 1
-                else:
-                    if held:
-                        self._send_beside()
-                    in_row = size = 0
-                    # What "await step" does, but that a cancellation is seen at the moment when it
-                    # enters the source.
-                    try:
-                        while True:
-                            try:
-                                value = yield trap
-                            except BaseException as exc:
-                                cancelled = self._is_cancellation(exc)
-                                trap = step.throw(exc)
-                            else:
-                                # trio hands over an outcome: a value, or an error to raise.
-                                cancelled = value is not None and self._is_cancellation(
-                                    getattr(value, "error", None)
-                                )
-                                trap = step.send(value)
-                            if cancelled:
-                                self._source_waits_cancelled()
-                    except StopIteration as got:
-                        event = got.value
+            while not self._closing:
+                self._stepping = True
+                event = await next_event()
+                self._stepping = False
+                if self._waited:
+                    self._waited = False
                     self._thrown_at = None
-                    if self._state >= closing:
+                    in_row = 0
+                    if self._closing:
                         if self._source_told:
                             self._note_last_words(event)
                         return
+                    if straight and not self._watchdog_sends:
+                        # What _send() does, without a coroutine of its own: here it is felt.
+                        frame = encode(event, sep)
+                        self._sending_since = self._last_write = since = clock()
+                        if since + send_timeout < self._wakes:
+                            self._wake_watchdog(since + send_timeout)
+                        await raw_send(
+                            {"type": "http.response.body", "body": frame, "more_body": True}
+                        )
+                        self._sending_since = None
+                        self._events += 1
+                        self._bytes += len(frame)
+                        continue
+                else:
+                    in_row += 1
                 frame = encode(event, sep)
-                if not in_row and at_once and self._started and not self._watchdog_sends:
-                    # What _send() does, without a coroutine of its own: here it is felt.
-                    self._sending_since = since = clock()
-                    if since + send_timeout < self._wakes:
-                        self._wake_watchdog(since + send_timeout)
-                    sends = True
-                    yield from raw_send(
-                        {"type": "http.response.body", "body": frame, "more_body": True}
-                    )
-                    sends = False
-                    self._sending_since = None
-                    self._last_write = clock()
-                    self._events += 1
-                    self._bytes += len(frame)
-                    continue
                 held.append(frame)
                 if in_row and joins:
                     now = monotonic()
@@ -398,31 +411,34 @@ class Stream:
                         in_row = 1
                     came = now
                     if in_row > ALONE:
-                        size += len(frame)
                         if len(held) == 1:
-                            held_since = now
+                            size, held_since = 0, now
+                        size += len(frame)
                         if (
                             size < JOINED_BYTES
                             and len(held) < JOINED_EVENTS
                             and now - held_since < JOINED_FOR
                         ):
                             continue
-                        size = 0
                 if not self._send_held_now():
-                    yield from self._send_held().__await__()
+                    await self._send_held()
+                straight = self._sends_at_once
                 if in_row and monotonic() - self._turned >= TURN:
-                    yield from checkpoint().__await__()
+                    await checkpoint()
                     self._turned = monotonic()
         except StopAsyncIteration:
+            self._stepping = self._waited = False
             if held and not self._send_held_now():
-                yield from self._send_held().__await__()
+                await self._send_held()
         except _Gone:
             raise
         except Exception as exc:
-            if sends:
+            if self._stepping:
+                self._stepping = self._waited = False
+                if held and not self._send_held_now():  # which came before
+                    await self._send_held()
+            elif self._sending_since is not None:
                 self._send_failed(exc)
-            elif held and not self._send_held_now():  # which came before
-                yield from self._send_held().__await__()
             raise
 
     async def _send_held(self) -> None:
@@ -462,7 +478,7 @@ class Stream:
         return (
             self._sends_at_once
             and self._started
-            and self._state < State.CLOSING
+            and not self._closing
             and not (self._ended or self._finishing or self._sends())
         )
 
@@ -523,13 +539,6 @@ class Stream:
             self._events += 1
         else:
             logger.warning(_YIELD_IN_CLEANUP)
-
-    def _is_cancellation(self, exc: object) -> bool:
-        """Whether ``exc``, which is about to enter the source, is a cancellation; note it."""
-        if not isinstance(exc, self._cancelled_type):
-            return False  # what the source was waiting for has come, or failed
-        self._source_told = self._state >= State.CLOSING
-        return True
 
     def _source_waits_cancelled(self) -> None:
         """See whether what a cancelled source waits for is its cleanup."""
@@ -642,7 +651,7 @@ class Stream:
             self._break(error)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
             # It could not know that nobody reads any more.
-            if self._state < State.CLOSING and not self._finishing:
+            if not self._closing and not self._finishing:
                 self._break(exc)
         except Exception as exc:
             self._break(exc)
@@ -656,7 +665,7 @@ class Stream:
         """Wait for what feeds the source, before that is closed: it may be about to write to it,
         and its cleanup would be cut short by an error.
         """
-        if self._fed is None or self._state < State.CLOSING:
+        if self._fed is None or not self._closing:
             return
         self._cleanup.deadline = math.inf  # the source has a time of its own, afterwards
         with anyio.move_on_after(self._options.cleanup_timeout, shield=True) as scope:
@@ -668,9 +677,9 @@ class Stream:
 
     async def _watch(self) -> None:
         try:
-            while self._state < State.CLOSING:
+            while not self._closing:
                 await self._attend()
-                if self._state < State.CLOSING:
+                if not self._closing:
                     self._wakes = self._next_deadline()
                     # A pending receive() may be cancelled and called again: no message is lost.
                     with self._cancel_scope(self._wakes) as self._pause:
@@ -791,7 +800,7 @@ class Stream:
         return False
 
     def _leave_turn(self) -> None:
-        self._watchdog_sends = bool(self._aside) and self._state < State.CLOSING
+        self._watchdog_sends = bool(self._aside) and not self._closing
         if self._turn_comes is not None and not self._watchdog_sends:
             self._turn_comes.set()
             self._turn_comes = None
@@ -805,7 +814,7 @@ class Stream:
 
     def _ping_at_once(self) -> None:
         """Ping where that takes no task: to wake one costs ten times as much."""
-        if self._state >= State.CLOSING or self._ended:
+        if self._closing or self._ended:
             return  # and the watchdog, too, sends nothing any more
         rest = self._last_write + self._ping - self._clock()
         if self._sends():
@@ -848,11 +857,12 @@ class Stream:
 
     def _close(self, reason: CloseReason) -> None:
         """The stream ends here, for ``reason`` unless there was another before."""
-        if self._state < State.CLOSING:
+        if not self._closing:
             told_to = self._state is State.DRAINING and reason in _AS_TOLD
             if not told_to:
                 self._reason = reason
             self._state = State.CLOSING
+            self._closing = True
             if self._feeding is not None:
                 self._feeding.cancel()
             # While the host sends, its time has not begun.
@@ -861,7 +871,7 @@ class Stream:
 
     def _interrupt(self, reason: CloseReason) -> None:
         """End the stream from the watchdog: wake the host from whatever it waits for."""
-        if self._state < State.CLOSING:
+        if not self._closing:
             self._close(reason)
             if self._thrown_at is not None and self._cancelled_natively():
                 self._cleanup.shield = True  # the source is on its way out already
