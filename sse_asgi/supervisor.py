@@ -47,7 +47,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Generator
 
     from .options import StreamOptions
     from .scopes import AnyScope
@@ -248,6 +248,9 @@ class Stream:
                     tasks.start_soon(self._run_feed, self._feed, self._feeding, self._fed)
                 tasks.start_soon(self._watch)
                 await self._host()
+                if self._watchdog_sends:
+                    with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
+                        await self._my_turn()
                 self._do_not_give_up()
                 # Not the scope of the group: an exception that leaves a task is kept in a cycle.
                 self._pause.cancel()
@@ -282,23 +285,44 @@ class Stream:
 
     # -- the host: steps the source and sends what it yields -------------------------------------
 
-    async def _host(self) -> None:
+    @types.coroutine
+    def _host(self) -> Generator[Any, Any, None]:
         """Send what the source has, and close it, whatever happens."""
         try:
             with self._interruption:
                 with self._cleanup:
+                    pump = self._pump()
                     try:
-                        if self._clock() < self._drain_ends:
-                            await self._watched(self._pump())
+                        # What "await pump" does, but that it is seen when the source waits, and
+                        # when it is cancelled. Not in a coroutine of its own: that would be memory
+                        # for as long as it waits.
+                        trap = pump.send(None)
+                        while True:
+                            if self._stepping:
+                                self._waited = True
+                                if self._held:
+                                    self._send_beside()
+                            try:
+                                value = yield trap
+                            except BaseException as exc:
+                                trap = self._pass_on(exc, pump.throw, exc)
+                            else:
+                                if value is None:
+                                    trap = pump.send(None)
+                                else:  # of trio: an outcome, which may be an error to raise
+                                    error = getattr(value, "error", None)
+                                    trap = self._pass_on(error, pump.send, value)
+                    except StopIteration:  # the pump has ended
+                        pass
                     except _Gone:
                         self._close(CloseReason.CLIENT_DISCONNECTED)
                     except Exception as exc:
                         self._fail(exc)
                     finally:
-                        await self._close_source()
+                        yield from self._close_source().__await__()
                 if not self._closing:
                     self._finishing = True
-                    await self._send_last(self._farewell())
+                    yield from self._send_last(self._farewell()).__await__()
                     self._close(CloseReason.FINISHED)
         except _Gone:
             self._close(CloseReason.CLIENT_DISCONNECTED)
@@ -307,9 +331,6 @@ class Stream:
         except BaseException as exc:  # such as KeyboardInterrupt
             self._close(CloseReason.CANCELLED)
             self._cancelled = exc
-        if self._watchdog_sends:
-            with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-                await self._my_turn()
 
     def _cancelled_by_others(self, exc: BaseException) -> None:
         """Deal with a cancellation that is not our interruption, which ends at its scope.
@@ -328,29 +349,6 @@ class Stream:
             error = RuntimeError(_SCOPE_AROUND_YIELD if at_yield else _AWAITED_CANCELLED)
             error.__cause__ = exc
             self._fail(error)
-
-    @types.coroutine
-    def _watched(self, pump: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
-        """What ``await pump`` does, but that it sees the source wait, and be cancelled."""
-        resume = pump.send
-        try:
-            trap = resume(None)
-            while True:
-                if self._stepping:
-                    self._waited = True
-                    if self._held:
-                        self._send_beside()
-                try:
-                    value = yield trap
-                except BaseException as exc:
-                    trap = self._pass_on(exc, pump.throw, exc)
-                else:
-                    if value is None:
-                        trap = resume(None)
-                    else:  # of trio: an outcome, which may be an error to raise
-                        trap = self._pass_on(getattr(value, "error", None), resume, value)
-        except StopIteration:
-            pass
 
     def _pass_on(
         self, error: BaseException | None, resume: Callable[[Any], object], value: object
@@ -372,6 +370,8 @@ class Stream:
         next_event, encode, sep = self._source.step, self._encode, self._options.sep
         joins, held = self._joins, self._held
         raw_send, clock, send_timeout = self._raw_send, self._clock, self._send_timeout
+        if clock() >= self._drain_ends:
+            return
         straight = False  # whether there is nothing to an event but to send it
         in_row = size = 0  # events that were there at once; bytes that are held
         came = held_since = 0.0

@@ -139,7 +139,9 @@ async def test_a_timeout_of_the_source_does_not_touch_what_is_sent_meanwhile() -
 async def test_a_client_that_stops_reading_within_a_burst_is_noticed() -> None:
     recorder = Recorder()
     app = sse_app(
-        lambda: recorder.source(*["x" * 1000] * 500), on_close=recorder.on_close, send_timeout=0.05
+        lambda: recorder.source(*["x" * 1000] * 20_000),
+        on_close=recorder.on_close,
+        send_timeout=0.05,
     )
     async with connect(app) as stream:
         stream.stall()
@@ -152,7 +154,7 @@ async def test_a_client_that_stops_reading_within_a_burst_is_noticed() -> None:
 
 async def test_a_client_that_leaves_within_a_burst_is_noticed() -> None:
     recorder = Recorder()
-    app = sse_app(lambda: recorder.source(*["x" * 1000] * 500), on_close=recorder.on_close)
+    app = sse_app(lambda: recorder.source(*["x" * 1000] * 20_000), on_close=recorder.on_close)
     async with connect(app) as stream:
         await stream.receive()
         stream.stall()
