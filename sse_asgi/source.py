@@ -1,8 +1,4 @@
-"""What a factory returned, as one kind of thing: something to step, and to close.
-
-A step is driven by hand (``send`` and ``throw`` of a coroutine), so that the supervisor can tell
-an event that was there at once from one that has to be waited for.
-"""
+"""What a factory returned, as one kind of thing: something to step, and to close."""
 
 from __future__ import annotations
 

@@ -394,9 +394,13 @@ class Stream:
                         self._sending_since = self._last_write = since = clock()
                         if since + send_timeout < self._wakes:
                             self._wake_watchdog(since + send_timeout)
-                        await raw_send(
-                            {"type": "http.response.body", "body": frame, "more_body": True}
-                        )
+                        try:
+                            await raw_send(
+                                {"type": "http.response.body", "body": frame, "more_body": True}
+                            )
+                        except Exception as exc:
+                            self._send_failed(exc)
+                            raise
                         self._sending_since = None
                         self._events += 1
                         self._bytes += len(frame)
@@ -426,20 +430,14 @@ class Stream:
                 if in_row and monotonic() - self._turned >= TURN:
                     await checkpoint()
                     self._turned = monotonic()
-        except StopAsyncIteration:
-            self._stepping = self._waited = False
-            if held and not self._send_held_now():
-                await self._send_held()
         except _Gone:
             raise
         except Exception as exc:
-            if self._stepping:
-                self._stepping = self._waited = False
-                if held and not self._send_held_now():  # which came before
-                    await self._send_held()
-            elif self._sending_since is not None:
-                self._send_failed(exc)
-            raise
+            self._stepping = self._waited = False
+            if held and not self._send_held_now():  # which came before
+                await self._send_held()
+            if not isinstance(exc, StopAsyncIteration):
+                raise
 
     async def _send_held(self) -> None:
         """Send the events that are held, as one."""

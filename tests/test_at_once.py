@@ -307,14 +307,17 @@ async def with_a_ping_waiting(app: Any) -> AsyncIterator[tuple[Cycle, asyncio.Ta
         yield cycle, task
 
 
-async def test_an_error_of_the_source_is_not_taken_for_one_of_a_ping() -> None:
+@pytest.mark.parametrize("raises", [True, False], ids=["raises", "yields nonsense"])
+async def test_an_error_of_the_source_is_not_taken_for_one_of_a_ping(raises: bool) -> None:
     recorder = Recorder()
     fails = asyncio.Event()
 
-    async def source() -> AsyncIterator[str]:
+    async def source() -> AsyncIterator[Any]:
         yield "a"
         await fails.wait()
-        raise ConnectionError("of the database")
+        if raises:
+            raise ConnectionError("of the database")
+        yield object()
 
     app = sse_app(source, ping=0.02, on_close=recorder.on_close, on_error=lambda exc: "sorry")
     async with with_a_ping_waiting(app) as (cycle, task):
