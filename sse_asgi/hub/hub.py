@@ -8,7 +8,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -18,13 +17,14 @@ from anyio.lowlevel import current_token
 
 from ..encoder import encode
 from ..errors import HubClosedError
-from ..loops import clock, current_loop, soon
-from .log import TURN, MemoryLog, Window
+from ..loops import clock, current_loop
+from .channel import Channel, Cursor
+from .log import MemoryLog
 from .positions import MAX_ID_LENGTH, Position, join
-from .subscription import Cursor, Start, Subscription
+from .subscription import Start, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -39,80 +39,6 @@ __all__ = ["Hub"]
 MAX_TOPIC_LENGTH = 255
 
 _POLICIES = ("gap", "disconnect", "latest")
-
-
-class Channel:
-    """A topic that has subscribers here."""
-
-    __slots__ = (
-        "_again", "_log", "_passing", "_roused", "_soon", "subscriptions", "topic", "window",
-    )  # fmt: skip
-
-    def __init__(self, topic: str, log: Log, loop: object) -> None:
-        self.topic: str = topic
-        self._log = log
-        self._soon = soon(loop)
-        self._passing: Iterator[Subscription] | None = None
-        self._roused = self._again = False
-        #: The end of its log; ``None`` until the log was asked.
-        self.window: Window | None = None
-        #: In the order in which they came.
-        self.subscriptions: dict[Subscription, None] = {}
-
-    def meet(self, page: Page) -> None:
-        """Begin where the log ends, if this has not begun yet, or somewhere else."""
-        before = self.window
-        if before is None or before.epoch != page.epoch:
-            self.window = Window(page.epoch, page.last)
-            self._log.follow(self.topic, Position(page.epoch, page.last))
-            if before is not None:  # others are still there, and nobody else tells them
-                self._rouse()
-
-    def deliver(self, records: Sequence[Record], now: float) -> None:
-        """Have new records, and rouse the subscribers."""
-        window = self.window
-        if window is None:
-            return  # whoever is asking the log for them will have them
-        for record in records:
-            if record.epoch != window.epoch or record.offset > window.last + 1:
-                # Something is missing. The log knows what, and subscribers ask it.
-                window = self.window = Window(record.epoch, record.offset - 1)
-            if record.offset > window.last:
-                window.append(record, now)
-        window.trim(self._log.limits, now)
-        self._rouse()
-
-    def renew(self, position: Position) -> None:
-        """Go on there, in a new epoch. What there is before, the log knows."""
-        if self.window is not None:
-            self.window = Window(position.epoch, position.offset)
-            self._rouse()
-
-    def _rouse(self) -> None:
-        """Rouse all subscribers: soon, so that they have all at once that is published in a row."""
-        self._again = True
-        if not self._roused:
-            self._roused = True
-            self._soon(self._pass)
-
-    def _pass(self) -> None:
-        """Rouse one after another, and give others a turn where that takes long."""
-        if self._passing is None:
-            self._passing = iter(tuple(self.subscriptions))
-            self._again = False
-        ends = monotonic() + TURN
-        for subscription in self._passing:
-            subscription.rouse()
-            if monotonic() >= ends:
-                self._soon(self._pass)
-                return
-        self._passing = None
-        if self.window is not None:
-            self.window.forget_joined()
-        if self._again:
-            self._soon(self._pass)
-        else:
-            self._roused = False
 
 
 class Hub:

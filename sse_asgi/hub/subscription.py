@@ -17,6 +17,7 @@ import anyio
 from ..encoder import encode
 from ..errors import HubClosedError, HubError
 from ..loops import current_loop, parked
+from .channel import BATCH, Cursor
 from .log import Page
 from .positions import Position, join, parse
 
@@ -26,19 +27,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..types import EventLike, FrameReceiver
-    from .hub import Channel, Hub
+    from .hub import Hub
     from .log import Record
 
-__all__ = ["Cursor", "Policy", "Start", "Subscription"]
+__all__ = ["Policy", "Start", "Subscription"]
 
 T = TypeVar("T")
 
 #: What becomes of a subscriber that is behind: see :meth:`Hub.subscribe`.
 Policy: TypeAlias = Literal["gap", "disconnect", "latest"]
-
-#: How many bytes are joined into one frame for a subscriber that is behind, but for a single event
-#: that is larger. As much as servers buffer for a connection.
-BATCH = 65536
 
 #: For how long, in seconds, a log is left alone that can't be reached; it has waited itself.
 PAUSE = (0.5, 1.0)
@@ -58,48 +55,6 @@ class Start(NamedTuple):
     given: bool = False
     #: With the first event that there has been.
     oldest: bool = False
-
-
-class Cursor:
-    """How far a subscription has come in one topic."""
-
-    __slots__ = ("channel", "epoch", "offset", "topic")
-
-    def __init__(self, topic: str, channel: Channel) -> None:
-        self.topic: str = topic
-        self.channel: Channel = channel
-        self.epoch: str = ""  # not known yet
-        self.offset: int = 0
-
-    @property
-    def position(self) -> Position:
-        """Where it is."""
-        return Position(self.epoch, self.offset)
-
-    def records(self, max_bytes: int) -> list[Record] | None:
-        """What comes next; ``None`` if that is for the log to say."""
-        window = self.channel.window
-        if window is None or window.epoch != self.epoch:
-            return None
-        if self.offset >= window.last:  # as it is most of the time
-            return []
-        if self.offset < window.first - 1:
-            return None
-        return window.after(self.offset, max_bytes)
-
-    def take(self) -> bytes | None:
-        """What comes next, joined, if that is at hand; be behind it."""
-        window = self.channel.window
-        if window is None or window.epoch != self.epoch:
-            return None
-        if not window.first - 1 <= self.offset < window.last:
-            return None
-        frame, self.offset = window.joined_after(self.offset, BATCH)
-        return frame
-
-    def continues(self, page: Page) -> bool:
-        """Whether nothing is missing between here and what the log has."""
-        return self.epoch == page.epoch and page.first - 1 <= self.offset <= page.last
 
 
 class Subscription(AsyncIterator[bytes]):
