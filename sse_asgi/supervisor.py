@@ -310,8 +310,9 @@ class Stream:
                                 if value is None:
                                     trap = pump.send(None)
                                 else:  # of trio: an outcome, which may be an error to raise
-                                    error = getattr(value, "error", None)
-                                    trap = self._pass_on(error, pump.send, value)
+                                    trap = self._pass_on(
+                                        getattr(value, "error", None), pump.send, value
+                                    )
                     except StopIteration:  # the pump has ended
                         pass
                     except _Gone:
@@ -319,6 +320,7 @@ class Stream:
                     except Exception as exc:
                         self._fail(exc)
                     finally:
+                        value = None  # an error's traceback has this frame: no cycle
                         yield from self._close_source().__await__()
                 if not self._closing:
                     self._finishing = True
@@ -354,10 +356,13 @@ class Stream:
         self, error: BaseException | None, resume: Callable[[Any], object], value: object
     ) -> object:
         """Resume the pump with ``error``, in ``value``, which may be a cancellation."""
-        if not (self._waited and isinstance(error, self._cancelled_type)):
-            return resume(value)
-        self._source_told = self._closing
-        trap = resume(value)
+        try:
+            if not (self._waited and isinstance(error, self._cancelled_type)):
+                return resume(value)
+            self._source_told = self._closing
+            trap = resume(value)
+        finally:
+            del error, value  # its traceback has this frame: no cycle for the collector
         if self._waited:  # in the same step
             self._source_waits_cancelled()
         return trap

@@ -654,19 +654,32 @@ async def test_a_thousand_connections_then_none(anyio_backend: str) -> None:
     assert [ref for ref in sources + requests if ref() is not None] == []
 
 
-async def test_a_finished_stream_is_freed_without_the_garbage_collector() -> None:
+@pytest.mark.parametrize("leaves", [False, True], ids=["finished", "its client leaves"])
+async def test_a_stream_is_freed_without_the_garbage_collector(leaves: bool) -> None:
     refs: list[weakref.ref[Any]] = []
 
+    class Local:
+        """Something of the source's own."""
+
     async def source(request: SSERequest) -> AsyncIterator[str]:
+        local = Local()
+        refs.append(weakref.ref(local))
         refs.append(weakref.ref(request._draining.__self__))  # type: ignore[attr-defined]
         yield "a"
+        if leaves:
+            await anyio.sleep_forever()
 
     gc.collect()
     gc.disable()
     try:
-        assert await events_of(sse_app(source)) == ["a"]
+        async with connect(sse_app(source)) as stream:
+            assert (await stream.receive()).data == "a"
+            if not leaves:
+                with pytest.raises(anyio.EndOfStream):
+                    await stream.receive()
+        del stream
         await anyio.lowlevel.checkpoint()
-        assert refs[0]() is None
+        assert [ref() for ref in refs] == [None, None]
     finally:
         gc.enable()
 
