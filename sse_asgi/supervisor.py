@@ -29,7 +29,7 @@ from contextlib import suppress
 from functools import partial
 from inspect import isawaitable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -47,7 +47,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from .options import StreamOptions
     from .scopes import AnyScope
@@ -95,6 +95,18 @@ _FEED_AWAITED_CANCELLED = _AWAITED_CANCELLED.replace("the source", "what feeds t
 
 class _Gone(Exception):
     pass
+
+
+class _Destroyed(BaseException):
+    """The host's coroutine is closed, as a task is destroyed with its event loop: a GeneratorExit,
+    which no ``await`` hands on to an async generator before Python 3.13.
+    """
+
+
+class _Thrown(NamedTuple):
+    """Instead of a value: what was thrown."""
+
+    error: BaseException
 
 
 class Stream:
@@ -305,14 +317,10 @@ class Stream:
                             try:
                                 value = yield trap
                             except BaseException as exc:
-                                trap = self._pass_on(exc, pump.throw, exc)
-                            else:
-                                if value is None:
-                                    trap = pump.send(None)
-                                else:  # of trio: an outcome, which may be an error to raise
-                                    trap = self._pass_on(
-                                        getattr(value, "error", None), pump.send, value
-                                    )
+                                value = _Thrown(exc)  # not from here: it would be its context
+                            if not self._stepping and self._sending_since is not None:
+                                self._last_write = self._clock()
+                            trap = pump.send(None) if value is None else self._pass_on(pump, value)
                     except StopIteration:  # the pump has ended
                         pass
                     except _Gone:
@@ -352,18 +360,24 @@ class Stream:
             error.__cause__ = exc
             self._fail(error)
 
-    def _pass_on(
-        self, error: BaseException | None, resume: Callable[[Any], object], value: object
-    ) -> object:
-        """Resume the pump with ``error``, in ``value``, which may be a cancellation."""
-        try:
-            if not (self._waited and isinstance(error, self._cancelled_type)):
-                return resume(value)
+    def _pass_on(self, pump: Coroutine[Any, Any, None], value: Any) -> object:
+        """Resume the pump with an exception, or an outcome of trio's; it may be a cancellation."""
+        error: Any = getattr(value, "error", None)
+        cancels = self._waited and isinstance(error, self._cancelled_type)
+        if cancels:
             self._source_told = self._closing
-            trap = resume(value)
+        try:
+            if not isinstance(value, _Thrown):
+                trap = pump.send(value)
+            elif isinstance(error, GeneratorExit):
+                trap = pump.throw(_Destroyed())
+            else:
+                trap = pump.throw(error)
+        except _Destroyed:
+            raise GeneratorExit from None
         finally:
             del error, value  # its traceback has this frame: no cycle for the collector
-        if self._waited:  # in the same step
+        if cancels and self._waited:  # in the same step
             self._source_waits_cancelled()
         return trap
 

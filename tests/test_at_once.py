@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -223,6 +224,28 @@ async def test_pings_come_when_nothing_else_does_and_none_after_the_end() -> Non
     assert 1 <= cycle.sent.count(b":\n\n") <= 5
     assert cycle.body == b":\n\n" * cycle.sent.count(b":\n\n") + b"data: a\n\n"
     assert resumed == 1
+
+
+async def test_no_ping_comes_right_after_an_event_that_had_to_wait() -> None:
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.sleep(0)
+        yield "b"
+        await asyncio.sleep(0.05)
+        yield "c"
+        await asyncio.sleep(10)
+
+    cycle = Cycle()
+    async with serving(sse_app(source, ping=0.2), cycle):
+        await cycle.has(b"b")
+        cycle.pause()
+        await asyncio.sleep(0.5)
+        cycle.resume()
+        await cycle.has(b"c")
+        written = time.monotonic()
+        await cycle.has(b":\n\n")
+        assert time.monotonic() - written >= 0.15
+    assert cycle.body.endswith(b"data: c\n\n:\n\n")
 
 
 async def test_a_ping_to_a_client_that_does_not_read_is_bounded_like_any_send() -> None:
@@ -491,3 +514,31 @@ def test_every_subscriber_has_every_event_once_and_in_order(
         assert hub.subscribers() == 0
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="anyio's scopes are left in their task only")
+async def test_a_source_is_closed_when_its_coroutine_is() -> None:
+    """As with a task that is destroyed with its event loop."""
+    recorder = Recorder()
+    closed: list[bool] = []
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await asyncio.sleep(10)
+        finally:
+            closed.append(True)
+
+    app = sse_app(source, on_close=recorder.on_close)
+    cycle = Cycle()
+    stream = app(http_scope(), cycle.receive, cycle.send)
+    task = asyncio.ensure_future(stream)
+    await cycle.has(b"a")
+    with pytest.raises(RuntimeError, match="ignored GeneratorExit"):  # it waits for the watchdog
+        stream.close()
+    assert closed == [True]
+    await until(lambda: recorder.reports)
+    assert recorder.report.reason is CloseReason.CANCELLED
+    task.cancel()
+    with pytest.raises((RuntimeError, asyncio.CancelledError)):
+        await task

@@ -1426,3 +1426,23 @@ async def test_bytes_count_everything_in_the_body() -> None:
     assert recorder.report.events == 2
     assert recorder.report.bytes == len(b"retry: 5\n\ndata: a\n\ndata: b\n\n")
     assert math.isfinite(recorder.report.duration)
+
+
+async def test_what_a_source_has_handled_is_not_the_context_of_what_it_raises_later() -> None:
+    handled: list[object] = []
+
+    async def source() -> AsyncIterator[str]:
+        with anyio.move_on_after(0.01):
+            await anyio.sleep_forever()
+        yield "a"
+        handled.append(sys.exc_info()[1])
+        raise ValueError("unrelated")
+
+    with pytest.raises(ValueError, match="unrelated") as caught:
+        await sse_app(source)(http_scope(), never, _ignore)
+    assert handled == [None]
+    assert caught.value.__context__ is None
+
+
+async def _ignore(message: object) -> None:
+    pass
