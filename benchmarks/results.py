@@ -61,8 +61,10 @@ class Row:
         return statistics.median(shares) if shares else None
 
     def ratio(self, peer: str, base: str) -> float | None:
-        ours, theirs = self.median(peer), self.median(base)
-        return ours / theirs if ours is not None and theirs else None
+        """The median of the ratios within a round: the next may find the machine twice as fast."""
+        rounds = zip(self.samples.get(peer, ()), self.samples.get(base, ()), strict=False)
+        ratios = [ours.value / theirs.value for ours, theirs in rounds if theirs.value]
+        return statistics.median(ratios) if ratios else None
 
     def doubts(self, peer: str) -> list[str]:
         """Why the figure can't be relied on."""
