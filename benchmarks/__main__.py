@@ -59,7 +59,7 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    machine = {**facts(), "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
+    machine = {**facts(), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
     print(", ".join(f"{name}: {value}" for name, value in machine.items()))
     names = options.names or [*BESIDE_PEERS, *IN_PROCESS]
     session = Session(quick=options.quick, names=peers if {*names} & {*BESIDE_PEERS} else ())

@@ -11,12 +11,9 @@ import gc
 import select
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import Self
 
 from .peers.texts import MARK, SENT_AT, SIZE
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 #: Seconds. What comes meanwhile is no more than a socket's buffer takes.
 NAP = 0.005

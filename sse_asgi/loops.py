@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-import sys
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -144,21 +143,16 @@ def clock(loop: Any) -> Callable[[], float]:
     return trio.lowlevel.current_clock().current_time
 
 
-def cancel_requests() -> Callable[[], int | None]:
+def cancel_requests() -> Callable[[], int]:
     """A function that tells how many native cancellations of the calling task are pending.
 
-    Native means by ``Task.cancel()``, not by a cancel scope. trio has none; asyncio counts them
-    since Python 3.11, and before that the answer is ``None``.
+    Native means by ``Task.cancel()``, not by a cancel scope. trio has none.
     """
     try:
         task = asyncio.current_task()
     except RuntimeError:
         task = None
-    if task is None:
-        return int
-    if sys.version_info < (3, 11):
-        return lambda: None
-    return task.cancelling
+    return int if task is None else task.cancelling
 
 
 def of_this_loop(var: RunVar[T], make: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
     from typing import TypeAlias
-
-    from typing_extensions import Self
 
     AnyScope: TypeAlias = "anyio.CancelScope | NativeScope"
 
@@ -32,8 +30,6 @@ AGAIN = 0.1
 
 def native() -> bool:
     """Whether the running task is asyncio's alone, with nothing of anyio's around it."""
-    if sys.version_info < (3, 11):  # a task can't take a cancellation back
-        return False
     try:
         task = asyncio.current_task()
     except RuntimeError:  # trio
@@ -69,7 +65,7 @@ class NativeScope:
         self._outer = outer
         self._inner: NativeScope | None = None
         self._shield = False
-        self._task: Any = None  # a Task of Python 3.11 or later
+        self._task: Any = None
         self._timer: asyncio.TimerHandle | None = None
         self._before = self._requests = 0  # to cancel the task
         self.cancel_called: bool = False
@@ -154,20 +150,16 @@ class NativeScope:
             self._timer = None
 
 
-if sys.version_info >= (3, 11):
+class NativeTaskGroup(asyncio.TaskGroup):
+    """asyncio's, with the method of anyio's."""
 
-    class NativeTaskGroup(asyncio.TaskGroup):
-        """asyncio's, with the method of anyio's."""
-
-        def start_soon(
-            self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
-        ) -> None:
-            """Run ``function`` in a task."""
-            self.create_task(function(*args))
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Run ``function`` in a task."""
+        self.create_task(function(*args))
 
 
 def create_task_group(is_native: bool) -> Any:
     """A task group, native or anyio's."""
-    if sys.version_info >= (3, 11) and is_native:
+    if is_native:
         return NativeTaskGroup()
     return anyio.create_task_group()

@@ -43,9 +43,6 @@ from .scopes import NativeScope
 from .servers import sends_at_once
 from .states import CloseReason, CloseReport, State
 
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
@@ -348,10 +345,7 @@ class Stream:
         ``Task.cancel()`` by the server leaves when the stream has been ended in an orderly way.
         Anything else is the source's fault, and gets words.
         """
-        native = self._cancelled_natively()
-        if native is None:  # Python 3.10: all there is to tell them apart is what anyio says
-            native = "cancel scope" not in str(exc)
-        if native:
+        if self._cancelled_natively():
             self._close(CloseReason.CANCELLED)
             self._cancelled = exc
         elif self._error is None:
@@ -572,13 +566,9 @@ class Stream:
             self._thrown_at = self._clock()
             self._wake_watchdog(self._thrown_at + self._cleanup_timeout)
 
-    def _cancelled_natively(self) -> bool | None:
-        """Whether somebody has called ``Task.cancel()`` on the host (asyncio).
-
-        ``None`` where that is not known.
-        """
-        pending, before = self._cancel_requests(), self._cancel_requests_before
-        return None if pending is None or before is None else pending > before
+    def _cancelled_natively(self) -> bool:
+        """Whether somebody has called ``Task.cancel()`` on the host (asyncio)."""
+        return self._cancel_requests() > self._cancel_requests_before
 
     async def _send_start(self) -> None:
         self._starting = True

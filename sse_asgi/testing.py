@@ -21,7 +21,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 import anyio
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
-
-    from typing_extensions import Self
 
     from .hub import Log, Page, Position, Record
     from .types import ASGIApp, Headers, Message, Scope

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -353,7 +352,6 @@ async def test_an_error_of_the_source_is_not_taken_for_one_of_a_ping(raises: boo
     assert cycle.complete
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task can't tell who cancels it")
 async def test_a_cancellation_does_not_wait_for_a_client_that_does_not_read() -> None:
     recorder = Recorder()
     goes_on = asyncio.Event()
@@ -516,7 +514,6 @@ def test_every_subscriber_has_every_event_once_and_in_order(
     asyncio.run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="anyio's scopes are left in their task only")
 async def test_a_source_is_closed_when_its_coroutine_is() -> None:
     """As with a task that is destroyed with its event loop."""
     recorder = Recorder()

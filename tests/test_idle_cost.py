@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
@@ -64,8 +63,6 @@ def traced() -> Any:
     tracemalloc.stop()
 
 
-# Half of what it takes with anyio's scopes, of which there are none on Python 3.10.
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Task.uncancel() is not there")
 @pytest.mark.parametrize("kind", ["generator", "hub"])
 def test_an_idle_stream_takes_one_task_and_little_memory(kind: str) -> None:
     hub = Hub()

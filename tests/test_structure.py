@@ -111,7 +111,7 @@ def test_the_core_needs_anyio_alone() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     foreign = set(run.stdout.split()) - set(sys.stdlib_module_names) - {"sse_asgi"}
-    assert foreign <= {"anyio", "exceptiongroup", "sniffio", "typing_extensions"}
+    assert foreign <= {"anyio", "sniffio", "typing_extensions"}
 
 
 MODULES = [

@@ -876,8 +876,6 @@ async def test_a_source_that_awaits_something_cancelled_gets_a_clear_message() -
         asyncio.get_running_loop().call_later(0.01, future.cancel)
         await future
 
-    if sys.version_info < (3, 11):
-        pytest.skip("Python 3.10 can't tell it from a cancellation by the server")
     async with connect(sse_app(source)) as stream:
         await stream.receive()
         with pytest.raises(RuntimeError, match="awaited a cancelled task"):
@@ -1067,8 +1065,6 @@ async def test_a_scope_around_the_app_ends_the_stream_in_order() -> None:
 @pytest.mark.parametrize("where", ["waiting", "sending", "ignoring"])
 async def test_a_native_cancellation_ends_the_stream_in_order(where: str) -> None:
     """What hypercorn and daphne do at the end: Task.cancel()."""
-    if where == "ignoring" and sys.version_info < (3, 11):
-        pytest.skip("on Python 3.10 a task can't tell whether it was cancelled")
     recorder = Recorder()
     messages: list[Any] = []
 
@@ -1107,8 +1103,6 @@ async def test_a_native_cancellation_ends_the_stream_in_order(where: str) -> Non
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("then", ["disconnect", "drain"])
 async def test_a_native_cancellation_and_another_end_leave_the_cleanup_alone(then: str) -> None:
-    if sys.version_info < (3, 11):
-        pytest.skip("on Python 3.10 a task can't tell whether it was cancelled")
     recorder = Recorder()
     shutdown = Shutdown()
     gone = anyio.Event()

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
 import anyio
@@ -26,8 +26,6 @@ from .subscription import Start, Subscription
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from types import TracebackType
-
-    from typing_extensions import Self
 
     from ..types import EventLike
     from .log import Log, Page, Record

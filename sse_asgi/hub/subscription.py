@@ -10,7 +10,7 @@ import random
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import anyio
 
@@ -23,8 +23,6 @@ from .positions import Position, join, parse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-
-    from typing_extensions import Self
 
     from ..types import EventLike, FrameReceiver
     from .hub import Hub

@@ -10,13 +10,10 @@ import threading
 import time
 from collections.abc import Coroutine
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from ..servers.clients import DEADLINE
 from ..servers.harness import Certificate, steady_port
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 T = TypeVar("T")
 

@@ -16,15 +16,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote
 
 from ..peers import require_redis
 from ..servers.clients import DEADLINE, wait_for
 from ..servers.harness import Process, steady_port
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class ReplyError(Exception):

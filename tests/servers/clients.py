@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import h2.config
 import h2.connection
@@ -20,8 +20,6 @@ import httpx
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
 
 #: Generous: nothing here takes so long but on a machine that is very busy.
 DEADLINE = 30.0

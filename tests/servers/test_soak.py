@@ -75,7 +75,7 @@ class Crowd:
     async def pause(self, most: float) -> None:
         try:
             await asyncio.wait_for(self.over.wait(), self.chance.uniform(0, most * PACE))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             pass
 
     def ask(self, writer: asyncio.StreamWriter) -> None:

@@ -1,7 +1,7 @@
 """What users write, and type checkers have nothing to say about."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, assert_type
 
 import anyio
 import anyio.lowlevel
@@ -12,7 +12,6 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp as StarletteASGIApp
-from typing_extensions import assert_type
 
 import sse_asgi.starlette
 from sse_asgi import (
