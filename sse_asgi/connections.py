@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anyio.lowlevel import RunVar
 
-from .loops import after, clock, current_loop, of_this_loop
+from .runtime import current, of_this_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +60,7 @@ class Connections:
     """The connections of this process, as one event loop knows them."""
 
     def __init__(self) -> None:
-        self._loop = current_loop()
-        self._clock = clock(self._loop)
+        self._runtime = current()
         self._files: dict[Ends, int] = {}
         self._look_again = -math.inf
 
@@ -79,7 +78,7 @@ class Connections:
         """
         ends = _ends_of_scope(scope)
         if ends is not None:
-            after(self._loop, seconds, partial(self._see_whether_stuck, ends, None))
+            self._runtime.after(seconds, partial(self._see_whether_stuck, ends, None))
 
     def _give_up(self, ends: Ends) -> bool:
         try:
@@ -106,7 +105,7 @@ class Connections:
             if waits and taken == before:
                 _shut_down(connection)
             elif waits:
-                after(self._loop, MOMENT, partial(self._see_whether_stuck, ends, taken))
+                self._runtime.after(MOMENT, partial(self._see_whether_stuck, ends, taken))
 
     def _find(self, ends: Ends) -> socket.socket | None:
         """A duplicate of the socket that connects these addresses; ``None`` where there is none.
@@ -120,7 +119,7 @@ class Connections:
         return found
 
     def _look(self) -> None:
-        now = self._clock()
+        now = self._runtime.clock()
         if now < self._look_again:
             raise _TooEarly
         begin = perf_counter()
@@ -132,7 +131,7 @@ class Connections:
         self._look_again = now + (perf_counter() - begin) / SHARE
 
     def _later(self, function: Callable[[], object]) -> None:
-        after(self._loop, max(self._look_again - self._clock(), 0), function)
+        self._runtime.after(max(self._look_again - self._runtime.clock(), 0), function)
 
     def _duplicate(self, ends: Ends) -> socket.socket | None:
         if ends not in self._files:

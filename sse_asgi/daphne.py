@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import RunVar
 
-from .loops import after, current_loop, of_this_loop
+from .runtime import current, of_this_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,7 +118,7 @@ class _Hold:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._loop = current_loop()
+        self._runtime = current()
         self._streams: set[Callable[[], object]] = set()
         self._trigger: Any = None
         self._ended: Any = None  # a Deferred, when the reactor is stopping
@@ -137,7 +137,7 @@ class _Hold:
         if self._streams:
             return
         if self._ended is not None:
-            after(self._loop, LAST_WORDS, partial(self._ended.callback, None))
+            self._runtime.after(LAST_WORDS, partial(self._ended.callback, None))
         else:
             self._reactor.removeSystemEventTrigger(self._trigger)
             self._trigger = None
@@ -168,7 +168,7 @@ def hold(shut_down: Callable[[], object]) -> Callable[[], object] | None:
 def _reactor() -> Any:
     """Twisted's reactor, if it runs in this event loop."""
     reactor: Any = sys.modules.get("twisted.internet.reactor")
-    return reactor if getattr(reactor, "_asyncioEventloop", None) is current_loop() else None
+    return reactor if current().is_of(getattr(reactor, "_asyncioEventloop", None)) else None
 
 
 def _requests(reactor: Any) -> Iterator[Any]:

@@ -7,13 +7,12 @@ holds on to. That coroutine is looked for among the tasks of the event loop.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from .loops import current_loop
+from .runtime import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,23 +75,8 @@ def _uvicorn_is_stopping(server: Any) -> bool:
 
 def _frames() -> Iterator[FrameType]:
     """The frames of all coroutines that the tasks of this event loop wait in."""
-    for coroutine in _coroutines_of_tasks():
+    for coroutine in current().coroutines():
         waits_in: Any = coroutine
         while (frame := getattr(waits_in, "cr_frame", None)) is not None:
             yield frame
             waits_in = waits_in.cr_await
-
-
-def _coroutines_of_tasks() -> Iterator[object]:
-    if isinstance(current_loop(), asyncio.AbstractEventLoop):
-        for task in asyncio.all_tasks():
-            yield task.get_coro()
-        return
-    import trio.lowlevel
-
-    unseen = [trio.lowlevel.current_root_task()]
-    while unseen:
-        if (trio_task := unseen.pop()) is not None:
-            yield trio_task.coro
-            for nursery in trio_task.child_nurseries:
-                unseen += nursery.child_tasks

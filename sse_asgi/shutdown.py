@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 from anyio.lowlevel import RunVar, checkpoint
 
-from .loops import call_soon, clock, current_loop, of_this_loop, repeat
+from .runtime import current, of_this_loop
 from .servers import stopping_servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
     from typing import TypeGuard
+
+    from .runtime.base import Runtime
 
 __all__ = ["Shutdown"]
 
@@ -82,9 +84,9 @@ class Shutdown:
         self._said = False
         # Apart from what was said: this is about one server, and another may follow it.
         self.signalled: bool = False
-        self._listeners: dict[Listener, object] = {}  # and their event loops
+        self._listeners: dict[Listener, Runtime] = {}  # and their event loops
         self._hear_at_once: set[Listener] = set()
-        self._queues: dict[object, _Queue] = {}  # of the event loops where not all are told yet
+        self._queues: dict[Runtime, _Queue] = {}  # of the event loops where not all are told yet
 
     def __repr__(self) -> str:
         return f"<Shutdown draining={self.draining} streams={len(self._listeners)}>"
@@ -132,19 +134,19 @@ class Shutdown:
 
         It waits for its turn where not all are told at once, unless it is to hear ``at_once``.
         """
-        self._listeners[listener] = current_loop()
+        self._listeners[listener] = current()
         if at_once:
             self._hear_at_once.add(listener)
         _servers().attach(self)
 
     def forget(self, listener: Listener) -> None:
         """Undo :meth:`listen`, in the same event loop."""
-        loop = self._listeners.pop(listener)
+        runtime = self._listeners.pop(listener)
         self._hear_at_once.discard(listener)
-        if (queue := self._queues.get(loop)) is not None:
+        if (queue := self._queues.get(runtime)) is not None:
             queue.forget(listener)
             if not queue.waiting:
-                del self._queues[loop]
+                del self._queues[runtime]
         _servers().detach(self)
 
     def note(self, stopping: bool) -> None:
@@ -156,29 +158,28 @@ class Shutdown:
     def _notify(self, grace: float | None = None) -> None:
         # One call an event loop: each wakes its loop by a system call. No lock: this may run in
         # a signal handler, on top of a thread that holds it.
-        for loop in set(self._listeners.values()):
-            call_soon(loop, self._notify_here, loop, grace)
+        for runtime in set(self._listeners.values()):
+            runtime.from_thread(self._notify_here, runtime, grace)
 
-    def _notify_here(self, loop: object, grace: float | None) -> None:
-        for listener, its_loop in list(self._listeners.items()):
-            if its_loop is not loop:
+    def _notify_here(self, runtime: Runtime, grace: float | None) -> None:
+        for listener, its_runtime in list(self._listeners.items()):
+            if its_runtime is not runtime:
                 continue
             if self._streams_per_second is None or listener in self._hear_at_once:
                 listener(grace)
             else:
-                if loop not in self._queues:
-                    self._queues[loop] = _Queue(loop, self._streams_per_second)
-                self._queues[loop].append(listener, grace)
+                if runtime not in self._queues:
+                    self._queues[runtime] = _Queue(runtime, self._streams_per_second)
+                self._queues[runtime].append(listener, grace)
 
 
 class _Queue:
     """Tells the listeners of one event loop, so many a second."""
 
-    def __init__(self, loop: object, per_second: float) -> None:
-        self._loop = loop
+    def __init__(self, runtime: Runtime, per_second: float) -> None:
+        self._runtime = runtime
         self._per_second = per_second
         self._allowance = 1.0
-        self._clock = clock(loop)
         self._ticked = 0.0
         self.waiting: dict[Listener, list[float | None]] = {}
         self._stop: Callable[[], object] | None = None
@@ -186,8 +187,8 @@ class _Queue:
     def append(self, listener: Listener, grace: float | None) -> None:
         self.waiting.setdefault(listener, []).append(grace)
         if self._stop is None:
-            self._ticked = self._clock() + TICK  # one at the first tick
-            self._stop = repeat(self._loop, TICK, self._tell_some)
+            self._ticked = self._runtime.clock() + TICK  # one at the first tick
+            self._stop = self._runtime.every(TICK, self._tell_some)
 
     def forget(self, listener: Listener) -> None:
         self.waiting.pop(listener, None)
@@ -196,7 +197,7 @@ class _Queue:
             self._stop = None
 
     def _tell_some(self) -> None:
-        now = self._clock()
+        now = self._runtime.clock()
         self._allowance += max(now - self._ticked, 0) * self._per_second
         self._ticked = now
         while self._allowance >= 1 and self.waiting:
@@ -214,8 +215,7 @@ class _Servers:
         self.shutdown = Shutdown()
         self._stopping = False
         self._attached: Counter[Shutdown] = Counter()
-        self._loop = current_loop()
-        self._clock = clock(self._loop)
+        self._runtime = current()
         self._see_stopping: Callable[[], bool] | None = None
         self._looked = -math.inf
         self._stop_watching: Callable[[], object] | None = None
@@ -231,7 +231,7 @@ class _Servers:
         if stopping or handles_signals or shutdown is self.shutdown:
             shutdown.note(stopping)
         if self._stop_watching is None and self._see_stopping is not None:
-            self._stop_watching = repeat(self._loop, WATCH, self._watch)
+            self._stop_watching = self._runtime.every(WATCH, self._watch)
 
     def detach(self, shutdown: Shutdown) -> None:
         self._attached[shutdown] -= 1
@@ -250,8 +250,8 @@ class _Servers:
             return False
         # Those that were known are about to go, and another may have come. Where none is known,
         # not for every stream: this looks at all tasks.
-        if see is not None or self._clock() >= self._looked + LOOK_AGAIN:
-            self._looked = self._clock()
+        if see is not None or self._runtime.clock() >= self._looked + LOOK_AGAIN:
+            self._looked = self._runtime.clock()
             self._see_stopping = see = stopping_servers()
         return see is not None and see()
 

@@ -13,7 +13,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from .errors import HTTPError
-from .loops import call_soon, current_loop, of_this_loop
+from .runtime import current, of_this_loop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -116,7 +116,7 @@ class ThreadSource:
     """
 
     def __init__(self, source: Iterable[EventLike]) -> None:
-        self._loop = current_loop()
+        self._runtime = current()
         self._limiter = current_thread_limiter()
         if self._limiter.available_tokens < 1:
             raise HTTPError(503, "all threads for streams are busy", headers={"retry-after": "5"})
@@ -176,7 +176,7 @@ class ThreadSource:
                     self._context.run(close)
             except BaseException as exc:
                 self._close_error = exc
-        call_soon(self._loop, self._note_closed)
+        self._runtime.from_thread(self._note_closed)
 
     def _note_closed(self) -> None:
         self._limiter.release_on_behalf_of(self)

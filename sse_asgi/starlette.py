@@ -24,8 +24,8 @@ from .encoder import encode as encode_event
 from .errors import HTTPError, SSEError
 from .event import DataT_co, data_text, json_text
 from .event import ServerSentEvent as StrictEvent
-from .loops import of_this_loop
 from .options import StreamOptions, check_function, merge_headers
+from .runtime import of_this_loop
 from .shutdown import server_shutdown
 from .source import check_source, discard, open_source
 from .states import CloseReason

@@ -34,12 +34,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from . import loops, scopes
+from . import runtime
 from .connections import connections
 from .daphne import Throttle, hold, throttle
 from .encoder import encode
 from .errors import HTTPError
-from .scopes import NativeScope
+from .runtime.base import nothing
 from .servers import sends_at_once
 from .states import CloseReason, CloseReport, State
 
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from .options import StreamOptions
-    from .scopes import AnyScope
+    from .runtime.base import Cancel
+    from .runtime.base import Scope as CancelScope
     from .shutdown import Shutdown
     from .source import OpenSource
     from .types import EventLike, Message, Receive, Scope, Send
@@ -126,9 +127,9 @@ class Stream:
         "_clock", "_closing", "_connections", "_daphne_tells", "_do_not_give_up", "_drain_ends",
         "_encode", "_ended", "_error", "_events", "_failure", "_fed", "_feed", "_feeding",
         "_finishing", "_given_up", "_headers", "_held", "_interruption", "_joins", "_last_words",
-        "_last_write", "_lifetime_ends", "_listen_again", "_loop", "_native", "_no_ping",
+        "_last_write", "_lifetime_ends", "_listen_again", "_no_ping",
         "_on_drain", "_opened", "_options", "_patience", "_pause", "_ping", "_pings_at_once",
-        "_raw_send", "_reason", "_receive", "_scope", "_send_timeout", "_sending_since",
+        "_raw_send", "_reason", "_receive", "_runtime", "_scope", "_send_timeout", "_sending_since",
         "_sends_at_once", "_shutdown", "_source", "_source_told", "_started", "_starting",
         "_starts", "_state", "_status", "_stepping", "_throttle", "_thrown_at", "_turn_comes",
         "_turned", "_waited", "_wakes", "_watchdog_sends",
@@ -176,13 +177,13 @@ class Stream:
         self._send_timeout = _or_forever(options.send_timeout)
         self._cleanup_timeout = _or_forever(options.cleanup_timeout)
 
-        self._loop = loops.current_loop()
-        self._clock = loops.clock(self._loop)
+        self._runtime = runtime.of_task()
+        self._clock = self._runtime.clock
         self._opened = self._last_write = now = self._clock()
         self._turned = monotonic()  # uvloop's clock stands still within a turn
         self._starting = self._started = self._finishing = self._ended = False
         self._last_words = b""
-        self._joins = loops.is_asyncio(self._loop)
+        self._joins = self._runtime.joins
         self._held: list[bytes] = []  # events that are to be joined
         self._sends_at_once = self._joins and sends_at_once(send)
         # A function of the application's may want a task around it.
@@ -193,33 +194,27 @@ class Stream:
         self._drain_ends = math.inf
         self._sending_since: float | None = None
         self._thrown_at: float | None = None
-        self._cancelled_type = anyio.get_cancelled_exc_class()
+        self._cancelled_type = self._runtime.cancelled
 
-        self._native = scopes.native()
-        self._interruption: AnyScope
-        self._cleanup: AnyScope
-        if self._native:
-            self._interruption = NativeScope()
-            self._cleanup = NativeScope(outer=self._interruption)
-        else:
-            self._interruption, self._cleanup = anyio.CancelScope(shield=True), anyio.CancelScope()
+        self._interruption = self._runtime.scope(shield=True)
+        self._cleanup = self._runtime.scope(within=self._interruption)
         self._stepping = self._waited = False  # the source: on to an event; and in that step
         self._source_told = False  # whether a cancellation has entered it
-        self._cancel_requests = loops.cancel_requests()
+        self._cancel_requests = self._runtime.cancels()
         self._cancel_requests_before = self._cancel_requests()
 
-        self._feeding: AnyScope | None = None
+        self._feeding: CancelScope | None = None
         self._fed: anyio.Event | None = None
-        self._pause = self._cancel_scope()  # what the watchdog waits in
+        self._pause = self._runtime.scope()  # what the watchdog waits in
         self._wakes = math.inf  # its deadline
         self._watchdog_sends = False
         self._aside = b""  # what it is to send
         self._aside_events = 0
-        self._no_ping: Callable[[], object] = _nothing
+        self._no_ping: Cancel = nothing
         self._turn_comes: anyio.Event | None = None
         self._connections = connections()
         self._given_up = False  # its connection
-        self._do_not_give_up: Callable[[], object] = _nothing
+        self._do_not_give_up: Cancel = nothing
         self._listen_again = self._patience = 0.0
 
     @property
@@ -249,11 +244,11 @@ class Stream:
         try:
             if self._shutdown.draining:
                 self._shut_down(0)
-            async with scopes.create_task_group(self._native) as tasks:
+            async with self._runtime.task_group() as tasks:
                 if self._feed is not None and self._clock() < self._drain_ends:
                     self._fed = anyio.Event()
                     # Its cleanup may take its time, as long as the source's and more.
-                    self._feeding = self._cancel_scope(again=2 * self._cleanup_timeout)
+                    self._feeding = self._runtime.scope(again=2 * self._cleanup_timeout)
                     tasks.start_soon(self._run_feed, self._feed, self._feeding, self._fed)
                 tasks.start_soon(self._watch)
                 await self._host()
@@ -286,11 +281,6 @@ class Stream:
         await checkpoint_if_cancelled()
         if self._cancelled_natively():  # a scope of an older anyio may have kept it
             raise self._cancelled_type
-
-    def _cancel_scope(self, deadline: float = math.inf, again: float = scopes.AGAIN) -> AnyScope:
-        if self._native:
-            return NativeScope(deadline=deadline, again=again)
-        return anyio.CancelScope(deadline=deadline)
 
     # -- the host: steps the source and sends what it yields -------------------------------------
 
@@ -642,15 +632,15 @@ class Stream:
                 )
 
     async def _run_feed(
-        self, feed: Callable[[], Awaitable[object]], feeding: AnyScope, ended: anyio.Event
+        self, feed: Callable[[], Awaitable[object]], feeding: CancelScope, ended: anyio.Event
     ) -> None:
         """Run what feeds the source, for as long as the source is read."""
-        cancel_requests = loops.cancel_requests()
+        cancel_requests = self._runtime.cancels()
         try:
             with feeding:
                 await feed()
         except self._cancelled_type as exc:
-            if self._native and cancel_requests():  # from around the application
+            if cancel_requests():  # from around the application
                 raise
             await checkpoint_if_cancelled()  # from there, too
             error = RuntimeError(_FEED_AWAITED_CANCELLED)
@@ -689,7 +679,7 @@ class Stream:
                 if not self._closing:
                     self._wakes = self._next_deadline()
                     # A pending receive() may be cancelled and called again: no message is lost.
-                    with self._cancel_scope(self._wakes) as self._pause:
+                    with self._runtime.scope(deadline=self._wakes) as self._pause:
                         if (rest := self._listen_again - self._clock()) > 0:
                             await anyio.sleep(rest)
                         self._heard(await self._receive())
@@ -787,7 +777,7 @@ class Stream:
         self._wakes = min(now + self._send_timeout, self._drain_deadline(), too_old)
         do_not_give_up = self._give_up_in(self._send_timeout)
         try:
-            with self._cancel_scope(self._wakes) as self._pause:
+            with self._runtime.scope(deadline=self._wakes) as self._pause:
                 if not self._started:
                     await self._send_start()
                 await self._send(_body(frame))
@@ -817,7 +807,7 @@ class Stream:
             self._wakes = self._pause.deadline = at
 
     def _ping_later(self, seconds: float) -> None:
-        self._no_ping = loops.after(self._loop, seconds, self._ping_at_once)
+        self._no_ping = self._runtime.after(seconds, self._ping_at_once)
 
     def _ping_at_once(self) -> None:
         """Ping where that takes no task: to wake one costs ten times as much."""
@@ -1012,14 +1002,14 @@ class Stream:
         if self._started and _hides_broken_responses(self._scope):
             await self._send_last(b"")
 
-    def _give_up_in(self, seconds: float) -> Callable[[], object]:
+    def _give_up_in(self, seconds: float) -> Cancel:
         """Give the connection up if a send takes so long that can't be cancelled, unless what is
         returned is called before.
         """
         # hypercorn shields its sends on trio. On trio this costs a task.
         if "hypercorn.trio" in sys.modules:
-            return loops.after(self._loop, seconds, self._give_up_send)
-        return _nothing
+            return self._runtime.after(seconds, self._give_up_send)
+        return nothing
 
     def _give_up_send(self) -> None:
         if self._sending_since is not None:  # else something else has taken so long
@@ -1077,10 +1067,6 @@ def _hides_broken_responses(scope: Scope) -> bool:
 
 def _body(frame: bytes, more_body: bool = True) -> Message:
     return {"type": "http.response.body", "body": frame, "more_body": more_body}
-
-
-def _nothing() -> None:
-    pass
 
 
 def _or_forever(seconds: float | None) -> float:

@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 import trio.lowlevel
 from anyio.lowlevel import checkpoint
 
-from sse_asgi import CloseReason, CloseReport, HTTPError, Shutdown, loops, sse_app
+from sse_asgi import CloseReason, CloseReport, HTTPError, Shutdown, sse_app
 from sse_asgi.testing import connect
 
 from .streams import Recorder, http_scope, never, on_mock_clock
@@ -867,7 +868,7 @@ async def test_a_source_may_poll_with_timeouts_of_its_own_for_longer_than_a_clea
 
 
 async def test_a_source_that_awaits_something_cancelled_gets_a_clear_message() -> None:
-    if "trio" in type(loops.current_loop()).__module__:
+    if isinstance(anyio.lowlevel.current_token().native_token, trio.lowlevel.TrioToken):
         pytest.skip("trio has nothing that could be awaited when it is cancelled")
 
     async def source() -> AsyncIterator[str]:

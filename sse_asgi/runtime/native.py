@@ -1,62 +1,48 @@
-"""The cancel scopes and the task group of a stream: anyio's, or asyncio's own where they do.
+"""asyncio with its own means: for a task that nothing of anyio's is around.
 
-A task of anyio's with the scopes around it takes three times the memory of a bare one, in every
-stream that waits. It is needed on trio, and on asyncio where somebody may cancel the stream by a
-scope around it. A server does not: it runs an application in a task of asyncio's, and cancels that.
+A scope of anyio's takes three times the memory, in every stream that waits. See
+:func:`sse_asgi.runtime.of_task` for which task may do without.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import sys
 from typing import TYPE_CHECKING, Any, Self
 
-import anyio
+from .asyncio import AsyncioRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
-    from typing import TypeAlias
 
-    AnyScope: TypeAlias = "anyio.CancelScope | NativeScope"
+    from .base import Scope
 
-__all__ = ["NativeScope", "create_task_group", "native"]
+__all__ = ["NativeRuntime", "NativeScope"]
 
 #: A task that goes on although it was cancelled is cancelled again after so many seconds, as anyio
 #: would do at once.
 AGAIN = 0.1
 
 
-def native() -> bool:
-    """Whether the running task is asyncio's alone, with nothing of anyio's around it."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # trio
-        return False
-    # anyio does not say so, but has a list: the tasks that it made, and those with scopes.
-    known = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", None)
-    return task is not None and known is not None and task not in known
-
-
 class NativeScope:
-    """What a stream needs of :class:`anyio.CancelScope`, by the means of asyncio.
+    """A cancel scope by the means of asyncio.
 
-    A scope within another, entered in the same task, is told of it. Cancelled from other tasks, or
-    at its deadline. What catches the cancellation may wait, and is cancelled again after ``again``
-    seconds.
+    A task may be cancelled by its deadline or from another task. What catches the cancellation may
+    wait, and is cancelled again after ``again`` seconds. A scope that is entered within another, in
+    the same task, is told of that one: a shield of the inner one keeps the outer one out.
     """
 
     __slots__ = (
-        "_again", "_before", "_deadline", "_inner", "_outer", "_requests", "_shield", "_task",
-        "_timer",
-        "cancel_called", "cancelled_caught",
+        "_again", "_before", "_deadline", "_inner", "_outer", "_requests", "_task", "_timer",
+        "cancel_called", "cancelled_caught", "shield",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
         deadline: float = math.inf,
+        shield: bool = False,
         outer: NativeScope | None = None,
         again: float = AGAIN,
     ) -> None:
@@ -64,10 +50,10 @@ class NativeScope:
         self._deadline = deadline
         self._outer = outer
         self._inner: NativeScope | None = None
-        self._shield = False
         self._task: Any = None
         self._timer: asyncio.TimerHandle | None = None
         self._before = self._requests = 0  # to cancel the task
+        self.shield: bool = shield
         self.cancel_called: bool = False
         self.cancelled_caught: bool = False
 
@@ -94,7 +80,7 @@ class NativeScope:
             task.uncancel()
         if (outer := self._outer) is not None:
             outer._inner = None
-            if outer.cancel_called and self._shield:  # it was kept from that
+            if outer.cancel_called and self.shield:  # it was kept from that
                 outer._cancel_in(0)
         if self._requests and isinstance(exc, asyncio.CancelledError):
             self.cancelled_caught = task.cancelling() <= self._before
@@ -102,7 +88,7 @@ class NativeScope:
 
     @property
     def deadline(self) -> float:
-        """When it is cancelled, in the time of the event loop."""
+        """When the scope is cancelled, by the clock of the event loop."""
         return self._deadline
 
     @deadline.setter
@@ -112,15 +98,6 @@ class NativeScope:
             self._stop_timer()
             if deadline < math.inf:
                 self._timer = self._task.get_loop().call_at(deadline, self.cancel)
-
-    @property
-    def shield(self) -> bool:
-        """Whether it keeps the cancellation of the outer scope out."""
-        return self._shield
-
-    @shield.setter
-    def shield(self, shield: bool) -> None:
-        self._shield = shield
 
     def cancel(self) -> None:
         """Cancel the task, wherever it waits within the scope."""
@@ -151,15 +128,33 @@ class NativeScope:
 
 
 class NativeTaskGroup(asyncio.TaskGroup):
-    """asyncio's, with the method of anyio's."""
+    """The task group of asyncio, with the method of anyio's."""
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Run ``function`` in a task."""
+        """Run a coroutine function in a task of the group."""
         self.create_task(function(*args))
 
 
-def create_task_group(is_native: bool) -> Any:
-    """A task group, native or anyio's."""
-    if is_native:
+class NativeRuntime(AsyncioRuntime):
+    """See :class:`~sse_asgi.runtime.base.Runtime`."""
+
+    def scope(
+        self,
+        *,
+        deadline: float = math.inf,
+        shield: bool = False,
+        within: Scope | None = None,
+        again: float | None = None,
+    ) -> Scope:
+        """Make a :class:`NativeScope`."""
+        assert within is None or isinstance(within, NativeScope)
+        return NativeScope(
+            deadline=deadline,
+            shield=shield,
+            outer=within,
+            again=AGAIN if again is None else again,
+        )
+
+    def task_group(self) -> Any:
+        """Make a task group of asyncio's."""
         return NativeTaskGroup()
-    return anyio.create_task_group()

@@ -1,0 +1,87 @@
+"""The event loop that is running, asyncio's or trio's, as one interface (``base.py``).
+
+The only place that asks which of them it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from asyncio import AbstractEventLoop, current_task, get_running_loop
+from typing import TYPE_CHECKING, TypeVar
+
+from anyio.lowlevel import RunVar, current_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .base import Runtime
+
+__all__ = ["current", "of_task", "of_this_loop"]
+
+T = TypeVar("T")
+
+_of_loop: RunVar[Runtime] = RunVar("sse_asgi.runtime")
+_native_of_loop: RunVar[Runtime] = RunVar("sse_asgi.runtime.native")
+
+
+def current() -> Runtime:
+    """Return the runtime of the running event loop: one object for each loop.
+
+    :raises anyio.NoEventLoopError: there is none in this thread. A callback of trio's that no task
+        has made is in none either.
+    """
+    return of_this_loop(_of_loop, _make)
+
+
+def of_task() -> Runtime:
+    """Return the runtime that fits the running task.
+
+    A task of anyio's with scopes around it takes three times the memory of a bare one, in every
+    stream that waits. anyio's are needed on trio, and on asyncio if somebody may cancel the stream
+    by a scope around it. A server does not: it runs an application in a task of asyncio's, and
+    cancels that. Such a task gets :class:`~sse_asgi.runtime.native.NativeRuntime`.
+    """
+    if not _is_bare_task():
+        return current()
+    return of_this_loop(_native_of_loop, _make_native)
+
+
+def of_this_loop(var: RunVar[T], make: Callable[[], T]) -> T:
+    """Return the value of ``var`` in the running event loop, made at the first call."""
+    try:
+        return var.get()
+    except LookupError:
+        value = make()
+        var.set(value)
+        return value
+
+
+def _make() -> Runtime:
+    # Not asyncio.get_running_loop(): trio may be a guest in asyncio's.
+    native = current_token().native_token
+    if isinstance(native, AbstractEventLoop):
+        from .asyncio import AsyncioRuntime
+
+        return AsyncioRuntime(native)
+    import trio.lowlevel
+
+    from .trio import TrioRuntime
+
+    return TrioRuntime(trio.lowlevel.current_trio_token())
+
+
+def _make_native() -> Runtime:
+    from .native import NativeRuntime
+
+    return NativeRuntime(get_running_loop())
+
+
+def _is_bare_task() -> bool:
+    """Return whether the running task is asyncio's alone, with nothing of anyio's around it."""
+    try:
+        task = current_task()
+    except RuntimeError:  # trio
+        return False
+    # anyio does not say so, but has a list: the tasks that it made, and those with scopes.
+    known = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", None)
+    return task is not None and known is not None and task not in known

@@ -1,0 +1,83 @@
+"""asyncio, or an event loop that takes its place, with the cancel scopes of anyio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from .base import Runtime, nothing
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from .base import Cancel
+
+__all__ = ["AsyncioRuntime"]
+
+
+class AsyncioRuntime(Runtime):
+    """See :class:`~sse_asgi.runtime.base.Runtime`."""
+
+    joins = True
+    cancelled = asyncio.CancelledError
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop: Any = ref(loop)
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The method ``time`` of the event loop.
+
+        ``anyio.current_time`` looks the event loop up at each call, at ten times the price.
+        """
+        clock: Callable[[], float] = self._loop().time
+        return clock
+
+    def cancels(self) -> Callable[[], int]:
+        """Return ``Task.cancelling`` of the running task."""
+        task = asyncio.current_task()
+        return int if task is None else task.cancelling
+
+    def after(self, seconds: float, function: Callable[[], object]) -> Cancel:
+        """Call a function in so many seconds."""
+        if seconds == math.inf:
+            return nothing
+        cancel: Cancel = self._loop().call_later(seconds, function).cancel
+        return cancel
+
+    def is_of(self, loop: object) -> bool:
+        """Return whether this is the runtime of an event loop."""
+        return self._loop() is loop
+
+    def coroutines(self) -> Iterator[object]:
+        """Return the coroutines of all tasks."""
+        return (task.get_coro() for task in asyncio.all_tasks())
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Call a function in the next iteration of the event loop.
+
+        The context is empty: who asks for the call is not who it is made for.
+        """
+        self._loop().call_soon(function, context=contextvars.Context())
+
+    def from_thread(self, function: Callable[..., object], *args: object) -> None:
+        """Have a function called in the event loop, from any thread."""
+        if (loop := self._loop()) is not None:
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(function, *args)
+
+    def parked(self, hand_over: Callable[[Callable[[], object]], object]) -> Awaitable[None]:
+        """Wait in a bare future."""
+        future: asyncio.Future[None] = self._loop().create_future()
+        hand_over(partial(_set_result, future))
+        return future
+
+
+def _set_result(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,146 @@
+"""What the library asks of an event loop, and anyio has no name or no cheap one for."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+
+import anyio
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Cancel", "Runtime", "Scope", "nothing"]
+
+#: Undoes what has returned it. It may be called at any time, and more than once.
+Cancel: TypeAlias = Callable[[], object]
+
+
+def nothing() -> None:
+    """Do nothing. This is the :data:`Cancel` of what never happens."""
+
+
+class Scope(Protocol):
+    """A cancel scope: what a stream needs of :class:`anyio.CancelScope`."""
+
+    #: When the scope is cancelled, by the clock of the event loop.
+    deadline: float
+    #: Whether the scope keeps out the cancellation of a scope around it.
+    shield: bool
+
+    @property
+    def cancel_called(self) -> bool:
+        """Whether the scope has been cancelled, by a call or by its deadline."""
+        ...
+
+    @property
+    def cancelled_caught(self) -> bool:
+        """Whether the scope was left by its own cancellation."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel whatever waits within the scope."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None: ...
+
+
+class Runtime(ABC):
+    """An event loop, as the library uses it.
+
+    There is one object for each event loop, so it serves as the key of what belongs to that loop.
+    It does not keep the loop alive. If it did, nothing that is kept for a loop
+    (:class:`anyio.lowlevel.RunVar`) would ever be freed.
+    """
+
+    #: Whether a stream may join events: see ``supervisor/pump.py``.
+    joins: bool
+
+    #: The exception class of a cancellation.
+    cancelled: type[BaseException]
+
+    @property
+    @abstractmethod
+    def clock(self) -> Callable[[], float]:
+        """The clock of the event loop, in seconds. Deadlines of scopes are times of this clock."""
+
+    def scope(
+        self,
+        *,
+        deadline: float = math.inf,
+        shield: bool = False,
+        within: Scope | None = None,
+        again: float | None = None,
+    ) -> Scope:
+        """Make a cancel scope.
+
+        :param deadline: when the scope is cancelled.
+        :param shield: whether the scope keeps out cancellations from around it.
+        :param within: the scope of the same task that will be entered directly around this one.
+        :param again: after how many seconds a task that goes on although it was cancelled is
+            cancelled again. The scopes of anyio do that at once.
+        """
+        return anyio.CancelScope(deadline=deadline, shield=shield)
+
+    def task_group(self) -> Any:
+        """Make a task group, with the method ``start_soon`` of anyio's."""
+        return anyio.create_task_group()
+
+    @abstractmethod
+    def cancels(self) -> Callable[[], int]:
+        """Return a function that counts the pending ``Task.cancel()`` of the calling task.
+
+        trio has no such calls. Cancellations by a scope of anyio's do not count.
+        """
+
+    @abstractmethod
+    def after(self, seconds: float, function: Callable[[], object]) -> Cancel:
+        """Call a function in so many seconds. Use this within the event loop."""
+
+    def every(self, seconds: float, function: Callable[[], object]) -> Cancel:
+        """Call a function every so many seconds. Use this within the event loop."""
+        cancel: Cancel
+
+        def again() -> None:
+            nonlocal cancel
+            cancel = self.after(seconds, again)
+            function()
+
+        cancel = self.after(seconds, again)
+        return lambda: cancel()
+
+    @abstractmethod
+    def is_of(self, loop: object) -> bool:
+        """Return whether this is the runtime of an event loop: asyncio's, or a token of trio's."""
+
+    @abstractmethod
+    def coroutines(self) -> Iterator[object]:
+        """Return the coroutines of all tasks of the event loop."""
+
+    @abstractmethod
+    def soon(self, function: Callable[[], object]) -> None:
+        """Call a function after what is going on now, in an empty context."""
+
+    @abstractmethod
+    def from_thread(self, function: Callable[..., object], *args: object) -> None:
+        """Have a function called in the event loop, from any thread or from a signal handler.
+
+        This does not wait. Nothing happens if the event loop is closed.
+        """
+
+    @abstractmethod
+    def parked(self, hand_over: Callable[[Callable[[], object]], object]) -> Awaitable[None]:
+        """Wait until somebody calls the function that ``hand_over`` is given.
+
+        After that the function does nothing. This is what :class:`anyio.Event` is for, at a fifth
+        of its memory. Await it at once, within the event loop.
+        """
