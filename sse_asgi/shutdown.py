@@ -7,7 +7,7 @@ streams and then calls the server's. Handlers are put back when the last stream 
 
 Where there is no signal (a server in another thread, one that was stopped by a limit or by its
 program, or that handles signals in another process), the server is watched, if it is one that can
-be: see ``servers.py``. And there is :meth:`Shutdown.drain`.
+be: see ``servers/running.py``. And there is :meth:`Shutdown.drain`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import anyio
 from anyio.lowlevel import RunVar, checkpoint
 
 from .runtime import current, of_this_loop
-from .servers import stopping_servers
+from .servers.running import stopping_servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,10 +23,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-import sys
 import types
-from contextlib import suppress
-from functools import partial
 from inspect import isawaitable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,12 +32,10 @@ import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import runtime
-from .connections import connections
-from .daphne import Throttle, hold, throttle
 from .encoder import encode
 from .errors import HTTPError
 from .runtime.base import nothing
-from .servers import sends_at_once
+from .servers import recognise
 from .states import CloseReason, CloseReport, State
 
 if TYPE_CHECKING:
@@ -124,14 +119,14 @@ class Stream:
     __slots__ = (
         "__weakref__", "_aside", "_aside_events", "_bytes", "_cancel_requests",
         "_cancel_requests_before", "_cancelled", "_cancelled_type", "_cleanup", "_cleanup_timeout",
-        "_clock", "_closing", "_connections", "_daphne_tells", "_do_not_give_up", "_drain_ends",
+        "_clock", "_closing", "_do_not_abort", "_drain_ends",
         "_encode", "_ended", "_error", "_events", "_failure", "_fed", "_feed", "_feeding",
-        "_finishing", "_given_up", "_headers", "_held", "_interruption", "_joins", "_last_words",
+        "_finishing", "_headers", "_held", "_interruption", "_joins", "_last_words",
         "_last_write", "_lifetime_ends", "_listen_again", "_no_ping",
         "_on_drain", "_opened", "_options", "_patience", "_pause", "_ping", "_pings_at_once",
         "_raw_send", "_reason", "_receive", "_runtime", "_scope", "_send_timeout", "_sending_since",
-        "_sends_at_once", "_shutdown", "_source", "_source_told", "_started", "_starting",
-        "_starts", "_state", "_status", "_stepping", "_throttle", "_thrown_at", "_turn_comes",
+        "_sends_at_once", "_server", "_shutdown", "_source", "_source_told", "_started",
+        "_starting", "_starts", "_state", "_status", "_stepping", "_thrown_at", "_turn_comes",
         "_turned", "_waited", "_wakes", "_watchdog_sends",
     )  # fmt: skip
 
@@ -154,9 +149,6 @@ class Stream:
         self._options = options
         self._scope = scope
         self._receive = receive
-        self._raw_send = send
-        self._throttle: Throttle | None = None
-        self._daphne_tells = False  # that the server is stopping
         self._shutdown = shutdown
         self._status = status
         self._headers = options.response_headers if headers is None else headers
@@ -178,6 +170,8 @@ class Stream:
         self._cleanup_timeout = _or_forever(options.cleanup_timeout)
 
         self._runtime = runtime.of_task()
+        self._server = recognise(scope, send, self._runtime, shutdown)
+        self._raw_send = self._server.send
         self._clock = self._runtime.clock
         self._opened = self._last_write = now = self._clock()
         self._turned = monotonic()  # uvloop's clock stands still within a turn
@@ -185,7 +179,7 @@ class Stream:
         self._last_words = b""
         self._joins = self._runtime.joins
         self._held: list[bytes] = []  # events that are to be joined
-        self._sends_at_once = self._joins and sends_at_once(send)
+        self._sends_at_once = self._server.sends_at_once
         # A function of the application's may want a task around it.
         self._pings_at_once = self._sends_at_once and options.ping_message_factory is None
         self._starts = now + _deferred(options.defer_start)
@@ -212,9 +206,7 @@ class Stream:
         self._aside_events = 0
         self._no_ping: Cancel = nothing
         self._turn_comes: anyio.Event | None = None
-        self._connections = connections()
-        self._given_up = False  # its connection
-        self._do_not_give_up: Cancel = nothing
+        self._do_not_abort: Cancel = nothing
         self._listen_again = self._patience = 0.0
 
     @property
@@ -233,13 +225,7 @@ class Stream:
 
     async def run(self) -> None:
         """Serve the stream to its end; what the source raised leaves as itself."""
-        let_stop = None
-        if _is_daphne(self._scope):
-            self._throttle = throttle(self._scope, self._raw_send)
-            if self._throttle is not None:
-                self._raw_send = self._throttle.send
-            let_stop = hold(partial(self._shut_down, 0))
-            self._daphne_tells = let_stop is not None
+        self._server.attach(self._shut_down_now)
         self._shutdown.listen(self._shut_down)
         try:
             if self._shutdown.draining:
@@ -255,7 +241,7 @@ class Stream:
                 if self._watchdog_sends:
                     with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
                         await self._my_turn()
-                self._do_not_give_up()
+                self._do_not_abort()
                 # Not the scope of the group: an exception that leaves a task is kept in a cycle.
                 self._pause.cancel()
         except BaseException as exc:
@@ -266,13 +252,12 @@ class Stream:
         try:
             await self._end()
         finally:
-            if let_stop is not None:
-                let_stop()
+            self._server.detach()
         leaves = self._error or self._cancelled
-        stopped_by_daphne = self._shutdown.signalled and _is_daphne(self._scope)
+        stopped = self._shutdown.signalled and self._server.cancels_when_stopping
         self._error = self._failure = self._cancelled = None
-        if stopped_by_daphne and isinstance(leaves, self._cancelled_type):
-            return  # it waits for its applications, but no longer when one of them was cancelled
+        if stopped and isinstance(leaves, self._cancelled_type):
+            return
         if leaves is not None:
             try:
                 raise leaves
@@ -775,7 +760,7 @@ class Stream:
         self._starting = not self._started
         too_old = self._lifetime_ends + self._options.shutdown_grace_period
         self._wakes = min(now + self._send_timeout, self._drain_deadline(), too_old)
-        do_not_give_up = self._give_up_in(self._send_timeout)
+        do_not_abort = self._abort_in(self._send_timeout)
         try:
             with self._runtime.scope(deadline=self._wakes) as self._pause:
                 if not self._started:
@@ -783,10 +768,10 @@ class Stream:
                 await self._send(_body(frame))
                 self._bytes += len(frame)
         finally:
-            do_not_give_up()
+            do_not_abort()
             self._sending_since = None
             self._leave_turn()
-        if not (self._pause.cancelled_caught or self._given_up):
+        if not (self._pause.cancelled_caught or self._server.aborted):
             return True
         # Not by the clock: a timer may be early by a little.
         told = self._drain_deadline() <= self._wakes
@@ -830,19 +815,22 @@ class Stream:
 
     def _shut_down(self, grace: float | None) -> None:
         if grace is None:
-            if self._daphne_tells and self._shutdown.signalled:
+            if self._server.cancels_when_stopping and self._shutdown.signalled:
                 return  # when it has cancelled us: later that would cut the source's cleanup short
             grace = self._options.shutdown_grace_period
         self._drain(CloseReason.SHUTDOWN, grace)
+
+    def _shut_down_now(self) -> None:
+        self._drain(CloseReason.SHUTDOWN, 0)
 
     def _drain(self, reason: CloseReason, grace: float) -> None:
         """Tell the source to end; the watchdog closes it after ``grace`` seconds."""
         self._drain_ends = min(self._drain_ends, self._clock() + grace)
         self._wake_watchdog(self._drain_deadline())
         if self._watchdog_sends:  # and may not be woken
-            self._do_not_give_up()
+            self._do_not_abort()
             rest = self._drain_ends - self._clock()
-            self._do_not_give_up = self._give_up_in(rest + self._cleanup_timeout)
+            self._do_not_abort = self._abort_in(rest + self._cleanup_timeout)
         if self._state is State.OPEN:
             self._state = State.DRAINING
             self._reason = reason
@@ -873,9 +861,9 @@ class Stream:
             if self._thrown_at is not None and self._cancelled_natively():
                 self._cleanup.shield = True  # the source is on its way out already
             if reason is CloseReason.SEND_TIMEOUT:
-                self._give_up()
+                self._server.abort()
             elif self._sending_since is not None and not self._client_left():
-                self._do_not_give_up = self._give_up_in(self._cleanup_timeout)
+                self._do_not_abort = self._abort_in(self._cleanup_timeout)
             self._interruption.cancel()
 
     def _break(self, error: Exception) -> None:
@@ -902,7 +890,7 @@ class Stream:
         self._failure = self._error
         try:
             # Not where that is done; or was interrupted, and nobody knows how far it came.
-            if not (self._starting or self._ended or self._given_up or self._client_left()):
+            if not (self._starting or self._ended or self._server.aborted or self._client_left()):
                 await self._take_leave()
         finally:
             try:
@@ -912,7 +900,7 @@ class Stream:
                     await self._report(self._options.on_close)
 
     async def _take_leave(self) -> None:
-        self._do_not_give_up = self._give_up_in(self._cleanup_timeout)
+        self._do_not_abort = self._abort_in(self._cleanup_timeout)
         try:
             with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
                 if self._reason is CloseReason.ERROR:
@@ -927,28 +915,19 @@ class Stream:
         except _Gone:
             pass
         finally:
-            self._do_not_give_up()
+            self._do_not_abort()
 
     async def _leave_connection(self) -> None:
         """See to it that the server can leave it, too."""
         if not self._client_left():
             if self._started and self._sending_since is not None:
-                self._give_up()
+                self._server.abort()
             elif self._shutdown.signalled:
                 # A server that stops waits until the client has taken what was written.
-                self._connections.give_up_if_stuck(self._scope, self._cleanup_timeout)
-        if self._throttle is not None:
-            self._throttle.release()
-        if self._given_up:
-            # The server should see it first: else it takes a response that is not complete for our
-            # fault. That takes a turn of the event loop, if it looks at all; and with HTTP/2 it
-            # takes a moment to see whether it is the connection that is stuck.
-            with (
-                anyio.move_on_after(0.2 if self._is_http1() else 1, shield=True),
-                suppress(Exception),
-            ):
-                while (await self._receive())["type"] != "http.disconnect":
-                    await anyio.sleep(0.01)  # a middleware may always have an answer, at once
+                self._server.abort_if_stuck(self._cleanup_timeout)
+        self._server.release()
+        if self._server.aborted:
+            await self._server.abort_is_seen(self._receive)
 
     def _client_left(self) -> bool:
         return self._reason is CloseReason.CLIENT_DISCONNECTED
@@ -959,8 +938,8 @@ class Stream:
         if not self._started:
             await self._send_start()
             frame = self._preamble() + frame
-        if not frame and self._reason is CloseReason.SHUTDOWN and _is_hypercorn_h2(self._scope):
-            frame = PING  # when it stops, it waits for data to be written, but for no empty end
+        if not frame and self._reason is CloseReason.SHUTDOWN and self._server.loses_empty_ends:
+            frame = PING
         self._ended = True
         await self._send(_body(frame, more_body=False))
         self._bytes += len(frame)
@@ -999,38 +978,20 @@ class Stream:
 
     async def _break_off(self) -> None:
         """Leave without a last chunk, which tells the client that this is no regular end."""
-        if self._started and _hides_broken_responses(self._scope):
+        if self._started and self._server.hides_broken_responses:
             await self._send_last(b"")
 
-    def _give_up_in(self, seconds: float) -> Cancel:
+    def _abort_in(self, seconds: float) -> Cancel:
         """Give the connection up if a send takes so long that can't be cancelled, unless what is
         returned is called before.
         """
-        # hypercorn shields its sends on trio. On trio this costs a task.
-        if "hypercorn.trio" in sys.modules:
-            return self._runtime.after(seconds, self._give_up_send)
+        if self._server.shields_sends:  # on trio this costs a task
+            return self._runtime.after(seconds, self._abort_send)
         return nothing
 
-    def _give_up_send(self) -> None:
+    def _abort_send(self) -> None:
         if self._sending_since is not None:  # else something else has taken so long
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """Give the connection up, of a client that does not even take the end of the response."""
-        if self._given_up:
-            return
-        if self._throttle is not None:
-            self._given_up = self._throttle.abort()
-            return
-        if self._is_http1():
-            self._given_up = self._connections.give_up(self._scope)
-        elif self._shutdown.signalled:
-            # There may be other streams, that are read.
-            self._connections.give_up_if_stuck(self._scope, 0)
-            self._given_up = True
-
-    def _is_http1(self) -> bool:
-        return str(self._scope.get("http_version", "1.1")) < "2"
+            self._server.abort()
 
     async def _report(self, on_close: Callable[[CloseReport], object]) -> None:
         assert self._reason is not None
@@ -1043,26 +1004,6 @@ class Stream:
                     await result
             except Exception:
                 logger.exception("on_close raised")
-
-
-def _is_hypercorn_h2(scope: Scope) -> bool:
-    """Of all servers only hypercorn offers HTTP/2 push."""
-    return scope.get("http_version") in ("2", "3") and "http.response.push" in (
-        scope.get("extensions") or {}
-    )
-
-
-def _is_daphne(scope: Scope) -> bool:
-    """It alone gives no version of the specification."""
-    return "daphne.server" in sys.modules and "spec_version" not in scope.get("asgi", {})
-
-
-def _hides_broken_responses(scope: Scope) -> bool:
-    """Whether the server leaves the client waiting when the application breaks off a response.
-
-    Others close the connection, or reset the stream, which a client can tell from the end.
-    """
-    return _is_hypercorn_h2(scope) or _is_daphne(scope)
 
 
 def _body(frame: bytes, more_body: bool = True) -> Message:

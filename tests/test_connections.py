@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from sse_asgi import CloseReason, Shutdown, sse_app
-from sse_asgi.connections import Connections
+from sse_asgi.servers.sockets import Connections
 from sse_asgi.types import Message, Scope
 
 from .streams import Recorder, http_scope, on_mock_clock
@@ -340,7 +340,7 @@ async def test_when_the_process_has_no_file_left(
         raise OSError(errno.EMFILE, "too many open files")
 
     monkeypatch.setattr(os, "listdir", listdir)
-    assert not Connections().give_up(connection.scope())
+    assert not Connections().abort(connection.scope())
     with anyio.fail_after(10):
         await connection.lost()
 
@@ -357,14 +357,14 @@ async def test_when_the_process_has_no_file_left(
     ],
 )
 async def test_a_scope_that_names_no_connection(connection: Connection, ends: Any) -> None:
-    assert not Connections().give_up(connection.scope(**ends))
+    assert not Connections().abort(connection.scope(**ends))
     assert connection.works()
 
 
 async def test_a_scope_with_ports_as_text(connection: Connection, other: Connection) -> None:
     """As granian has them."""
     host, port = connection.server.getpeername()
-    assert Connections().give_up(connection.scope(client=(host, str(port))))
+    assert Connections().abort(connection.scope(client=(host, str(port))))
     assert not connection.works()
 
 
@@ -374,7 +374,7 @@ async def test_a_scope_with_what_the_server_listens_on(
 ) -> None:
     """As granian has it."""
     port = connection.server.getsockname()[1]
-    assert Connections().give_up(connection.scope(server=(any_host, port)))
+    assert Connections().abort(connection.scope(server=(any_host, port)))
     assert not connection.works()
 
 
@@ -397,7 +397,7 @@ async def test_two_connections_that_only_differ_by_the_address_of_the_server() -
         client, server = connect(one, "127.0.0.1", 0)
         other_client, other_server = connect(two, *client.getsockname())
         scope = http_scope(client=client.getsockname(), server=("0.0.0.0", port))
-        assert not Connections().give_up(scope)
+        assert not Connections().abort(scope)
         for end, other_end in ((client, server), (other_client, other_server)):
             other_end.sendall(b"x")
             assert end.recv(1) == b"x"
@@ -409,7 +409,7 @@ async def test_a_connection_of_ipv6(other: Connection) -> None:
     except OSError:
         pytest.skip("there is no IPv6 here")
     with closing(connection):
-        assert Connections().give_up(connection.scope())
+        assert Connections().abort(connection.scope())
         assert not connection.works()
 
 
@@ -418,12 +418,12 @@ async def test_a_file_that_has_become_another_one(connection: Connection) -> Non
     gone = Connection()
     scope = gone.scope()
     connections = Connections()
-    assert not connections.give_up(http_scope(client=("127.0.0.1", 1), server=("127.0.0.1", 1)))
+    assert not connections.abort(http_scope(client=("127.0.0.1", 1), server=("127.0.0.1", 1)))
     number = gone.server.fileno()
     gone.close()
     os.dup2(connection.server.fileno(), number)
     try:
-        assert not connections.give_up(scope)
+        assert not connections.abort(scope)
         assert connection.works()
     finally:
         os.close(number)
@@ -434,14 +434,14 @@ async def test_a_file_that_is_no_connection_any_more() -> None:
     gone = Connection()
     scope = gone.scope()
     connections = Connections()
-    assert not connections.give_up(http_scope(client=("127.0.0.1", 1), server=("127.0.0.1", 1)))
+    assert not connections.abort(http_scope(client=("127.0.0.1", 1), server=("127.0.0.1", 1)))
     reader, writer = os.pipe()
     number = gone.server.fileno()
     gone.close()
     os.dup2(reader, number)
     os.close(reader)
     try:
-        assert not connections.give_up(scope)
+        assert not connections.abort(scope)
         os.write(writer, b"x")
         assert os.read(number, 1) == b"x"
         os.close(number)
@@ -468,12 +468,12 @@ async def test_many_that_stall_together(
     together = [Connection() for _ in range(5)]
     try:
         for lost in together:
-            assert connections.give_up(lost.scope())
+            assert connections.abort(lost.scope())
             assert not lost.works()
         late = Connection()
         together.append(late)
         for lost in (connection, late):
-            connections.give_up(lost.scope())
+            connections.abort(lost.scope())
         assert len(looked) == 1
         assert late.works()
         with anyio.fail_after(10):

@@ -1,4 +1,4 @@
-"""Giving up the connection of a client that takes nothing any more.
+"""Cut the connection of a client that takes nothing any more.
 
 ASGI has no message for it, and a server that closes such a connection first waits until the client
 has taken what was written: for ever, and it does not stop before that. So its socket is looked for
@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anyio.lowlevel import RunVar
 
-from .runtime import current, of_this_loop
+from ..runtime import current, of_this_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .types import Scope
+    from ..types import Scope
 
 __all__ = ["Connections", "connections"]
 
@@ -64,15 +64,15 @@ class Connections:
         self._files: dict[Ends, int] = {}
         self._look_again = -math.inf
 
-    def give_up(self, scope: Scope) -> bool:
+    def abort(self, scope: Scope) -> bool:
         """Shut down the connection that a request came by; whether it was found.
 
         Where it is too early to look for it again, that is done later.
         """
         ends = _ends_of_scope(scope)
-        return ends is not None and self._give_up(ends)
+        return ends is not None and self._abort(ends)
 
-    def give_up_if_stuck(self, scope: Scope, seconds: float) -> None:
+    def abort_if_stuck(self, scope: Scope, seconds: float) -> None:
         """See in so many seconds whether the client takes what was written, and go on until it
         has. If it does not, shut the connection down.
         """
@@ -80,11 +80,11 @@ class Connections:
         if ends is not None:
             self._runtime.after(seconds, partial(self._see_whether_stuck, ends, None))
 
-    def _give_up(self, ends: Ends) -> bool:
+    def _abort(self, ends: Ends) -> bool:
         try:
             connection = self._find(ends)
         except _TooEarly:
-            self._later(partial(self._give_up, ends))
+            self._later(partial(self._abort, ends))
             return False
         if connection is None:
             return False

@@ -20,45 +20,101 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import RunVar
 
-from .runtime import current, of_this_loop
+from ..runtime import current, of_this_loop
+from .base import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import ClassVar
 
-    from .types import Message, Scope, Send
+    from ..types import Message, Send
 
-__all__ = ["Throttle", "hold", "throttle"]
+__all__ = ["Daphne"]
 
 #: What was written to a connection leaves it in a later turn of the event loop, with HTTP/2 in the
 #: one after it: so many seconds pass until the last stream has ended for good.
-LAST_WORDS = 0.05
+SETTLE = 0.05
+
+
+class Daphne(Server):
+    """See :class:`~sse_asgi.servers.base.Server`."""
+
+    __slots__ = ("_let_stop", "_throttle")
+
+    hides_broken_responses: ClassVar[bool] = True
+    cancels_when_stopping: ClassVar[bool] = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._let_stop: Callable[[], object] | None = None
+        self._throttle = Throttle(self.send)
+        self.send = self._throttle.send
+
+    def attach(self, shut_down: Callable[[], object]) -> None:
+        """Have ``send`` wait for the client, and Twisted for the stream."""
+        if (reactor := _reactor()) is None:
+            return
+        for request in _requests(reactor):
+            if _answers(request, self._scope):
+                self._throttle.register(request)
+                break
+        self._let_stop = of_this_loop(_of_loop, partial(_Hold, reactor)).add(shut_down)
+
+    def detach(self) -> None:
+        """Let Twisted stop."""
+        if self._let_stop is not None:
+            self._let_stop()
+            self._let_stop = None
+
+    def release(self) -> None:
+        """Unregister from the request, which would fail to end with a producer."""
+        self._throttle.release()
+
+    def abort(self) -> None:
+        """Break the response off. If its request was not found, abort it as on other servers."""
+        if self.aborted:
+            return
+        if self._throttle.registered:
+            self.aborted = self._throttle.abort()
+        else:
+            super().abort()
 
 
 class Throttle:
     """A ``send`` that waits while the client does not read.
 
-    To Twisted this is an ``IPushProducer``; it asks for no more than the methods.
+    To Twisted this is an ``IPushProducer``, which needs no more than these methods.
 
-    :param request: daphne's, on an open connection.
-    :param send: what leads there, in the end.
+    :param send: sends a message, whatever middleware is in between.
     """
 
-    def __init__(self, request: Any, send: Send) -> None:
-        self._request = request
+    __slots__ = ("_request", "_room", "_send", "registered")
+
+    def __init__(self, send: Send) -> None:
         self._send = send
+        self._request: Any = None
         self._room = asyncio.Event()
         self._room.set()
-        request.registerProducer(self, True)
+        #: Whether Twisted tells this object when the buffer of the request is full.
+        self.registered: bool = False
+
+    def register(self, request: Any) -> None:
+        """Ask Twisted to tell when the buffer of a request of daphne's is full."""
+        if _is_open(request):
+            with suppress(RuntimeError, ValueError):  # it has another producer
+                request.registerProducer(self, True)
+                self._request = request
+                self.registered = True
 
     async def send(self, message: Message) -> None:
-        """Send, when there is room for more."""
+        """Send a message when there is room for more."""
         await self._room.wait()
         if message.get("more_body") is False:
             self.release()  # a request must have no producer when it ends
         await self._send(message)
 
     def release(self) -> None:
-        """Have nothing to do with the request any more; nobody waits from now on."""
+        """Unregister from the request. Nobody waits from now on."""
         request, self._request = self._request, None
         if request is not None and _is_open(request):
             request.unregisterProducer()
@@ -67,7 +123,7 @@ class Throttle:
     def abort(self) -> bool:
         """Break the response off, and drop what the client has not taken of it.
 
-        :returns: whether it had not ended before.
+        :returns: whether the response had not ended before.
         """
         request = self._request
         self.release()
@@ -86,31 +142,16 @@ class Throttle:
     # -- what the transport calls ----------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """Its buffer is full."""
+        """Hold ``send`` back: the buffer is full."""
         self._room.clear()
 
     def resumeProducing(self) -> None:
-        """Its buffer is empty."""
+        """Let ``send`` go on: the buffer is empty."""
         self._room.set()
 
     def stopProducing(self) -> None:
-        """The connection is lost; ``receive()`` is about to say so."""
+        """Let ``send`` go on: the connection is lost, and ``receive()`` is about to say so."""
         self._room.set()
-
-
-def throttle(scope: Scope, send: Send) -> Throttle | None:
-    """Have a ``send`` of daphne's wait, whatever middleware has wrapped it.
-
-    :returns: ``None`` where it can't be done.
-    """
-    reactor = _reactor()
-    for request in _requests(reactor) if reactor is not None else ():
-        if _is_answered(request, scope):
-            if _is_open(request):
-                with suppress(RuntimeError, ValueError):  # it has another producer
-                    return Throttle(request, send)
-            break
-    return None
 
 
 class _Hold:
@@ -137,7 +178,7 @@ class _Hold:
         if self._streams:
             return
         if self._ended is not None:
-            self._runtime.after(LAST_WORDS, partial(self._ended.callback, None))
+            self._runtime.after(SETTLE, partial(self._ended.callback, None))
         else:
             self._reactor.removeSystemEventTrigger(self._trigger)
             self._trigger = None
@@ -151,18 +192,6 @@ class _Hold:
 
 
 _of_loop: RunVar[_Hold] = RunVar("sse_asgi.daphne")
-
-
-def hold(shut_down: Callable[[], object]) -> Callable[[], object] | None:
-    """Have daphne not stop before what is returned is called.
-
-    :param shut_down: called when daphne is stopping, and has cancelled its applications.
-    :returns: ``None`` where that can't be done.
-    """
-    reactor = _reactor()
-    if reactor is None:
-        return None
-    return of_this_loop(_of_loop, partial(_Hold, reactor)).add(shut_down)
 
 
 def _reactor() -> Any:
@@ -181,7 +210,8 @@ def _requests(reactor: Any) -> Iterator[Any]:
         yield from reversed(tuple(getattr(server, "connections", ())))
 
 
-def _is_answered(request: Any, scope: Scope) -> bool:
+def _answers(request: Any, scope: Any) -> bool:
+    """Return whether a request of daphne's is the one that a scope was made for."""
     # Both are lists, and of this request alone. A middleware may have put another list in the
     # place of one, but hardly of both.
     client = scope.get("client")

@@ -9,34 +9,15 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from .runtime import current
+from ..runtime import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-__all__ = ["sends_at_once", "stopping_servers"]
-
-#: Where a ``send`` comes from that waits, if at all, before it writes anything, and for nothing
-#: but its client: it need not be called by its own task, and once it waits it may be dropped.
-_SEND_AT_ONCE = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
-
-#: Wrappers around ``send`` that note something and call it.
-_PASS_ON = ("starlette._exception_handler", "starlette.middleware.errors")
-
-
-def sends_at_once(send: Any) -> bool:
-    """Whether a ``send`` can be called wherever one is, and without waiting."""
-    while isinstance(send, FunctionType) and send.__module__ in _PASS_ON:
-        closure = dict(zip(send.__code__.co_freevars, send.__closure__ or (), strict=True))
-        if "send" not in closure:
-            return False
-        send = closure["send"].cell_contents
-    server = getattr(send, "__self__", None)
-    return getattr(send, "__name__", "") == "send" and type(server).__module__ in _SEND_AT_ONCE
+__all__ = ["stopping_servers"]
 
 
 def stopping_servers() -> Callable[[], bool] | None:

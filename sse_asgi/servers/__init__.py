@@ -1,0 +1,38 @@
+"""The server that a request came by, as one interface (``base.py``)."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from .base import Server
+from .uvicorn import Uvicorn, is_uvicorns
+
+if TYPE_CHECKING:
+    from ..runtime.base import Runtime
+    from ..types import Scope, Send
+    from .base import Stopping
+
+__all__ = ["recognise"]
+
+
+def recognise(scope: Scope, send: Send, runtime: Runtime, stopping: Stopping) -> Server:
+    """Return the server of a request: one that keeps to ASGI, unless it is known to differ."""
+    from .sockets import connections  # not before there is a stream
+
+    return _kind(scope, send, runtime)(scope, send, runtime, stopping, connections())
+
+
+def _kind(scope: Scope, send: Send, runtime: Runtime) -> type[Server]:
+    if runtime.joins and is_uvicorns(send):
+        return Uvicorn
+    # It alone gives no version of the specification.
+    if "daphne.server" in sys.modules and "spec_version" not in scope.get("asgi", {}):
+        from .daphne import Daphne
+
+        return Daphne
+    if "hypercorn.trio" in sys.modules or scope.get("http_version") in ("2", "3"):
+        from . import hypercorn
+
+        return hypercorn.kind(scope)
+    return Server

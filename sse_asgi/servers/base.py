@@ -1,0 +1,125 @@
+"""A server, as a stream sees it: what ASGI promises, and where servers differ from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import ClassVar
+
+    from ..runtime.base import Runtime
+    from ..types import Receive, Scope, Send
+    from .sockets import Connections
+
+__all__ = ["Server", "Stopping"]
+
+#: How long, in seconds, to wait until the server sees that a connection was aborted. HTTP/1.1 takes
+#: one iteration of the event loop. With HTTP/2 it takes a moment to see whether the connection is
+#: stuck.
+SEEN_HTTP1, SEEN_HTTP2 = 0.2, 1.0
+
+
+class Stopping(Protocol):
+    """Whatever knows whether the server was told to stop."""
+
+    signalled: bool
+
+
+class Server:
+    """The server of one request. This class is a server that keeps to ASGI.
+
+    A server that differs is a subclass, in a file of its own. It overrides an attribute or a method
+    here, and nothing else in the package asks which server it is.
+
+    :param scope: the scope of the request.
+    :param send: the ``send`` of the request.
+    :param runtime: the event loop that the request is served in.
+    :param stopping: knows whether the server was told to stop.
+    :param connections: the connections of that event loop.
+    """
+
+    __slots__ = ("_connections", "_runtime", "_scope", "_stopping", "aborted", "send")
+
+    #: Whether ``send`` writes before it waits, and waits for nothing but its client. Such a
+    #: ``send`` can be called by whoever has something to send, and dropped where it waits.
+    sends_at_once: ClassVar[bool] = False
+    #: Whether a cancellation does not reach a ``send`` that waits.
+    shields_sends: ClassVar[bool] = False
+    #: Whether the client is left waiting if the application ends without a last message. Other
+    #: servers close the connection, or reset the stream of HTTP/2, and a client can tell that from
+    #: the regular end of a response.
+    hides_broken_responses: ClassVar[bool] = False
+    #: Whether an empty last message may be lost when the server stops.
+    loses_empty_ends: ClassVar[bool] = False
+    #: Whether the server cancels its applications as soon as it is told to stop, and fails to wait
+    #: for the others if one of them ends by that cancellation.
+    cancels_when_stopping: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        scope: Scope,
+        send: Send,
+        runtime: Runtime,
+        stopping: Stopping,
+        connections: Connections,
+    ) -> None:
+        self._scope = scope
+        self._runtime = runtime
+        self._stopping = stopping
+        self._connections = connections
+        #: What sends an ASGI message.
+        self.send: Send = send
+        #: Whether the connection was aborted, as far as that is known.
+        self.aborted: bool = False
+
+    def attach(self, shut_down: Callable[[], object]) -> None:
+        """Begin to serve a stream. :meth:`detach` undoes this.
+
+        :param shut_down: called when the server stops, if the server has a way of its own to tell
+            applications so.
+        """
+
+    def detach(self) -> None:
+        """Let the server stop: the stream is over."""
+
+    def release(self) -> None:
+        """Let go of the response: nothing will be sent any more."""
+
+    # -- the connection --------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """Cut the connection, whose client does not even take the end of the response.
+
+        Other streams of an HTTP/2 connection may be fine, so that is only cut when the server is
+        stopping, and if it is stuck.
+        """
+        if self.aborted:
+            return
+        if self._is_http1():
+            self.aborted = self._connections.abort(self._scope)
+        elif self._stopping.signalled:
+            self._connections.abort_if_stuck(self._scope, 0)
+            self.aborted = True
+
+    def abort_if_stuck(self, seconds: float) -> None:
+        """Cut the connection unless the client takes something within so many seconds."""
+        self._connections.abort_if_stuck(self._scope, seconds)
+
+    async def abort_is_seen(self, receive: Receive) -> None:
+        """Wait a moment until the server has seen that the connection was aborted.
+
+        Else it takes a response that is not complete for a fault of the application.
+        """
+        timeout = SEEN_HTTP1 if self._is_http1() else SEEN_HTTP2
+        with anyio.move_on_after(timeout, shield=True):
+            try:
+                while (await receive())["type"] != "http.disconnect":
+                    await anyio.sleep(0.01)  # a middleware may always have an answer, at once
+            except Exception:  # noqa: S110  the stream is over in any case
+                pass
+
+    def _is_http1(self) -> bool:
+        return str(self._scope.get("http_version", "1.1")) < "2"
