@@ -4,10 +4,10 @@ from .app import SSEApp, sse_app
 from .errors import EventTooLargeError, HTTPError, HubClosedError, HubError, SSEError
 from .event import JSONServerSentEvent, ServerSentEvent
 from .options import StreamOptions
+from .reasons import CloseReason, CloseReport
 from .request import SSERequest
 from .shutdown import Shutdown
 from .source import current_thread_limiter
-from .states import CloseReason, CloseReport
 
 __all__ = [
     "CloseReason",

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from .encoder import check_separator
 from .event import milliseconds
+from .reasons import CloseReport
 from .shutdown import Shutdown
-from .states import CloseReport
 from .types import EventLike, Headers
 
 __all__ = ["StreamOptions"]

@@ -1,52 +1,25 @@
-"""How a process learns that its server is stopping.
-
-A server that gets SIGTERM waits for its responses to end, and an event stream ends only when it
-is told to. ASGI has no message for that: ``lifespan.shutdown`` comes after the last response. So
-while streams are open, the signal handlers that the server installed are chained: ours tells the
-streams and then calls the server's. Handlers are put back when the last stream ends.
-
-Where there is no signal (a server in another thread, one that was stopped by a limit or by its
-program, or that handles signals in another process), the server is watched, if it is one that can
-be: see ``servers/running.py``. And there is :meth:`Shutdown.drain`.
-"""
+"""How an application says, or learns, that it is stopping: :class:`Shutdown`."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections import Counter
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 from anyio.lowlevel import RunVar, checkpoint
 
 from .runtime import current, of_this_loop
-from .servers.running import stopping_servers
+from .signals import server_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
-    from typing import TypeGuard
 
     from .runtime.base import Runtime
 
-__all__ = ["Shutdown"]
+__all__ = ["Shutdown", "server_shutdown"]
 
 #: Called in its own event loop with the grace period in seconds that drain() was given, if any.
 Listener: TypeAlias = "Callable[[float | None], None]"
-
-Handler: TypeAlias = "Callable[[int, FrameType | None], Any]"
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-#: How often, in seconds, to look whether a server is stopping that may not say so. uvicorn does
-#: not look more often itself.
-WATCH = 0.1
-
-#: How soon to look for a server again where none was found.
-LOOK_AGAIN = 1.0
 
 #: How often, in seconds, to tell some streams to end where not all are told at once.
 TICK = 0.05
@@ -137,7 +110,7 @@ class Shutdown:
         self._listeners[listener] = current()
         if at_once:
             self._hear_at_once.add(listener)
-        _servers().attach(self)
+        server_signals().attach(self, is_own=self is server_shutdown())
 
     def forget(self, listener: Listener) -> None:
         """Undo :meth:`listen`, in the same event loop."""
@@ -147,7 +120,7 @@ class Shutdown:
             queue.forget(listener)
             if not queue.waiting:
                 del self._queues[runtime]
-        _servers().detach(self)
+        server_signals().detach(self)
 
     def note(self, stopping: bool) -> None:
         """Note whether the server was told to stop."""
@@ -208,109 +181,9 @@ class _Queue:
             self.forget(listener)
 
 
-class _Servers:
-    """What the servers of this event loop let it know, while streams are open."""
-
-    def __init__(self) -> None:
-        self.shutdown = Shutdown()
-        self._stopping = False
-        self._attached: Counter[Shutdown] = Counter()
-        self._runtime = current()
-        self._see_stopping: Callable[[], bool] | None = None
-        self._looked = -math.inf
-        self._stop_watching: Callable[[], object] | None = None
-
-    def attach(self, shutdown: Shutdown) -> None:
-        self._attached[shutdown] += 1
-        # Handlers can be installed in the main thread only, and they run there.
-        handles_signals = threading.current_thread() is threading.main_thread()
-        if handles_signals:
-            self._chain()
-        stopping = self._stopping or self._sees_stopping()
-        # One that is shared with the main thread may have been told there.
-        if stopping or handles_signals or shutdown is self.shutdown:
-            shutdown.note(stopping)
-        if self._stop_watching is None and self._see_stopping is not None:
-            self._stop_watching = self._runtime.every(WATCH, self._watch)
-
-    def detach(self, shutdown: Shutdown) -> None:
-        self._attached[shutdown] -= 1
-        if not self._attached[shutdown]:
-            del self._attached[shutdown]
-        if not self._attached:
-            self._restore()
-            if self._stop_watching is not None:
-                self._stop_watching()
-                self._stop_watching = None
-
-    def _sees_stopping(self) -> bool:
-        """Whether a new stream comes to servers that are stopping."""
-        see = self._see_stopping
-        if see is not None and not see():
-            return False
-        # Those that were known are about to go, and another may have come. Where none is known,
-        # not for every stream: this looks at all tasks.
-        if see is not None or self._runtime.clock() >= self._looked + LOOK_AGAIN:
-            self._looked = self._runtime.clock()
-            self._see_stopping = see = stopping_servers()
-        return see is not None and see()
-
-    def _watch(self) -> None:
-        if self._see_stopping is not None and self._see_stopping():
-            self._tell()
-
-    def _tell(self) -> None:
-        for shutdown in list(self._attached):
-            shutdown.note(True)
-
-    def _chain(self) -> None:
-        # Looked at anew with every stream: a server puts the handlers that it found back when
-        # it stops, and the next one installs its own.
-        found = {number: signal.getsignal(number) for number in _SIGNALS}
-        another = not any(map(self._is_ours, found.values()))
-        if another:
-            self._stopping = False  # that was the server of before, if there was one
-        for number, handler in found.items():
-            if self._is_ours(handler) or handler is signal.default_int_handler:
-                continue
-            if callable(handler):
-                signal.signal(number, partial(self._handle, handler))
-        # Only now: the signal may come at any moment, and until here it went to the server alone.
-        if another and any(map(_is_stopping, found.values())):
-            self._stopping = True
-
-    def _restore(self) -> None:
-        for number in _SIGNALS:
-            # Ours only: somebody may have chained it in turn, and will call it.
-            while self._is_ours(link := signal.getsignal(number)):
-                signal.signal(number, link.args[0])
-
-    def _is_ours(self, handler: object) -> TypeGuard[partial[Any]]:
-        return isinstance(handler, partial) and handler.func == self._handle
-
-    def _handle(self, chained: Handler, number: int, frame: FrameType | None) -> None:
-        # Each link carries the handler that it was put before: others may put theirs in between.
-        self._stopping = True
-        self._tell()
-        chained(number, frame)
-
-
-def _is_stopping(handler: object) -> bool:
-    """Whether the server that ``handler`` belongs to is stopping already.
-
-    uvicorn's handler is a method of its Server, and a request may arrive between the signal and
-    the moment the server stops accepting.
-    """
-    return getattr(getattr(handler, "__self__", None), "should_exit", False) is True
-
-
-_of_loop: RunVar[_Servers] = RunVar("sse_asgi.shutdown")
-
-
-def _servers() -> _Servers:
-    return of_this_loop(_of_loop, _Servers)
+_of_loop: RunVar[Shutdown] = RunVar("sse_asgi.shutdown")
 
 
 def server_shutdown() -> Shutdown:
-    """The Shutdown of the running event loop."""
-    return _servers().shutdown
+    """Return the Shutdown of the running event loop."""
+    return of_this_loop(_of_loop, Shutdown)

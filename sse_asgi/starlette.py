@@ -25,18 +25,18 @@ from .errors import HTTPError, SSEError
 from .event import DataT_co, data_text, json_text
 from .event import ServerSentEvent as StrictEvent
 from .options import StreamOptions, check_function, merge_headers
+from .reasons import CloseReason
 from .runtime import of_this_loop
 from .shutdown import server_shutdown
 from .source import check_source, discard, open_source
-from .states import CloseReason
 from .supervisor import Stream
 from .types import HasEventFields
 
 if TYPE_CHECKING:
     from starlette.background import BackgroundTask
 
+    from .reasons import CloseReport
     from .shutdown import Shutdown
-    from .states import CloseReport
     from .types import EventLike, Headers, Message, Receive, Scope, Send
 
 __all__ = ["EventSourceResponse", "JSONServerSentEvent", "SendTimeoutError", "ServerSentEvent"]

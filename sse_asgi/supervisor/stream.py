@@ -31,22 +31,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from . import runtime
-from .encoder import encode
-from .errors import HTTPError
-from .runtime.base import nothing
-from .servers import recognise
-from .states import CloseReason, CloseReport, State
+from .. import runtime
+from ..encoder import encode
+from ..errors import HTTPError
+from ..reasons import CloseReason, CloseReport, State
+from ..runtime.base import nothing
+from ..servers import recognise
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
-    from .options import StreamOptions
-    from .runtime.base import Cancel
-    from .runtime.base import Scope as CancelScope
-    from .shutdown import Shutdown
-    from .source import OpenSource
-    from .types import EventLike, Message, Receive, Scope, Send
+    from ..options import StreamOptions
+    from ..runtime.base import Cancel
+    from ..runtime.base import Scope as CancelScope
+    from ..shutdown import Shutdown
+    from ..source import OpenSource
+    from ..types import EventLike, Message, Receive, Scope, Send
 
 __all__ = ["Stream"]
 
