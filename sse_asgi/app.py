@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 from .errors import HTTPError
 from .options import StreamOptions, merge_headers
 from .request import SSERequest
-from .shutdown import server_shutdown
 from .source import discard, open_source
 from .supervisor import Stream
+from .types import Exchange
 
 if TYPE_CHECKING:
     from .types import Factory, Receive, Scope, Send
@@ -97,8 +97,7 @@ class SSEApp:
         except HTTPError:
             await discard(source, self.options.cleanup_timeout)
             raise
-        shutdown = self.options.shutdown or server_shutdown()
-        stream = Stream(opened, self.options, scope, receive, send, shutdown=shutdown)
+        stream = Stream(opened, Exchange(scope, receive, send), self.options)
         request.follow(stream.draining)
         return stream
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from .encoder import check_separator
 from .event import milliseconds
@@ -15,7 +15,7 @@ from .reasons import CloseReport
 from .shutdown import Shutdown
 from .types import EventLike, Headers
 
-__all__ = ["StreamOptions"]
+__all__ = ["StreamOptions", "Timing"]
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
@@ -39,6 +39,17 @@ _HOP_BY_HOP = {
 }
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+
+
+class Timing(NamedTuple):
+    """The times among the options, in seconds; ``inf`` is never. All streams share one object."""
+
+    ping: float
+    send_timeout: float
+    cleanup_timeout: float
+    grace: float
+    defer_start: float
+    max_lifetime: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +111,7 @@ class StreamOptions:
     lifespan: Lifespan | None = None
 
     response_headers: list[tuple[bytes, bytes]] = field(init=False, repr=False)
+    timing: Timing = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         def normal(name: str, value: object) -> None:
@@ -136,6 +148,20 @@ class StreamOptions:
         check_function("on_close", self.on_close)
         check_function("lifespan", self.lifespan)
         normal("response_headers", merge_headers(_DEFAULT_HEADERS, self.headers))
+        normal("timing", self._timing())
+
+    def _timing(self) -> Timing:
+        def or_never(seconds: float | None) -> float:
+            return math.inf if seconds is None else seconds
+
+        return Timing(
+            ping=or_never(self.ping),
+            send_timeout=or_never(self.send_timeout),
+            cleanup_timeout=or_never(self.cleanup_timeout),
+            grace=self.shutdown_grace_period,
+            defer_start=math.inf if self.defer_start is True else self.defer_start or 0,
+            max_lifetime=or_never(self.max_lifetime),
+        )
 
 
 def merge_headers(

@@ -1,20 +1,11 @@
-"""The states of a stream, the reasons for which it ends, and what is told when it has ended."""
+"""Why a stream has ended, and what is told about it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum
 
-__all__ = ["CloseReason", "CloseReport", "State"]
-
-
-class State(IntEnum):
-    """Where a stream is in its life."""
-
-    OPEN = 0  #: events flow
-    DRAINING = 1  #: told to end; the source has the grace period to do so
-    CLOSING = 2  #: the source is being closed, at most ``cleanup_timeout``
-    CLOSED = 3  #: nothing but the last chunk and ``on_close``
+__all__ = ["CloseReason", "CloseReport"]
 
 
 class CloseReason(str, Enum):

@@ -27,10 +27,9 @@ from .event import ServerSentEvent as StrictEvent
 from .options import StreamOptions, check_function, merge_headers
 from .reasons import CloseReason
 from .runtime import of_this_loop
-from .shutdown import server_shutdown
 from .source import check_source, discard, open_source
 from .supervisor import Stream
-from .types import HasEventFields
+from .types import Exchange, HasEventFields
 
 if TYPE_CHECKING:
     from starlette.background import BackgroundTask
@@ -282,13 +281,9 @@ class EventSourceResponse(Response):
         event = self.shutdown_event
         return Stream(
             open_source(self.body_iterator),
+            Exchange(scope, receive, send),
             self._options,
-            scope,
-            receive,
-            send,
-            shutdown=self._options.shutdown or server_shutdown(),
-            status=self.status_code,
-            headers=headers,
+            start=(self.status_code, headers),
             encode=_encode,
             on_drain=None if event is None else event.set,
             feed=self.data_sender_callable,

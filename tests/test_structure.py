@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "types", "runtime", "encoder", "source", "shutdown",
         "reasons", "options", "servers", "supervisor",
     },
-    "app": {"errors", "types", "options", "request", "shutdown", "source", "supervisor"},
+    "app": {"errors", "types", "options", "request", "source", "supervisor"},
     # It makes frames, and nothing that serves them.
     "hub": {"errors", "types", "loops", "encoder", "hub"},
     # An adapter translates; it imports one framework, and never the hub.

@@ -1,0 +1,88 @@
+"""What feeds the source: a function of the application's, in a task of its own."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from ..reasons import CloseReason
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ..options import StreamOptions
+    from ..runtime.base import Runtime, Scope
+    from .deadlines import Deadlines
+    from .life import Life
+    from .watchdog import Watchdog
+
+__all__ = ["Feed"]
+
+logger: logging.Logger = logging.getLogger("sse_asgi")
+
+_AWAITED_CANCELLED = (
+    "what feeds the source was cancelled, and not by us: it awaited a cancelled task, say"
+)
+
+
+class Feed:
+    """A function that runs for as long as the source is read.
+
+    It has ended before the source is closed: it may be about to write to the source, and its
+    cleanup would be cut short by an error if the source were closed.
+    """
+
+    __slots__ = ("_ended", "_function", "_life", "_options", "_runtime", "_times", "scope")
+
+    def __init__(
+        self,
+        function: Callable[[], Awaitable[object]],
+        runtime: Runtime,
+        life: Life,
+        times: Deadlines,
+        options: StreamOptions,
+    ) -> None:
+        self._function = function
+        self._runtime = runtime
+        self._life = life
+        self._times = times
+        self._options = options
+        self._ended = anyio.Event()
+        #: What cancels the function. Its cleanup may take as long as the source's and more.
+        self.scope: Scope = runtime.scope(again=2 * times.timing.cleanup_timeout)
+
+    async def run(self, watchdog: Watchdog) -> None:
+        """Run the function. What it raises ends the stream."""
+        cancels = self._runtime.cancels()
+        try:
+            with self.scope:
+                await self._function()
+        except self._runtime.cancelled as exc:
+            if cancels():  # from around the application
+                raise
+            await checkpoint_if_cancelled()  # from there, too
+            error = RuntimeError(_AWAITED_CANCELLED)
+            error.__cause__ = exc
+            watchdog.fail(error)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+            # It could not know that nobody reads any more.
+            if not self._life.closing and not self._times.finishing:
+                watchdog.fail(exc)
+        except Exception as exc:
+            watchdog.fail(exc)
+        except BaseException as exc:  # such as KeyboardInterrupt
+            watchdog.interrupt(CloseReason.CANCELLED)
+            self._life.leaving = exc
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """Cancel the function, and wait for its end, at most ``cleanup_timeout``."""
+        self.scope.cancel()
+        with anyio.move_on_after(self._options.cleanup_timeout, shield=True) as scope:
+            await self._ended.wait()
+        if scope.cancelled_caught:
+            logger.warning("what feeds the source has not ended within cleanup_timeout")

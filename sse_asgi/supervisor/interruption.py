@@ -1,0 +1,152 @@
+"""How the host is woken from whatever it waits for, so that the source can clean up.
+
+A source may wait for something in its ``finally``, since a connection has to go back to its pool.
+Scopes of the host, from the outside in:
+
+- the task group of the watchdog;
+- ``outer``: cancelled by :meth:`Interruption.now`. It is shielded: a cancellation from around the
+  application reaches the watchdog, which decides as in any other case;
+- ``cleanup``: from the moment that a cancellation has entered the source it shields the source
+  from ``outer``, so that its ``finally`` may wait, and its deadline bounds that. No scope is opened
+  after the source was entered: the source may have scopes of its own open around a ``yield``, and
+  scopes must be left in order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from ..runtime.base import Runtime, Scope
+    from .deadlines import Deadlines
+    from .life import Life
+
+__all__ = ["Destroyed", "Interruption", "Thrown"]
+
+_SCOPE_AROUND_YIELD = (
+    "the source was cancelled at a yield: a cancel scope, timeout or task group that it holds open "
+    "around the yield cancels whoever reads it (PEP 789); open it between two yields, or leave it "
+    "to a task of its own that hands over what it has"
+)
+
+_AWAITED_CANCELLED = "the source was cancelled, and not by us: it awaited a cancelled task, say"
+
+
+class Destroyed(BaseException):
+    """The coroutine of the host is closed, as when a task is destroyed with its event loop.
+
+    This stands for :class:`GeneratorExit`, which no ``await`` hands on to an async generator before
+    Python 3.13.
+    """
+
+
+class Thrown(NamedTuple):
+    """What is thrown into the pump, in the place of a value that is sent."""
+
+    error: BaseException
+
+
+class Waits(Protocol):
+    """The pump, as far as this file knows it."""
+
+    #: Whether the source has waited on its way to the next event.
+    waited: bool
+
+
+class Interruption:
+    """The scopes of the host, and who has cancelled it."""
+
+    __slots__ = (
+        "_before", "_cancels", "_life", "_runtime", "_times", "cleanup", "entered", "feed", "outer",
+    )  # fmt: skip
+
+    def __init__(self, runtime: Runtime, life: Life, times: Deadlines) -> None:
+        self._runtime = runtime
+        self._life = life
+        self._times = times
+        self._cancels = runtime.cancels()
+        self._before = self._cancels()
+        self.outer: Scope = runtime.scope(shield=True)
+        self.cleanup: Scope = runtime.scope(within=self.outer)
+        #: The scope of what feeds the source, if something does: it is interrupted, too.
+        self.feed: Scope | None = None
+        #: Whether our interruption has entered the source.
+        self.entered: bool = False
+
+    def now(self) -> None:
+        """Wake the host, which then closes the source. What feeds the source ends, too."""
+        self.stop_feed()
+        if self._times.cancelled_since is not None and self.by_task():
+            self.cleanup.shield = True  # the source is on its way out already
+        self.outer.cancel()
+
+    def stop_cleanup(self) -> None:
+        """End the cleanup of a source that somebody else has cancelled."""
+        self.stop_feed()
+        self.cleanup.cancel()
+
+    def stop_feed(self) -> None:
+        """Cancel what feeds the source, if something does."""
+        if self.feed is not None:
+            self.feed.cancel()
+
+    def bound(self) -> None:
+        """Give the source ``cleanup_timeout`` to clean up, from now on."""
+        if self.cleanup.deadline == math.inf:
+            self.cleanup.deadline = self._runtime.clock() + self._times.timing.cleanup_timeout
+
+    def resume(self, running: Coroutine[Any, Any, None], value: Any, pump: Waits) -> object:
+        """Resume the pump with an exception, or with an outcome of trio's.
+
+        :returns: what the pump waits for next.
+        """
+        error: Any = getattr(value, "error", None)
+        cancels = pump.waited and isinstance(error, self._runtime.cancelled)
+        if cancels:
+            self.entered = self._life.closing
+        try:
+            if not isinstance(value, Thrown):
+                trap = running.send(value)
+            elif isinstance(error, GeneratorExit):
+                trap = running.throw(Destroyed())
+            else:
+                trap = running.throw(error)
+        except Destroyed:
+            raise GeneratorExit from None
+        finally:
+            del error, value  # its traceback has this frame: no cycle for the collector
+        if cancels and pump.waited:  # in the same step
+            self._source_waits_again()
+        return trap
+
+    def _source_waits_again(self) -> None:
+        """See whether what a cancelled source waits for is its cleanup."""
+        if self.entered:
+            # Cancel scopes cancel every wait from now on. The source has got that once. The
+            # shield comes no earlier: a scope of the source's own, whose deadline has come too,
+            # must see that somebody around it is cancelled, or it would take the cancellation
+            # for its own and let the source go on.
+            self.cleanup.shield = True
+        elif self.by_task():
+            # By the server, it seems, which no scope can tell. (A scope of the source's own has
+            # taken its cancellation back, unless it is slow.) The watchdog has another look when
+            # the time for a cleanup is over.
+            self._times.cancelled(self._runtime.clock())
+
+    def by_task(self) -> bool:
+        """Return whether somebody has called ``Task.cancel()`` on the host (asyncio)."""
+        return self._cancels() > self._before
+
+    def explain(self, exc: BaseException, *, at_yield: bool) -> RuntimeError | None:
+        """Return what was wrong if a cancellation that is not ours is the fault of the source.
+
+        ``Task.cancel()`` by the server is not.
+        """
+        if self.by_task():
+            return None
+        error = RuntimeError(_SCOPE_AROUND_YIELD if at_yield else _AWAITED_CANCELLED)
+        error.__cause__ = exc
+        return error

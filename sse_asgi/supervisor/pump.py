@@ -1,0 +1,192 @@
+"""From the source to the response: step, encode, send; and join the events that are there at once.
+
+The host drives the pump, and sees when it waits: see :meth:`Pump.about_to_wait`. The pump awaits
+nothing except the source, the response and :func:`anyio.lowlevel.checkpoint`.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from anyio.lowlevel import checkpoint
+
+from .response import ClientGone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..source import OpenSource
+    from .deadlines import Deadlines
+    from .life import Life
+    from .response import Response
+
+__all__ = ["Pump"]
+
+#: Let the event loop run after so many seconds without having waited. A source that never waits
+#: would starve everybody else. This is short against what people and other requests notice.
+LOOP_RUNS = 0.005
+
+#: Which events are joined: those that a source yields without waiting in between, since a ``send``
+#: costs ten times what an event does. The first ones go on their own, and so does an event that
+#: takes so many seconds: a source may block, although it should not, and what it has yielded
+#: before is not to wait for that.
+ALONE, QUICK = 4, 0.0005
+
+#: So many events are joined, or so many bytes, or as many as come in so many seconds.
+JOINED_EVENTS, JOINED_BYTES, JOINED_FOR = 256, 32768, 0.002
+
+#: No event.
+NOTHING: Any = object()
+
+
+class Pump:
+    """What moves events from the source to the client.
+
+    :param encode: makes a frame of an event, with a separator.
+    :param joins: whether events are joined at all.
+    """
+
+    __slots__ = (
+        "_encode", "_joins", "_life", "_response", "_sep", "_source", "_times", "held", "stepping",
+        "unsent", "waited",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        source: OpenSource,
+        response: Response,
+        life: Life,
+        times: Deadlines,
+        *,
+        encode: Callable[[Any, str], bytes],
+        sep: str,
+        joins: bool,
+    ) -> None:
+        self._source = source
+        self._response = response
+        self._life = life
+        self._times = times
+        self._encode = encode
+        self._sep = sep
+        self._joins = joins
+        #: Frames that are to be joined with the next.
+        self.held: list[bytes] = []
+        #: Whether the source is on its way to the next event, and whether it has waited there.
+        self.stepping: bool = False
+        self.waited: bool = False
+        #: The event that the source has yielded when the stream was closing already.
+        self.unsent: Any = NOTHING
+
+    async def run(self, clock: Callable[[], float]) -> None:
+        """Send what the source yields, until it ends or the stream is closing.
+
+        The source is asked for the next event when the last one was accepted, or is held to be
+        joined with the next.
+
+        :param clock: the clock of the event loop.
+        """
+        # Looked up once.
+        step, encode, sep, joins, held = (
+            self._source.step, self._encode, self._sep, self._joins, self.held,
+        )  # fmt: skip
+        life, times, response = self._life, self._times, self._response
+        send, send_timeout = response.send, times.timing.send_timeout
+        if clock() >= times.drain:
+            return
+        straight = False  # whether there is nothing to an event except to send it
+        looped = monotonic()  # the clock of uvloop stands still within an iteration
+        in_row = size = 0  # events that were there at once; bytes that are held
+        came = held_since = 0.0
+        try:
+            while not life.closing:
+                self.stepping = True
+                event = await step()
+                self.stepping = False
+                if self.waited:
+                    self.waited = False
+                    times.cancelled_since = None  # if it was cancelled, it goes on
+                    in_row = 0
+                    if life.closing:
+                        self.unsent = event
+                        return
+                    if straight and not response.flushing:
+                        # What Response.write() does, without a coroutine more: here it is felt.
+                        frame = encode(event, sep)
+                        times.sending_since = times.last_write = since = clock()
+                        if since + send_timeout < times.wakes:
+                            times.wake(since + send_timeout)
+                        try:
+                            await send(
+                                {"type": "http.response.body", "body": frame, "more_body": True}
+                            )
+                        except Exception as exc:
+                            response.fail(exc)
+                            raise
+                        times.sending_since = None
+                        response.events += 1
+                        response.bytes += len(frame)
+                        continue
+                else:
+                    in_row += 1
+                frame = encode(event, sep)
+                held.append(frame)
+                if in_row and joins:
+                    now = monotonic()
+                    if now - came > QUICK:
+                        in_row = 1
+                    came = now
+                    if in_row > ALONE:
+                        if len(held) == 1:
+                            size, held_since = 0, now
+                        size += len(frame)
+                        if (
+                            size < JOINED_BYTES
+                            and len(held) < JOINED_EVENTS
+                            and now - held_since < JOINED_FOR
+                        ):
+                            continue
+                if not self._write_held_at_once():
+                    await self._write_held()
+                straight = response.server.sends_at_once
+                if in_row and monotonic() - looped >= LOOP_RUNS:
+                    await checkpoint()
+                    looped = monotonic()
+        except ClientGone:
+            raise
+        except Exception as exc:
+            self.stepping = self.waited = False
+            if held and not self._write_held_at_once():  # it came before
+                await self._write_held()
+            if not isinstance(exc, StopAsyncIteration):
+                raise
+
+    def about_to_wait(self) -> None:
+        """Send what is held before the source waits for something."""
+        if not self._write_held_at_once():
+            # Not here: what the source has around it, such as a timeout, would cancel the send.
+            self._response.hand_over(b"".join(self.held), len(self.held))
+            self.held.clear()
+
+    def take_held(self) -> bytes:
+        """Return what is held and was never sent. Its events count as sent from now on."""
+        frame = b"".join(self.held)
+        self._response.events += len(self.held)
+        self.held.clear()
+        return frame
+
+    def _write_held_at_once(self) -> bool:
+        held = self.held
+        if not self._response.try_write(held[0] if len(held) == 1 else b"".join(held)):
+            return False
+        self._response.events += len(held)
+        held.clear()
+        return True
+
+    async def _write_held(self) -> None:
+        if self._response.flushing:
+            await self._response.flushed()
+        # Only now: if that wait is interrupted, what is held must still be there.
+        frame, events = b"".join(self.held), len(self.held)
+        self.held.clear()
+        await self._response.write(frame, events)

@@ -1,0 +1,266 @@
+"""The response to one request: what was sent, and the only caller of ASGI ``send``.
+
+Three may send, one at a time:
+
+- The *host* waits until nobody else sends, and for the client (:meth:`Response.write`).
+- Whoever has a frame while the host waits for something else sends it at once, if the server
+  allows that (:meth:`Response.try_write`).
+- What could not be sent at once is handed over to the *watchdog* (:meth:`Response.hand_over`),
+  which sends it (:meth:`Response.flush`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ..encoder import encode
+from ..reasons import CloseReason
+from ..runtime.base import nothing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..options import StreamOptions
+    from ..runtime.base import Cancel, Runtime
+    from ..servers.base import Server
+    from ..types import Message
+    from .deadlines import Deadlines
+    from .life import Life
+
+__all__ = ["PING", "ClientGone", "Response"]
+
+#: The default ping: an empty comment, the shortest thing that keeps a connection busy.
+PING = b":\n\n"
+
+
+class ClientGone(Exception):
+    """The client has left: ``send`` has raised it, or ``receive`` has returned it."""
+
+
+def body(frame: bytes, more: bool = True) -> Message:
+    """Return a message with a part of the body."""
+    return {"type": "http.response.body", "body": frame, "more_body": more}
+
+
+class Response:
+    """A response as it is sent.
+
+    :param start: its status, and its header fields.
+    """
+
+    __slots__ = (
+        "_backlog", "_backlog_events", "_clock", "_flushed", "_life", "_options", "_start",
+        "_times", "bytes", "ended", "events", "flushing", "send", "server",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        server: Server,
+        life: Life,
+        times: Deadlines,
+        clock: Callable[[], float],
+        options: StreamOptions,
+        start: tuple[int, list[tuple[bytes, bytes]]],
+    ) -> None:
+        self.server: Server = server
+        self.send: Any = server.send
+        self._life = life
+        self._times = times
+        self._clock = clock
+        self._options = options
+        self._start = start
+        #: Whether the last message was sent, or is one because something went wrong.
+        self.ended: bool = False
+        #: Whether the watchdog is sending, or is about to.
+        self.flushing: bool = False
+        self._flushed: anyio.Event | None = None
+        self._backlog = b""
+        self._backlog_events = 0
+        #: How many events were sent, and how many bytes of body.
+        self.events: int = 0
+        self.bytes: int = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the start was sent, or is on its way: the status can't change any more."""
+        return self._times.started or self._times.starting
+
+    # -- by the host -----------------------------------------------------------------------------
+
+    async def write(self, frame: bytes, events: int = 0) -> None:
+        """Send a frame, when nobody else sends. The start of the response goes before the first."""
+        await self._send_frame(frame, more=True)
+        self.events += events
+
+    async def end(self, frame: bytes = b"") -> None:
+        """Send the last frame, and with it the end of the response."""
+        if not frame and self._life.reason is CloseReason.SHUTDOWN and self.server.loses_empty_ends:
+            frame = PING
+        await self._send_frame(frame, more=False)
+
+    async def flushed(self) -> None:
+        """Wait until the watchdog is not sending."""
+        while self.flushing:
+            self._flushed = anyio.Event()
+            await self._flushed.wait()
+
+    async def _send_frame(self, frame: bytes, *, more: bool) -> None:
+        if self.flushing:
+            await self.flushed()
+        if not self._times.started:
+            await self._send_start()
+            self._times.wake(float("-inf"))  # other things are due now
+            frame = self._preamble() + frame
+        if not more:
+            self.ended = True
+        await self._send(body(frame, more))
+        self.bytes += len(frame)
+
+    # -- at once ---------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Return whether :meth:`accept` may be called."""
+        times = self._times
+        return not (
+            self.flushing
+            or self.ended
+            or times.sending_since is not None
+            or times.finishing
+            or self._life.closing
+        )
+
+    def accept(self, frame: bytes) -> None:
+        """Send an event that the source has while the host waits for the source."""
+        if self.try_write(frame):
+            self.events += 1
+        else:
+            self.hand_over(frame, 1)
+
+    def try_write(self, frame: bytes) -> bool:
+        """Send a frame without waiting, whatever the host waits for. Return whether it was sent."""
+        times = self._times
+        if (
+            not self.server.sends_at_once
+            or not times.started
+            or self.flushing
+            or self.ended
+            or times.sending_since is not None
+        ):
+            return False
+        sending = self.send({"type": "http.response.body", "body": frame, "more_body": True})
+        try:
+            sending.send(None)
+        except StopIteration:
+            times.last_write = self._clock()
+            self.bytes += len(frame)
+            return True
+        except Exception:
+            return False  # it will say so again, to whoever waits
+        sending.close()  # it waits for the client, and has written nothing
+        return False
+
+    # -- by the watchdog -------------------------------------------------------------------------
+
+    def hand_over(self, frame: bytes, events: int = 0) -> None:
+        """Have the watchdog send a frame. Nobody else may be sending."""
+        self._backlog += frame
+        self._backlog_events += events
+        self._times.handed_over = True
+        if not self.flushing:  # else the watchdog looks when it has sent
+            self.flushing = True
+            self._times.wake(float("-inf"))
+
+    async def flush(self, frame: bytes = b"") -> None:
+        """Send what was handed over, or else ``frame``. The start goes before the first."""
+        times = self._times
+        events, self._backlog_events = self._backlog_events, 0
+        handed_over, self._backlog = self._backlog, b""
+        times.handed_over = False
+        self.flushing = True
+        frame = handed_over or frame
+        try:
+            if not times.started:
+                await self._send_start()
+                frame = self._preamble() + frame
+            await self._send(body(frame))
+            self.bytes += len(frame)
+            self.events += events
+        except BaseException:
+            if self.server.sends_at_once:  # such a send that is interrupted has written nothing
+                self._backlog = handed_over + self._backlog
+                self._backlog_events += events
+            raise
+        finally:
+            times.sending_since = None
+            self.let_others_send()
+
+    def let_others_send(self) -> None:
+        """Let others send, unless something was handed over meanwhile."""
+        self.flushing = bool(self._backlog) and not self._life.closing
+        if self._flushed is not None and not self.flushing:
+            self._flushed.set()
+            self._flushed = None
+
+    def take_backlog(self) -> bytes:
+        """Return what was handed over and was never sent. Its events count as sent from now on."""
+        backlog, self._backlog = self._backlog, b""
+        self.events += self._backlog_events
+        self._backlog_events = 0
+        return backlog
+
+    # -- by all of them --------------------------------------------------------------------------
+
+    async def _send_start(self) -> None:
+        status, headers = self._start
+        self._times.starting = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._times.has_started()
+
+    def _preamble(self) -> bytes:
+        """Return what comes first in the body.
+
+        It is sent even if it is empty: some servers and middlewares hold the headers back until
+        there is a body.
+        """
+        retry = self._options.retry
+        return b"" if retry is None else encode({"retry": retry}, self._options.sep)
+
+    async def _send(self, message: Message) -> None:
+        times = self._times
+        times.sending_since = now = self._clock()
+        times.wake(now + times.timing.send_timeout)
+        try:
+            await self.send(message)
+        except Exception as exc:
+            self.fail(exc)
+            raise
+        times.sending_since = None
+        times.last_write = self._clock()
+
+    def fail(self, error: Exception) -> None:
+        """Note that ``send`` has raised.
+
+        :raises ClientGone: for an :class:`OSError`, which some servers raise when the client is
+            gone (ASGI HTTP specification 2.4).
+        """
+        if isinstance(error, OSError):
+            raise ClientGone from None
+        self.ended = True  # whatever it is, the response is beyond repair
+        self._times.sending_since = None
+
+    # -- the connection --------------------------------------------------------------------------
+
+    def abort_in(self, seconds: float, runtime: Runtime) -> Cancel:
+        """Abort the connection if a send is under way in so many seconds.
+
+        This is for servers whose sends can't be cancelled. On others nothing happens.
+        """
+        if self.server.shields_sends:  # on trio this takes a task
+            return runtime.after(seconds, self._abort_send)
+        return nothing
+
+    def _abort_send(self) -> None:
+        if self._times.sending_since is not None:  # else something else has taken so long
+            self.server.abort()
