@@ -111,6 +111,7 @@ class StreamOptions:
     lifespan: Lifespan | None = None
 
     response_headers: list[tuple[bytes, bytes]] = field(init=False, repr=False)
+    response_start: tuple[int, list[tuple[bytes, bytes]]] = field(init=False, repr=False)
     timing: Timing = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -148,6 +149,7 @@ class StreamOptions:
         check_function("on_close", self.on_close)
         check_function("lifespan", self.lifespan)
         normal("response_headers", merge_headers(_DEFAULT_HEADERS, self.headers))
+        normal("response_start", (200, self.response_headers))
         normal("timing", self._timing())
 
     def _timing(self) -> Timing:

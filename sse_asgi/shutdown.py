@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 from anyio.lowlevel import RunVar, checkpoint
@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Shutdown", "server_shutdown"]
 
-#: Called in its own event loop with the grace period in seconds that drain() was given, if any.
-Listener: TypeAlias = "Callable[[float | None], None]"
+
+class Listener(Protocol):
+    """What is told to end: a stream. It is an object since a method kept is memory for each."""
+
+    def shut_down(self, grace: float | None) -> None:
+        """End within so many seconds, if :meth:`Shutdown.drain` was given them.
+
+        This is called in the event loop of the listener.
+        """
+        ...
+
 
 #: How often, in seconds, to tell some streams to end where not all are told at once.
 TICK = 0.05
@@ -86,17 +95,13 @@ class Shutdown:
 
         Whoever waits is told at once, whatever ``streams_per_second`` says.
         """
-        event = anyio.Event()
-
-        def listener(grace: float | None) -> None:
-            event.set()
-
+        listener = _Waits()
         self.listen(listener, at_once=True)
         try:
             if self.draining:
                 await checkpoint()
             else:
-                await event.wait()
+                await listener.event.wait()
         finally:
             self.forget(listener)
 
@@ -139,11 +144,21 @@ class Shutdown:
             if its_runtime is not runtime:
                 continue
             if self._streams_per_second is None or listener in self._hear_at_once:
-                listener(grace)
+                listener.shut_down(grace)
             else:
                 if runtime not in self._queues:
                     self._queues[runtime] = _Queue(runtime, self._streams_per_second)
                 self._queues[runtime].append(listener, grace)
+
+
+class _Waits:
+    """Somebody who waits in :meth:`Shutdown.wait`."""
+
+    def __init__(self) -> None:
+        self.event = anyio.Event()
+
+    def shut_down(self, grace: float | None) -> None:
+        self.event.set()
 
 
 class _Queue:
@@ -177,7 +192,7 @@ class _Queue:
             self._allowance -= 1
             listener = next(iter(self.waiting))
             for grace in self.waiting[listener]:
-                listener(grace)
+                listener.shut_down(grace)
             self.forget(listener)
 
 

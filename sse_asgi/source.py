@@ -90,6 +90,8 @@ async def discard(source: object, timeout: float | None) -> None:
 class AsyncSource:
     """An async iterable: its code runs in the task of the stream."""
 
+    __slots__ = ("_iterator", "step")
+
     def __init__(self, source: AsyncIterable[EventLike]) -> None:
         self._iterator: AsyncIterator[EventLike] = aiter(source)
         # Its own, with nothing around it.

@@ -7,6 +7,7 @@ import contextvars
 import math
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -28,20 +29,25 @@ class AsyncioRuntime(Runtime):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop: Any = ref(loop)
+        # What the clock of asyncio's own loops is, with no loop to keep alive.
+        self._own_clock = type(loop).time is asyncio.BaseEventLoop.time
 
     @property
     def clock(self) -> Callable[[], float]:
-        """The method ``time`` of the event loop.
+        """The clock of the event loop.
 
         ``anyio.current_time`` looks the event loop up at each call, at ten times the price.
         """
-        clock: Callable[[], float] = self._loop().time
+        clock: Callable[[], float] = monotonic if self._own_clock else self._loop().time
         return clock
 
-    def cancels(self) -> Callable[[], int]:
-        """Return ``Task.cancelling`` of the running task."""
-        task = asyncio.current_task()
-        return int if task is None else task.cancelling
+    def task(self) -> asyncio.Task[Any] | None:
+        """Return the running task; ``None`` in a callback."""
+        return asyncio.current_task()
+
+    def cancels(self, task: asyncio.Task[Any] | None) -> int:
+        """Return how many ``Task.cancel()`` of a task are pending."""
+        return 0 if task is None else task.cancelling()
 
     def after(self, seconds: float, function: Callable[[], object]) -> Cancel:
         """Call a function in so many seconds."""

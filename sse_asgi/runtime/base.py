@@ -96,8 +96,12 @@ class Runtime(ABC):
         return anyio.create_task_group()
 
     @abstractmethod
-    def cancels(self) -> Callable[[], int]:
-        """Return a function that counts the pending ``Task.cancel()`` of the calling task.
+    def task(self) -> Any:
+        """Return the running task."""
+
+    @abstractmethod
+    def cancels(self, task: Any) -> int:
+        """Return how many ``Task.cancel()`` of a task are pending.
 
         trio has no such calls. Cancellations by a scope of anyio's do not count.
         """

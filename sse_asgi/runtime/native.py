@@ -7,6 +7,7 @@ A scope of anyio's takes three times the memory, in every stream that waits. See
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,8 +35,8 @@ class NativeScope:
     """
 
     __slots__ = (
-        "_again", "_before", "_deadline", "_inner", "_outer", "_requests", "_task", "_timer",
-        "cancel_called", "cancelled_caught", "shield",
+        "_again", "_before", "_context", "_deadline", "_inner", "_outer", "_requests", "_task",
+        "_timer", "cancel_called", "cancelled_caught", "shield",
     )  # fmt: skip
 
     def __init__(
@@ -45,8 +46,11 @@ class NativeScope:
         shield: bool = False,
         outer: NativeScope | None = None,
         again: float = AGAIN,
+        context: contextvars.Context | None = None,
     ) -> None:
         self._again = again
+        # Of its timers: else each has a copy of the running one.
+        self._context = context
         self._deadline = deadline
         self._outer = outer
         self._inner: NativeScope | None = None
@@ -97,7 +101,9 @@ class NativeScope:
         if self._task is not None and not self.cancel_called:
             self._stop_timer()
             if deadline < math.inf:
-                self._timer = self._task.get_loop().call_at(deadline, self.cancel)
+                self._timer = self._task.get_loop().call_at(
+                    deadline, self.cancel, context=self._context
+                )
 
     def cancel(self) -> None:
         """Cancel the task, wherever it waits within the scope."""
@@ -119,7 +125,9 @@ class NativeScope:
     def _cancel_in(self, seconds: float) -> None:
         self._stop_timer()
         if self._task is not None and seconds < math.inf:
-            self._timer = self._task.get_loop().call_later(seconds, self._request)
+            self._timer = self._task.get_loop().call_later(
+                seconds, self._request, context=self._context
+            )
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -132,11 +140,16 @@ class NativeTaskGroup(asyncio.TaskGroup):
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         """Run a coroutine function in a task of the group."""
-        self.create_task(function(*args))
+        # With a name of its own each would take more memory.
+        self.create_task(function(*args), name="sse_asgi")
 
 
 class NativeRuntime(AsyncioRuntime):
     """See :class:`~sse_asgi.runtime.base.Runtime`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._context = contextvars.Context()
 
     def scope(
         self,
@@ -153,6 +166,7 @@ class NativeRuntime(AsyncioRuntime):
             shield=shield,
             outer=within,
             again=AGAIN if again is None else again,
+            context=self._context,
         )
 
     def task_group(self) -> Any:

@@ -36,9 +36,13 @@ class TrioRuntime(Runtime):
         """The clock that ``trio.run`` was given."""
         return self._clock
 
-    def cancels(self) -> Callable[[], int]:
-        """Return a function that returns 0: trio cancels by scopes only."""
-        return int
+    def task(self) -> trio.lowlevel.Task:
+        """Return the running task."""
+        return trio.lowlevel.current_task()
+
+    def cancels(self, task: object) -> int:
+        """Return 0: trio cancels by scopes only."""
+        return 0
 
     def after(self, seconds: float, function: Callable[[], object]) -> Cancel:
         """Call a function in so many seconds. This takes a task."""

@@ -20,7 +20,7 @@ def recognise(scope: Scope, send: Send, runtime: Runtime, stopping: Stopping) ->
     """Return the server of a request: one that keeps to ASGI, unless it is known to differ."""
     from .sockets import connections  # not before there is a stream
 
-    return _kind(scope, send, runtime)(scope, send, runtime, stopping, connections())
+    return _kind(scope, send, runtime)(scope, send, stopping, connections())
 
 
 def _kind(scope: Scope, send: Send, runtime: Runtime) -> type[Server]:

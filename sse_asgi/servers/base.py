@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import ClassVar
 
-    from ..runtime.base import Runtime
     from ..types import Receive, Scope, Send
     from .sockets import Connections
 
@@ -36,12 +35,11 @@ class Server:
 
     :param scope: the scope of the request.
     :param send: the ``send`` of the request.
-    :param runtime: the event loop that the request is served in.
     :param stopping: knows whether the server was told to stop.
     :param connections: the connections of that event loop.
     """
 
-    __slots__ = ("_connections", "_runtime", "_scope", "_stopping", "aborted", "send")
+    __slots__ = ("_connections", "_scope", "_stopping", "aborted", "send")
 
     #: Whether ``send`` writes before it waits, and waits for nothing but its client. Such a
     #: ``send`` can be called by whoever has something to send, and dropped where it waits.
@@ -62,12 +60,10 @@ class Server:
         self,
         scope: Scope,
         send: Send,
-        runtime: Runtime,
         stopping: Stopping,
         connections: Connections,
     ) -> None:
         self._scope = scope
-        self._runtime = runtime
         self._stopping = stopping
         self._connections = connections
         #: What sends an ASGI message.

@@ -53,7 +53,7 @@ class Deadlines:
         #: Whether the watchdog has something to send that the host could not.
         self.handed_over: bool = False
         #: When the response is started at the latest.
-        self.start: float = now + timing.defer_start
+        self.start: float = now + timing.defer_start if timing.defer_start else now
         #: Whether the start is being sent, and whether it was sent.
         self.starting: bool = False
         self.started: bool = False
@@ -63,7 +63,9 @@ class Deadlines:
         self.pings_by_timer: bool = False
         #: When the stream is told that it is old enough. This is spread, so that streams that were
         #: opened together do not end together.
-        self.lifetime: float = now + timing.max_lifetime * random.uniform(0.9, 1)
+        self.lifetime: float = math.inf
+        if timing.max_lifetime < math.inf:
+            self.lifetime = now + timing.max_lifetime * random.uniform(0.9, 1)
         #: When a stream that was told to end is closed.
         self.drain: float = math.inf
         #: When somebody outside has cancelled the task of the source.

@@ -56,12 +56,12 @@ class Feed:
 
     async def run(self, watchdog: Watchdog) -> None:
         """Run the function. What it raises ends the stream."""
-        cancels = self._runtime.cancels()
+        task = self._runtime.task()
         try:
             with self.scope:
                 await self._function()
         except self._runtime.cancelled as exc:
-            if cancels():  # from around the application
+            if self._runtime.cancels(task):  # from around the application
                 raise
             await checkpoint_if_cancelled()  # from there, too
             error = RuntimeError(_AWAITED_CANCELLED)

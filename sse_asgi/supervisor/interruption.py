@@ -60,15 +60,15 @@ class Interruption:
     """The scopes of the host, and who has cancelled it."""
 
     __slots__ = (
-        "_before", "_cancels", "_life", "_runtime", "_times", "cleanup", "entered", "feed", "outer",
+        "_before", "_life", "_runtime", "_task", "_times", "cleanup", "entered", "feed", "outer",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, life: Life, times: Deadlines) -> None:
         self._runtime = runtime
         self._life = life
         self._times = times
-        self._cancels = runtime.cancels()
-        self._before = self._cancels()
+        self._task = runtime.task()
+        self._before = runtime.cancels(self._task)
         self.outer: Scope = runtime.scope(shield=True)
         self.cleanup: Scope = runtime.scope(within=self.outer)
         #: The scope of what feeds the source, if something does: it is interrupted, too.
@@ -138,7 +138,7 @@ class Interruption:
 
     def by_task(self) -> bool:
         """Return whether somebody has called ``Task.cancel()`` on the host (asyncio)."""
-        return self._cancels() > self._before
+        return self._runtime.cancels(self._task) > self._before
 
     def explain(self, exc: BaseException, *, at_yield: bool) -> RuntimeError | None:
         """Return what was wrong if a cancellation that is not ours is the fault of the source.

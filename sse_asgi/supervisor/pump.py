@@ -41,35 +41,19 @@ NOTHING: Any = object()
 
 
 class Pump:
-    """What moves events from the source to the client.
-
-    :param encode: makes a frame of an event, with a separator.
-    :param joins: whether events are joined at all.
-    """
+    """What moves events from the source to the client."""
 
     __slots__ = (
-        "_encode", "_joins", "_life", "_response", "_sep", "_source", "_times", "held", "stepping",
-        "unsent", "waited",
+        "_life", "_response", "_source", "_times", "held", "stepping", "unsent", "waited",
     )  # fmt: skip
 
     def __init__(
-        self,
-        source: OpenSource,
-        response: Response,
-        life: Life,
-        times: Deadlines,
-        *,
-        encode: Callable[[Any, str], bytes],
-        sep: str,
-        joins: bool,
+        self, source: OpenSource, response: Response, life: Life, times: Deadlines
     ) -> None:
         self._source = source
         self._response = response
         self._life = life
         self._times = times
-        self._encode = encode
-        self._sep = sep
-        self._joins = joins
         #: Frames that are to be joined with the next.
         self.held: list[bytes] = []
         #: Whether the source is on its way to the next event, and whether it has waited there.
@@ -78,26 +62,25 @@ class Pump:
         #: The event that the source has yielded when the stream was closing already.
         self.unsent: Any = NOTHING
 
-    async def run(self, clock: Callable[[], float]) -> None:
+    async def run(self, encode: Callable[[Any, str], bytes], sep: str, *, joins: bool) -> None:
         """Send what the source yields, until it ends or the stream is closing.
 
         The source is asked for the next event when the last one was accepted, or is held to be
         joined with the next.
 
-        :param clock: the clock of the event loop.
+        :param encode: makes a frame of an event.
+        :param sep: how the lines of the frame end.
+        :param joins: whether events are joined at all.
         """
         # Looked up once.
-        step, encode, sep, joins, held = (
-            self._source.step, self._encode, self._sep, self._joins, self.held,
-        )  # fmt: skip
+        step, held = self._source.step, self.held
         life, times, response = self._life, self._times, self._response
-        send, send_timeout = response.send, times.timing.send_timeout
+        send, clock = response.send, response.clock
         if clock() >= times.drain:
             return
         straight = False  # whether there is nothing to an event except to send it
-        looped = monotonic()  # the clock of uvloop stands still within an iteration
         in_row = size = 0  # events that were there at once; bytes that are held
-        came = held_since = 0.0
+        came = held_since = looped = 0.0  # when the last one came, and the event loop ran
         try:
             while not life.closing:
                 self.stepping = True
@@ -106,16 +89,16 @@ class Pump:
                 if self.waited:
                     self.waited = False
                     times.cancelled_since = None  # if it was cancelled, it goes on
-                    in_row = 0
+                    in_row, looped = 0, 0.0
                     if life.closing:
                         self.unsent = event
                         return
                     if straight and not response.flushing:
                         # What Response.write() does, without a coroutine more: here it is felt.
                         frame = encode(event, sep)
-                        times.sending_since = times.last_write = since = clock()
-                        if since + send_timeout < times.wakes:
-                            times.wake(since + send_timeout)
+                        times.sending_since = times.last_write = now = clock()
+                        if now + times.timing.send_timeout < times.wakes:
+                            times.wake(now + times.timing.send_timeout)
                         try:
                             await send(
                                 {"type": "http.response.body", "body": frame, "more_body": True}
@@ -131,12 +114,12 @@ class Pump:
                     in_row += 1
                 frame = encode(event, sep)
                 held.append(frame)
-                if in_row and joins:
-                    now = monotonic()
+                if in_row:
+                    now = monotonic()  # the clock of uvloop stands still within an iteration
                     if now - came > QUICK:
                         in_row = 1
                     came = now
-                    if in_row > ALONE:
+                    if in_row > ALONE and joins:
                         if len(held) == 1:
                             size, held_since = 0, now
                         size += len(frame)
@@ -149,9 +132,11 @@ class Pump:
                 if not self._write_held_at_once():
                     await self._write_held()
                 straight = response.server.sends_at_once
-                if in_row and monotonic() - looped >= LOOP_RUNS:
-                    await checkpoint()
-                    looped = monotonic()
+                if in_row and now - looped >= LOOP_RUNS:
+                    if looped:
+                        await checkpoint()
+                        now = monotonic()
+                    looped = now
         except ClientGone:
             raise
         except Exception as exc:

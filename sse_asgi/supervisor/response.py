@@ -51,8 +51,8 @@ class Response:
     """
 
     __slots__ = (
-        "_backlog", "_backlog_events", "_clock", "_flushed", "_life", "_options", "_start",
-        "_times", "bytes", "ended", "events", "flushing", "send", "server",
+        "_backlog", "_backlog_events", "_flushed", "_life", "_options", "_start",
+        "_times", "bytes", "clock", "ended", "events", "flushing", "send", "server",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +68,8 @@ class Response:
         self.send: Any = server.send
         self._life = life
         self._times = times
-        self._clock = clock
+        #: The clock of the event loop.
+        self.clock = clock
         self._options = options
         self._start = start
         #: Whether the last message was sent, or is one because something went wrong.
@@ -153,7 +154,7 @@ class Response:
         try:
             sending.send(None)
         except StopIteration:
-            times.last_write = self._clock()
+            times.last_write = self.clock()
             self.bytes += len(frame)
             return True
         except Exception:
@@ -229,7 +230,7 @@ class Response:
 
     async def _send(self, message: Message) -> None:
         times = self._times
-        times.sending_since = now = self._clock()
+        times.sending_since = now = self.clock()
         times.wake(now + times.timing.send_timeout)
         try:
             await self.send(message)
@@ -237,7 +238,7 @@ class Response:
             self.fail(exc)
             raise
         times.sending_since = None
-        times.last_write = self._clock()
+        times.last_write = self.clock()
 
     def fail(self, error: Exception) -> None:
         """Note that ``send`` has raised.

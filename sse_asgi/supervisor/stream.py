@@ -62,7 +62,7 @@ class Stream:
 
     __slots__ = (
         "__weakref__", "_encode", "_feed", "_interruption", "_last_event", "_life", "_opened",
-        "_options", "_pump", "_receive", "_response", "_runtime", "_server", "_shutdown", "_source",
+        "_options", "_pump", "_receive", "_response", "_runtime", "_shutdown", "_source",
         "_times", "_watchdog",
     )  # fmt: skip
 
@@ -83,18 +83,14 @@ class Stream:
         self._source, self._receive = source, exchange.receive
         self._options, self._encode = options, encode
         self._shutdown = options.shutdown or server_shutdown()
-        self._server = server = servers.recognise(
-            exchange.scope, exchange.send, loop, self._shutdown
-        )
+        server = servers.recognise(exchange.scope, exchange.send, loop, self._shutdown)
         self._life = life = Life()
         self._times = times = Deadlines(options.timing, now)
         self._response = response = Response(
-            server, life, times, clock, options, start or (200, options.response_headers)
+            server, life, times, clock, options, start or options.response_start
         )
         self._interruption = interruption = Interruption(loop, life, times)
-        self._pump = Pump(
-            source, response, life, times, encode=encode, sep=options.sep, joins=loop.joins
-        )
+        self._pump = Pump(source, response, life, times)
         self._watchdog = Watchdog(
             exchange.receive, response, life, times, interruption, source, options, loop,
             encode=encode, on_drain=on_drain,
@@ -120,8 +116,8 @@ class Stream:
 
     async def run(self) -> None:
         """Serve the stream to its end. What the source raised leaves as itself."""
-        self._server.attach(self._shut_down_now)
-        self._shutdown.listen(self._shut_down)
+        self._response.server.attach(self._shut_down_now)
+        self._shutdown.listen(self)
         try:
             if self._shutdown.draining:
                 self._shut_down_now()
@@ -141,18 +137,19 @@ class Stream:
         except BaseException as exc:
             self._life.leaving = exc  # from around the application; leaves below
         finally:
-            self._shutdown.forget(self._shut_down)
+            self._shutdown.forget(self)
         try:
             await self._end()
         finally:
-            self._server.detach()
+            self._response.server.detach()
         await self._raise()
 
     # -- told to end -----------------------------------------------------------------------------
 
-    def _shut_down(self, grace: float | None) -> None:
+    def shut_down(self, grace: float | None) -> None:
+        """Tell the stream to end, within ``grace`` seconds; by default those of the options."""
         if grace is None:
-            if self._server.cancels_when_stopping and self._shutdown.signalled:
+            if self._response.server.cancels_when_stopping and self._shutdown.signalled:
                 return  # when it has cancelled us: later that would cut the source's cleanup short
             grace = self._times.timing.grace
         self._watchdog.drain(CloseReason.SHUTDOWN, grace)
@@ -165,12 +162,11 @@ class Stream:
     @types.coroutine
     def _host(self) -> Generator[Any, Any, None]:
         """Send what the source has, and close it, whatever happens."""
-        life, times, pump, interruption = self._life, self._times, self._pump, self._interruption
-        clock = self._runtime.clock
+        pump, times = self._pump, self._times
         try:
-            with interruption.outer:
-                with interruption.cleanup:
-                    running = pump.run(clock)
+            with self._interruption.outer:
+                with self._interruption.cleanup:
+                    running = pump.run(self._encode, self._options.sep, joins=self._runtime.joins)
                     try:
                         # What "await running" does, but it is seen when the source waits, and
                         # when it is cancelled. Not in a coroutine of its own: that would be memory
@@ -186,31 +182,31 @@ class Stream:
                             except BaseException as exc:
                                 value = Thrown(exc)  # not from here: it would be its context
                             if not pump.stepping and times.sending_since is not None:
-                                times.last_write = clock()
+                                times.last_write = self._response.clock()
                             if value is None:
                                 trap = running.send(None)
                             else:
-                                trap = interruption.resume(running, value, pump)
+                                trap = self._interruption.resume(running, value, pump)
                     except StopIteration:  # the pump has ended
                         self._keep_last_event()
                     except ClientGone:
-                        life.close(CloseReason.CLIENT_DISCONNECTED)
+                        self._life.close(CloseReason.CLIENT_DISCONNECTED)
                     except Exception as exc:
-                        life.fail(exc)
+                        self._life.fail(exc)
                     finally:
                         value = None  # an error's traceback has this frame: no cycle
                         yield from self._close_source().__await__()
-                if not life.closing:
+                if not self._life.closing:
                     times.finishing = True
                     yield from self._response.end(self._farewell()).__await__()
-                    life.close(CloseReason.FINISHED)
+                    self._life.close(CloseReason.FINISHED)
         except ClientGone:
-            life.close(CloseReason.CLIENT_DISCONNECTED)
+            self._life.close(CloseReason.CLIENT_DISCONNECTED)
         except self._runtime.cancelled as exc:
             self._cancelled(exc)
         except BaseException as exc:  # such as KeyboardInterrupt
-            life.close(CloseReason.CANCELLED)
-            life.leaving = exc
+            self._life.close(CloseReason.CANCELLED)
+            self._life.leaving = exc
 
     def _cancelled(self, exc: BaseException) -> None:
         """Deal with a cancellation that is not our interruption, which ends at its scope."""
@@ -282,7 +278,7 @@ class Stream:
     async def _tell_the_client(self) -> None:
         life, response = self._life, self._response
         # Not if that is done; or was interrupted, and nobody knows how far it came.
-        if self._times.starting or response.ended or self._server.aborted:
+        if self._times.starting or response.ended or self._response.server.aborted:
             return
         if life.reason is CloseReason.CLIENT_DISCONNECTED:
             return
@@ -328,7 +324,7 @@ class Stream:
 
     async def _break_off(self) -> None:
         """Leave without a last message, which tells the client that this is no regular end."""
-        if self._response.started and self._server.hides_broken_responses:
+        if self._response.started and self._response.server.hides_broken_responses:
             await self._response.end()
 
     def _unsent(self) -> bytes:
@@ -344,7 +340,7 @@ class Stream:
 
     async def _leave_the_connection(self) -> None:
         """See to it that the server can leave the connection, too."""
-        server, times = self._server, self._times
+        server, times = self._response.server, self._times
         if self._life.reason is not CloseReason.CLIENT_DISCONNECTED:
             if times.started and times.sending_since is not None:
                 server.abort()
@@ -377,7 +373,7 @@ class Stream:
         leaves = life.error or life.leaving
         life.error = life.leaving = None
         if isinstance(leaves, self._runtime.cancelled) and (
-            self._server.cancels_when_stopping and self._shutdown.signalled
+            self._response.server.cancels_when_stopping and self._shutdown.signalled
         ):
             return
         if leaves is not None:

@@ -74,15 +74,9 @@ class Watchdog:
 
     async def run(self) -> None:
         """Watch over the stream until it is closing."""
-        life, times = self._life, self._times
+        times = self._times
         try:
-            while not life.closing:
-                while (due := times.due(self._runtime.clock())) is not Due.NOTHING:
-                    await self._do(due)
-                    if life.closing:
-                        return
-                if times.started and self._ping_timer is None:
-                    self._send_at_once()
+            while await self._do_what_is_due():
                 times.wakes = times.next(self._runtime.clock())
                 # A pending receive() may be cancelled and called again: no message is lost.
                 with self._runtime.scope(deadline=times.wakes) as times.wait:
@@ -99,6 +93,18 @@ class Watchdog:
             raise
         finally:
             self._response.let_others_send()
+
+    async def _do_what_is_due(self) -> bool:
+        """Do all that is due now. Return whether the stream goes on."""
+        times = self._times
+        while not self._life.closing:
+            due = times.due(self._runtime.clock())
+            if due is Due.NOTHING:
+                if times.started and self._ping_timer is None:
+                    self._send_at_once()
+                return True
+            await self._do(due)
+        return False
 
     async def _do(self, due: Due) -> None:
         times = self._times
