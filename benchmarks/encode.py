@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from .results import Session
-from .servers import Peer
+from .servers import Before, Peer
 
 DATA = {"small": "hello", "1 KiB": "x" * 1024, "10 lines": "\n".join(["a line of text"] * 10)}
 
@@ -28,8 +32,21 @@ def raw() -> Encoders:
 
 
 def sse_asgi() -> Encoders:
-    from sse_asgi.encoder import encode
+    from sse_asgi import encoder
 
+    return _ours(encoder)
+
+
+def before(folder: Path) -> Encoders:
+    """The package of a folder, under another name: what it imports of itself is relative."""
+    package = ModuleType("sse_asgi_before")
+    package.__path__ = [str(folder / "sse_asgi")]
+    sys.modules[package.__name__] = package
+    return _ours(importlib.import_module(f"{package.__name__}.encoder"))
+
+
+def _ours(encoder: Any) -> Encoders:
+    encode = encoder.encode
     return encode, lambda data: encode({"event": "tick", "data": data})
 
 
@@ -64,8 +81,11 @@ ENCODERS = {each.__name__: each for each in (raw, sse_asgi, sse_starlette, fasta
 
 
 def run(session: Session) -> None:
-    peers = [peer for peer in session.peers if peer.name in ENCODERS]
-    encoders = {peer.name: ENCODERS[peer.name]() for peer in peers}
+    peers = [peer for peer in session.peers if peer.program in ENCODERS]
+    encoders = {
+        peer.name: before(peer.folder) if isinstance(peer, Before) else ENCODERS[peer.program]()
+        for peer in peers
+    }
     for named, what in enumerate(("a str", "a dict with data and a name")):
         for size, data in DATA.items():
             row = session.row("encode", f"encode {what}, {size}", "events/s", more_is_better=True)

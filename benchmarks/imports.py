@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 
 from .results import Session
-from .servers import ROOT, Peer
+from .servers import Peer
 
 MODULES = {
     "sse_asgi": "sse_asgi",
@@ -28,27 +28,29 @@ MORE = {
 def run(session: Session) -> None:
     row = session.row("import", "import, beyond a bare asyncio process", "ms")
     ours = next((peer for peer in session.peers if peer.name == "sse_asgi"), None)
-    modules = {peer.name: MODULES[peer.name] for peer in session.peers if peer.name in MODULES}
-    peers = [peer for peer in session.peers if peer.name in MODULES]
+    peers = [peer for peer in session.peers if peer.program in MODULES]
+    modules = {peer.name: MODULES[peer.program] for peer in peers}
     if ours is not None:
         modules |= MORE
         peers += [replace(ours, name=name) for name in MORE]
-    for module in ("asyncio", *modules.values()):
-        seconds(module)  # so that it is compiled, and in the cache
+    for peer in peers:
+        seconds(modules[peer.name], peer)  # so that it is compiled, and in the cache
 
     def measure(peer: Peer) -> None:
-        row.add(peer.name, (seconds(modules[peer.name]) - seconds("asyncio")) * 1e3)
+        took = seconds(modules[peer.name], peer) - seconds("asyncio", peer)
+        row.add(peer.name, took * 1e3)
 
     session.rounds(peers, measure, [row], count=15)
 
 
-def seconds(module: str) -> float:
+def seconds(module: str, peer: Peer) -> float:
     """The processor time of a process that imports asyncio and this."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     # What is compiled is kept, as where a package is installed.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
-    subprocess.run(
-        [sys.executable, "-c", f"import asyncio, {module}"], check=True, cwd=ROOT, env=environment
-    )
+    path = os.pathsep.join(map(str, peer.import_path))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""}
+    # With -P the working directory, which has a package too, does not come first.
+    command = [sys.executable, "-P", "-c", f"import asyncio, {module}"]
+    subprocess.run(command, check=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

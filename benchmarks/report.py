@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .results import Row, from_json, number
+from .results import BASES, BEFORE, Row, from_json, number
 from .servers import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
@@ -52,15 +52,14 @@ def summary(content: dict[str, Any]) -> str:
 
 def ratios(rows: list[Row]) -> str:
     """What is ours, beside those whom one would choose otherwise."""
-    lines = [
-        "| | sse_asgi | x raw | x sse-starlette | x nchan |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    bases = (BEFORE, *BASES) if any(BEFORE in row.samples for row in rows) else BASES
+    heads = " | ".join(f"x {base.replace('_', '-')}" for base in bases)
+    lines = [f"| | {OURS} | {heads} |", "|---|---:" + "|---:" * len(bases) + "|"]
     for row in rows:
         if row.median(OURS) is None:
             continue
         cells = [title(row), cell(row, OURS)]
-        for base in ("raw", "sse_starlette", "nchan"):
+        for base in bases:
             ratio = row.ratio(OURS, base)
             cells.append("" if ratio is None else f"{ratio:.2f}")
         lines.append(f"| {' | '.join(cells)} |")

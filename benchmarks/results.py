@@ -19,6 +19,9 @@ SPREAD, OTHERS, CLIENT = 0.15, 0.2, 0.9
 #: What ratios are told to.
 BASES = ("raw", "sse_starlette", "nchan")
 
+#: Ratios are told to this one too, if it is measured: the library as another checkout has it.
+BEFORE = "before"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -66,6 +69,10 @@ class Row:
         ratios = [ours.value / theirs.value for ours, theirs in rounds if theirs.value]
         return statistics.median(ratios) if ratios else None
 
+    def bases(self) -> tuple[str, ...]:
+        """What ratios are told to, measured or not."""
+        return (BEFORE, *BASES) if BEFORE in self.samples else BASES
+
     def doubts(self, peer: str) -> list[str]:
         """Why the figure can't be relied on."""
         doubts = []
@@ -86,7 +93,7 @@ class Row:
             median = self.median(peer)
             assert median is not None
             line = f"  {peer:<16}{number(median):>10} ±{self.spread(peer):<5.0%}"
-            for base in BASES:
+            for base in self.bases():
                 ratio = self.ratio(peer, base)
                 line += f" {'' if ratio is None else f'x {base[:8]} {ratio:.2f}':>19}"
             if (server := self.share(peer, "server")) is not None:
@@ -117,6 +124,10 @@ class Session:
 
     quick: bool = False
     names: Iterable[str] = tuple(ALL)
+    #: This library in another checkout.
+    before: Peer | None = None
+    #: How many rounds, instead of what each benchmark has.
+    count: int | None = None
     rows: list[Row] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     peers: list[Peer] = field(default_factory=list)
@@ -130,6 +141,9 @@ class Session:
                 print(f"(without {name}: {exc})")
             else:
                 self.peers.append(ALL[name])
+        if self.before is not None:  # next to what it is compared with, in time too
+            ours = [peer.name for peer in self.peers].index("sse_asgi")
+            self.peers.insert(ours + 1, self.before)
 
     def row(self, benchmark: str, title: str, unit: str, *, more_is_better: bool = False) -> Row:
         row = Row(benchmark, title, unit, more_is_better)
@@ -141,7 +155,7 @@ class Session:
     ) -> None:
         """Measure all peers in turn, so many times; then print the rows."""
         failed: set[str] = set()
-        for _ in range(1 if self.quick else count):
+        for _ in range(self.count or (1 if self.quick else count)):
             for peer in peers:
                 if peer.name in failed:
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .machine import CLIENT_CORE, SERVER_CORE, on_core, version_of
@@ -46,8 +47,18 @@ class Peer:
     ping: bytes = b"\n:"
 
     @property
+    def program(self) -> str:
+        """The module in peers/ that is its server."""
+        return self.name
+
+    @property
+    def import_path(self) -> tuple[Path, ...]:
+        """Where Python looks for its modules, before what is installed."""
+        return (ROOT,)
+
+    @property
     def in_python(self) -> bool:
-        return (PEERS / f"{self.name}.py").exists()
+        return (PEERS / f"{self.program}.py").exists()
 
     def check(self) -> None:
         """:raises NotThereError: it can't be measured here."""
@@ -63,7 +74,59 @@ class Peer:
         return importlib.metadata.version(self.package)
 
     def command(self, server: str, port: int, folder: Path, ping: float | None) -> list[str]:
-        return _SERVERS[server](f"benchmarks.peers.{self.name}:app", port)
+        return _SERVERS[server](f"benchmarks.peers.{self.program}:app", port)
+
+
+@dataclass(frozen=True)
+class Before(Peer):
+    """This library as another checkout has it, in the server that this checkout has for it."""
+
+    #: Has the package, and no ``benchmarks``.
+    folder: Path = Path()
+
+    @classmethod
+    def copied(cls, checkout: Path, folder: Path) -> Before:
+        """Copy the package of a checkout to an empty folder, and measure it from there.
+
+        The checkout may be worked on, and gets no compiled files. Its own benchmarks stay behind:
+        both packages are measured by the same programs.
+
+        :raises NotThereError: there is no package in the checkout, or it can't be imported.
+        """
+        package = checkout / "sse_asgi"
+        if not (package / "__init__.py").is_file():
+            raise NotThereError(f"there is no package sse_asgi in {checkout}")
+        unwanted = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package, folder / "sse_asgi", ignore=unwanted)
+        for each in (folder, ROOT):  # both as they are where they are installed
+            compileall.compile_dir(each / "sse_asgi", quiet=1)
+        ours = {each.name: getattr(ALL["sse_asgi"], each.name) for each in fields(Peer)}
+        peer = cls(**{**ours, "name": "before"}, folder=folder)
+        peer.check()
+        return peer
+
+    @property
+    def program(self) -> str:
+        return "sse_asgi"
+
+    @property
+    def import_path(self) -> tuple[Path, ...]:
+        return (self.folder, ROOT)
+
+    def check(self) -> None:
+        super().check()
+        code = (
+            "import sse_asgi, benchmarks; print(sse_asgi.__file__, benchmarks.__file__, sep='\\n')"
+        )
+        command = [sys.executable, "-P", "-c", code]
+        done = subprocess.run(
+            command, env=environment_of(self), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise NotThereError(f"it can't be imported: {done.stderr.strip()[-200:]}")
+        files = self.folder / "sse_asgi" / "__init__.py", ROOT / "benchmarks" / "__init__.py"
+        if done.stdout.splitlines() != [*map(str, files)]:
+            raise NotThereError(f"imported is {' and '.join(done.stdout.split())}")
 
 
 class BetterSSE(Peer):
@@ -189,14 +252,19 @@ class Server:
                 raise RuntimeError(f"{self.peer.name} does not publish")
 
 
+def environment_of(peer: Peer) -> dict[str, str]:
+    """The environment of a process that runs a peer in Python."""
+    path = [*map(str, peer.import_path), os.getenv("PYTHONPATH")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
 @contextlib.contextmanager
 def serving(peer: Peer, *, server: str = "uvicorn", ping: float | None = None) -> Iterator[Server]:
     """Run the server of a peer, on its core."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "BENCHMARK_NODE": str(CACHE)}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.getenv("PYTHONPATH"))))
+    environment = {**environment_of(peer), "BENCHMARK_NODE": str(CACHE)}
     environment.pop("BENCHMARK_PING", None)
     if ping is not None:
         environment["BENCHMARK_PING"] = str(ping)
