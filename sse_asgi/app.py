@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
+from .answers import respond, send_response
 from .errors import HTTPError
-from .options import StreamOptions, merge_headers
+from .options import StreamOptions
 from .request import SSERequest
 from .source import discard, open_source
 from .supervisor import Stream
@@ -136,24 +137,6 @@ class SSEApp:
 
 def _no_lifespan(app: SSEApp) -> AbstractAsyncContextManager[None]:
     return nullcontext()
-
-
-async def respond(send: Send, answer: HTTPError) -> None:
-    """Answer a request with a status instead of a stream."""
-    body = b"" if answer.status_code in (204, 304) else answer.detail.encode()
-    defaults = {b"content-type": b"text/plain; charset=utf-8"} if body else {}
-    headers = merge_headers(defaults, answer.headers)
-    if answer.status_code not in (204, 304):
-        headers.append((b"content-length", str(len(body)).encode()))
-    await send_response(send, answer.status_code, headers, body)
-
-
-async def send_response(
-    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-) -> None:
-    with suppress(OSError):  # the client is gone
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _takes_request(factory: Factory) -> bool:

@@ -36,12 +36,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "types", "runtime", "encoder", "source", "shutdown",
         "reasons", "options", "servers", "supervisor",
     },
-    "app": {"errors", "types", "options", "request", "source", "supervisor"},
+    "answers": {"types", "errors", "options"},
+    "compat": {"errors", "types", "event", "encoder"},
+    "app": {"errors", "types", "answers", "options", "request", "source", "supervisor"},
     # It makes frames, and nothing that serves them.
     "hub": {"errors", "types", "loops", "encoder", "hub"},
     # An adapter translates; it imports one framework, and never the hub.
     "starlette": {
-        "errors", "types", "event", "encoder", "runtime", "source", "shutdown", "reasons",
+        "errors", "types", "answers", "compat", "runtime", "source", "shutdown", "reasons",
         "options",
         "supervisor", "app",
     },
