@@ -89,14 +89,17 @@ class ServerSignals:
             if self._stop_watching is not None:
                 self._stop_watching()
                 self._stop_watching = None
+            if self._see_stopping is not None:
+                # It knows the server, and the server the event loop, which would be kept.
+                self._see_stopping, self._looked = None, -math.inf
 
     def _sees_stopping(self) -> bool:
-        """Whether a new stream comes to servers that are stopping."""
+        """Return whether a new stream comes to servers that are stopping."""
         see = self._see_stopping
         if see is not None and not see():
             return False
-        # Those that were known are about to go, and another may have come. Where none is known,
-        # not for every stream: this looks at all tasks.
+        # Those that were known are about to go, and another may have come. If none is known, not
+        # for every stream: this looks at all tasks.
         if see is not None or self._runtime.clock() >= self._looked + LOOK_AGAIN:
             self._looked = self._runtime.clock()
             self._see_stopping = see = stopping_servers()
@@ -111,8 +114,8 @@ class ServerSignals:
             shutdown.note(True)
 
     def _chain(self) -> None:
-        # Looked at anew with every stream: a server puts the handlers that it found back when
-        # it stops, and the next one installs its own.
+        # Each stream looks anew: a server puts the handlers that it found back when it stops, and
+        # the next one installs its own.
         found = {number: signal.getsignal(number) for number in _SIGNALS}
         another = not any(map(self._is_ours, found.values()))
         if another:
@@ -128,7 +131,7 @@ class ServerSignals:
 
     def _restore(self) -> None:
         for number in _SIGNALS:
-            # Ours only: somebody may have chained it in turn, and will call it.
+            # Only ours: somebody else may have chained it, and will call it.
             while self._is_ours(link := signal.getsignal(number)):
                 signal.signal(number, link.args[0])
 
@@ -143,7 +146,7 @@ class ServerSignals:
 
 
 def _is_stopping(handler: object) -> bool:
-    """Whether the server that ``handler`` belongs to is stopping already.
+    """Return whether the server that ``handler`` belongs to is stopping already.
 
     uvicorn's handler is a method of its Server, and a request may arrive between the signal and
     the moment the server stops accepting.

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+import uvicorn
 
 from sse_asgi import runtime, sse_app
 from sse_asgi.hub import Hub
@@ -130,3 +131,29 @@ async def test_parked_until_somebody_wakes_it() -> None:
     with anyio.move_on_after(0.005):
         await loop.parked(wakes.append)
     wakes[1]()  # it was cancelled
+
+
+async def stream_on_uvicorn() -> weakref.ref[object]:
+    async def source() -> Any:
+        yield "a"
+
+    server = uvicorn.Server(uvicorn.Config(sse_app(source), port=0, log_level="critical"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve)
+        while not server.started:
+            await anyio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        async with await anyio.connect_tcp("127.0.0.1", port) as client:
+            await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            received = b""
+            while b"0\r\n\r\n" not in received:
+                received += await client.receive()
+        server.should_exit = True
+    return weakref.ref(asyncio.get_running_loop())
+
+
+def test_an_event_loop_of_a_server_is_not_kept() -> None:
+    """The server that streams watched is let go with the last of them."""
+    ended = anyio.run(stream_on_uvicorn)
+    gc.collect()
+    assert ended() is None

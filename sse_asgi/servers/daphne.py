@@ -1,13 +1,13 @@
 """What daphne needs to be a server like others: back-pressure, and an orderly end.
 
-daphne writes all that it is given to Twisted's transport, which buffers it without a bound. But the
-transport tells a producer that has registered with a request when its buffer is full, and when it
-is empty again. So the request that a stream answers is looked for in the server. Where it is not
-found, in some later version say, ``send`` does not wait, and that is all.
+daphne writes all that it is given to the transport of Twisted, which buffers it without a bound.
+The transport tells a producer that has registered with a request when its buffer is full, and when
+it is empty again. So the request that a stream answers is looked for in the server. If it is not
+found, in some later version say, ``send`` does not wait, and nothing else happens.
 
-When it is told to stop, daphne cancels its applications and waits for them; but it fails at that,
-and breaks off whatever there is, where a client has sent half of a request. So Twisted is asked to
-wait for streams, by the trigger that it has for that.
+When daphne is told to stop, it cancels its applications and waits for them. It fails to do so if
+some client has sent half of a request: then it breaks off whatever there is. So Twisted is asked to
+wait for streams, by the trigger that Twisted has for that.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Daphne"]
 
-#: What was written to a connection leaves it in a later turn of the event loop, with HTTP/2 in the
-#: one after it: so many seconds pass until the last stream has ended for good.
+#: What was written to a connection leaves it in the next iteration of the event loop, with HTTP/2 in
+#: the one after that. So many seconds pass until the last stream has ended for good.
 SETTLE = 0.05
 
 
@@ -155,7 +155,7 @@ class Throttle:
 
 
 class _Hold:
-    """Keeps Twisted's reactor from stopping before the streams of its event loop have ended."""
+    """Keep the reactor of Twisted from stopping before the streams of its event loop have ended."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -195,13 +195,13 @@ _of_loop: RunVar[_Hold] = RunVar("sse_asgi.daphne")
 
 
 def _reactor() -> Any:
-    """Twisted's reactor, if it runs in this event loop."""
+    """Return the reactor of Twisted, if it runs in this event loop."""
     reactor: Any = sys.modules.get("twisted.internet.reactor")
     return reactor if current().is_of(getattr(reactor, "_asyncioEventloop", None)) else None
 
 
 def _requests(reactor: Any) -> Iterator[Any]:
-    """All requests of daphne's servers in the event loop, the newest first."""
+    """Return all requests of daphne's servers in the event loop, the newest first."""
     for reader in reactor.getReaders():
         factory = getattr(reader, "factory", None)  # of a port that is listened on
         while (wrapped := getattr(factory, "wrappedFactory", None)) is not None:  # TLS
@@ -221,5 +221,5 @@ def _answers(request: Any, scope: Any) -> bool:
 
 
 def _is_open(request: Any) -> bool:
-    """Whether the response has not ended, and the connection not been lost."""
+    """Return whether the response has not ended, and the connection not been lost."""
     return getattr(request, "channel", None) is not None

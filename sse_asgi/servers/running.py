@@ -1,8 +1,8 @@
-"""What can be seen of a server from within: nothing that it does is changed.
+"""See from within whether a server is stopping. Nothing that the server does is changed.
 
-uvicorn may be stopped by ``should_exit`` or its limit of requests, and hypercorn's workers get no
-signal. Both know that they are stopping, in an object that the coroutine which runs the server
-holds on to. That coroutine is looked for among the tasks of the event loop.
+uvicorn may be stopped by ``should_exit`` or by its limit of requests, and the workers of hypercorn
+get no signal. Both note that they are stopping in an object that belongs to the coroutine which
+runs the server. That coroutine is looked for among the tasks of the event loop.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["stopping_servers"]
 def stopping_servers() -> Callable[[], bool] | None:
     """Look for servers in this event loop.
 
-    :returns: a function that tells whether they are stopping, all of them; ``None`` where there
-        is no server that it could tell of.
+    :returns: a function that returns whether all of them are stopping; ``None`` if there is no
+        server that it could know of.
     """
     if "uvicorn.server" not in sys.modules and "hypercorn" not in sys.modules:
         return None
@@ -35,8 +35,8 @@ def stopping_servers() -> Callable[[], bool] | None:
 
 
 def _stopping(frame: FrameType) -> Callable[[], bool] | None:
-    """If ``frame`` runs a server: what tells whether that is stopping."""
-    # A version that has these elsewhere is not seen to stop, and that is all.
+    """Return what knows whether a server is stopping, if ``frame`` runs one."""
+    # If a later version has these elsewhere, it is not seen to stop, and nothing else happens.
     name, module = frame.f_code.co_name, frame.f_globals.get("__name__")
     if name == "_serve" and module == "uvicorn.server":
         return partial(_uvicorn_is_stopping, frame.f_locals.get("self"))
@@ -49,13 +49,13 @@ def _stopping(frame: FrameType) -> Callable[[], bool] | None:
 def _uvicorn_is_stopping(server: Any) -> bool:
     if getattr(server, "should_exit", False):
         return True
-    # Stopped by its limit of requests, it only closes its sockets.
+    # If its limit of requests has stopped it, it only closes its sockets.
     sockets = getattr(server, "servers", ())
     return bool(sockets) and not any(socket.is_serving() for socket in sockets)
 
 
 def _frames() -> Iterator[FrameType]:
-    """The frames of all coroutines that the tasks of this event loop wait in."""
+    """Return the frames of all coroutines that the tasks of this event loop wait in."""
     for coroutine in current().coroutines():
         waits_in: Any = coroutine
         while (frame := getattr(waits_in, "cr_frame", None)) is not None:

@@ -1,13 +1,13 @@
 """Cut the connection of a client that takes nothing any more.
 
-ASGI has no message for it, and a server that closes such a connection first waits until the client
-has taken what was written: for ever, and it does not stop before that. So its socket is looked for
-among the open files of this process, by the two addresses of the scope, and shut down. The server
-sees that as what it is, a connection that broke.
+ASGI has no message for this. A server that closes such a connection first waits until the client
+has taken what was written: it waits for ever, and does not stop before that. So the socket is
+looked for among the open files of this process, by the two addresses of the scope, and is shut
+down. The server sees a connection that broke, which is what it is.
 
-Where nothing has these addresses nothing happens: the other side is a proxy that has put its
-client's address there (and has timeouts of its own), a UNIX socket, HTTP/3, or there is no list of
-open files (Windows).
+Nothing happens if no open file has these addresses. Then the other side may be a proxy that has put
+the address of its client there, and that has timeouts of its own. Or the connection is a UNIX
+socket or HTTP/3, or there is no list of open files (Windows).
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ __all__ = ["Connections", "connections"]
 #: Host and port of the client, host and port of the server; no host for "any address".
 Ends: TypeAlias = tuple[str, int, str, int]
 
-#: How much of the time may be spent on looking at all open files: many clients may stall together.
+#: What share of the time may be spent on all open files: many clients may stall together.
 SHARE = 0.1
 
-#: How long, in seconds, a client may take nothing of what waits for it before it is stuck.
+#: A client that takes nothing of what waits for it is stuck after so many seconds.
 MOMENT = 0.5
 
-#: Where the open files of this process are listed.
+#: The folder that lists the open files of this process.
 _FILES = next(filter(os.path.isdir, ("/proc/self/fd", "/dev/fd")), None)
 
-#: What a server listens on where it is to be reached by all of its addresses.
+#: What a server listens on that is reached by all of its addresses.
 _ANY = ("0.0.0.0", "::")  # noqa: S104  it is only compared
 
-#: What is not sent yet is forgotten when the server closes the socket (SO_LINGER).
+#: Have what is not sent yet forgotten when the server closes the socket (SO_LINGER).
 _FORGET = struct.pack("ii", 1, 0)
 
 
 class _TooEarly(Exception):
-    """To look at the open files again."""
+    """It is too early to look at the open files again."""
 
 
 class Connections:
@@ -65,16 +65,18 @@ class Connections:
         self._look_again = -math.inf
 
     def abort(self, scope: Scope) -> bool:
-        """Shut down the connection that a request came by; whether it was found.
+        """Shut down the connection that a request came by. Return whether it was found.
 
-        Where it is too early to look for it again, that is done later.
+        If it is too early to look for the connection, that is done later.
         """
         ends = _ends_of_scope(scope)
         return ends is not None and self._abort(ends)
 
     def abort_if_stuck(self, scope: Scope, seconds: float) -> None:
-        """See in so many seconds whether the client takes what was written, and go on until it
-        has. If it does not, shut the connection down.
+        """Shut the connection down if the client takes nothing of what was written.
+
+        This looks in so many seconds for the first time, and goes on until the client has taken
+        all of it.
         """
         ends = _ends_of_scope(scope)
         if ends is not None:
@@ -108,7 +110,7 @@ class Connections:
                 self._runtime.after(MOMENT, partial(self._see_whether_stuck, ends, taken))
 
     def _find(self, ends: Ends) -> socket.socket | None:
-        """A duplicate of the socket that connects these addresses; ``None`` where there is none.
+        """Return a duplicate of the socket that connects these addresses, or ``None``.
 
         :raises _TooEarly: it is not known yet.
         """
@@ -161,7 +163,7 @@ def _ends_of_scope(scope: Scope) -> Ends | None:
 
 
 def _open_connections() -> dict[Ends, int]:
-    """The connections among the open files.
+    """Return the connections among the open files.
 
     :raises OSError: they can't be listed now.
     """
@@ -170,7 +172,7 @@ def _open_connections() -> dict[Ends, int]:
         if (ends := _ends_of_file(int(name))) is not None:
             found[ends] = int(name)
             ends = _on_any_host(ends)
-            # Where there are two, it could be either.
+            # If there are two, it could be either.
             found[ends] = -1 if ends in found else int(name)
     return found
 
@@ -182,7 +184,7 @@ def _shut_down(connection: socket.socket) -> None:
 
 
 def _progress(connection: socket.socket) -> tuple[bool, int]:
-    """Whether something waits to be taken by the client, and how much it has taken so far."""
+    """Return whether something waits for the client, and how much the client has taken so far."""
     if not sys.platform.startswith("linux"):
         return True, 0
     import fcntl  # not everywhere
@@ -223,5 +225,5 @@ _of_loop: RunVar[Connections] = RunVar("sse_asgi.connections")
 
 
 def connections() -> Connections:
-    """The Connections of the running event loop."""
+    """Return the Connections of the running event loop."""
     return of_this_loop(_of_loop, Connections)
