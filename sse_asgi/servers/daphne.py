@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Daphne"]
 
-#: What was written to a connection leaves it in the next iteration of the event loop, with HTTP/2 in
+#: What was written to a connection leaves it in the next iteration of the event loop, on HTTP/2 in
 #: the one after that. So many seconds pass until the last stream has ended for good.
 SETTLE = 0.05
 
