@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
-from anyio.lowlevel import RunVar, checkpoint
+from anyio.lowlevel import checkpoint
 
-from .runtime import current, of_this_loop
-from .signals import server_signals
+from .runtime import current
+from .signals import ServerSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +66,7 @@ class Shutdown:
         self._said = False
         # Apart from what was said: this is about one server, and another may follow it.
         self.signalled: bool = False
+        self.is_of_loop: bool = False  # and of no other
         self._listeners: dict[Listener, Runtime] = {}  # and their event loops
         self._hear_at_once: set[Listener] = set()
         self._queues: dict[Runtime, _Queue] = {}  # of the event loops where not all are told yet
@@ -107,15 +108,18 @@ class Shutdown:
 
     # What follows is for the supervisor.
 
-    def listen(self, listener: Listener, *, at_once: bool = False) -> None:
+    def listen(
+        self, listener: Listener, runtime: Runtime | None = None, *, at_once: bool = False
+    ) -> None:
         """Call ``listener`` in this event loop when draining starts; look at ``draining`` too.
 
         It waits for its turn where not all are told at once, unless it is to hear ``at_once``.
         """
-        self._listeners[listener] = current()
+        runtime = runtime or current()
+        self._listeners[listener] = runtime
         if at_once:
             self._hear_at_once.add(listener)
-        server_signals().attach(self, is_own=self is server_shutdown())
+        runtime.own(ServerSignals).attach(self, is_own=self.is_of_loop)
 
     def forget(self, listener: Listener) -> None:
         """Undo :meth:`listen`, in the same event loop."""
@@ -125,7 +129,7 @@ class Shutdown:
             queue.forget(listener)
             if not queue.waiting:
                 del self._queues[runtime]
-        server_signals().detach(self)
+        runtime.own(ServerSignals).detach(self)
 
     def note(self, stopping: bool) -> None:
         """Note whether the server was told to stop."""
@@ -196,9 +200,12 @@ class _Queue:
             self.forget(listener)
 
 
-_of_loop: RunVar[Shutdown] = RunVar("sse_asgi.shutdown")
+def server_shutdown(runtime: Runtime) -> Shutdown:
+    """Return the Shutdown that belongs to an event loop."""
+    return runtime.own(_of_loop)
 
 
-def server_shutdown() -> Shutdown:
-    """Return the Shutdown of the running event loop."""
-    return of_this_loop(_of_loop, Shutdown)
+def _of_loop() -> Shutdown:
+    shutdown = Shutdown()
+    shutdown.is_of_loop = True
+    return shutdown

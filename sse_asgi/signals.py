@@ -19,9 +19,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from anyio.lowlevel import RunVar
-
-from .runtime import current, of_this_loop
+from .runtime import current
 from .servers.running import stopping_servers
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TypeGuard
 
-__all__ = ["Attached", "ServerSignals", "server_signals"]
+__all__ = ["Attached", "ServerSignals"]
 
 Handler: TypeAlias = "Callable[[int, FrameType | None], Any]"
 
@@ -152,11 +150,3 @@ def _is_stopping(handler: object) -> bool:
     the moment the server stops accepting.
     """
     return getattr(getattr(handler, "__self__", None), "should_exit", False) is True
-
-
-_of_loop: RunVar[ServerSignals] = RunVar("sse_asgi.signals")
-
-
-def server_signals() -> ServerSignals:
-    """Return the ServerSignals of the running event loop."""
-    return of_this_loop(_of_loop, ServerSignals)

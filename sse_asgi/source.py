@@ -6,14 +6,12 @@ import contextvars
 import math
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio.to_thread
-from anyio.lowlevel import RunVar
 
 from .errors import HTTPError
-from .runtime import current, of_this_loop
+from .runtime import current
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -185,17 +183,21 @@ class ThreadSource:
         self._closed.set()
 
 
-_limiter: RunVar[anyio.CapacityLimiter] = RunVar("sse_asgi.thread_limiter")
-_no_limit: RunVar[anyio.CapacityLimiter] = RunVar("sse_asgi.no_limit")
-
-
 def current_thread_limiter() -> anyio.CapacityLimiter:
     """The limiter of this event loop for streams from sync iterables, one token a stream.
 
     Set its ``total_tokens`` to allow more or fewer; a stream that finds none gets 503.
     """
-    return of_this_loop(_limiter, partial(anyio.CapacityLimiter, SYNC_STREAMS))
+    return current().own(_limiter)
+
+
+def _limiter() -> anyio.CapacityLimiter:
+    return anyio.CapacityLimiter(SYNC_STREAMS)
 
 
 def _unlimited() -> anyio.CapacityLimiter:
-    return of_this_loop(_no_limit, partial(anyio.CapacityLimiter, math.inf))
+    return current().own(_no_limiter)
+
+
+def _no_limiter() -> anyio.CapacityLimiter:
+    return anyio.CapacityLimiter(math.inf)

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import anyio
-from anyio.lowlevel import RunVar
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -23,7 +22,7 @@ from .compat import JSONServerSentEvent, SendTimeoutError, ServerSentEvent, enco
 from .errors import HTTPError
 from .options import StreamOptions, check_function, merge_headers
 from .reasons import CloseReason
-from .runtime import of_this_loop
+from .runtime import current
 from .source import check_source, discard, open_source
 from .supervisor import Stream
 from .types import Exchange
@@ -237,7 +236,8 @@ async def _refuse(error: HTTPError, scope: Scope, send: Send) -> None:
     await respond(send, error)
 
 
-_open_streams: RunVar[Counter[object]] = RunVar("sse_asgi.starlette.open_streams")
+class _OpenStreams(Counter[object]):
+    """How many streams each endpoint has open in an event loop."""
 
 
 @contextmanager
@@ -247,7 +247,7 @@ def _place(scope: Scope, most: int | None) -> Iterator[None]:
         yield
         return
     endpoint = id(scope["endpoint"]) if "endpoint" in scope else scope["path"]
-    streams = of_this_loop(_open_streams, Counter)
+    streams = current().own(_OpenStreams)
     if streams[endpoint] >= most:
         raise HTTPError(503, "too many streams", {"retry-after": "5"})
     streams[endpoint] += 1

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import sys
 from asyncio import AbstractEventLoop, current_task, get_running_loop
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from anyio.lowlevel import RunVar, current_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .base import Runtime
 
-__all__ = ["current", "of_task", "of_this_loop"]
-
-T = TypeVar("T")
+__all__ = ["current", "of_task"]
 
 _of_loop: RunVar[Runtime] = RunVar("sse_asgi.runtime")
 _native_of_loop: RunVar[Runtime] = RunVar("sse_asgi.runtime.native")
@@ -30,7 +26,12 @@ def current() -> Runtime:
     :raises anyio.NoEventLoopError: there is none in this thread. A callback of trio's that no task
         has made is in none either.
     """
-    return of_this_loop(_of_loop, _make)
+    try:
+        return _of_loop.get()
+    except LookupError:
+        made = _make()
+        _of_loop.set(made)
+        return made
 
 
 def of_task() -> Runtime:
@@ -43,17 +44,14 @@ def of_task() -> Runtime:
     """
     if not _is_bare_task():
         return current()
-    return of_this_loop(_native_of_loop, _make_native)
-
-
-def of_this_loop(var: RunVar[T], make: Callable[[], T]) -> T:
-    """Return the value of ``var`` in the running event loop, made at the first call."""
     try:
-        return var.get()
+        return _native_of_loop.get()
     except LookupError:
-        value = make()
-        var.set(value)
-        return value
+        from .native import NativeRuntime
+
+        made = NativeRuntime(get_running_loop(), current())
+        _native_of_loop.set(made)
+        return made
 
 
 def _make() -> Runtime:
@@ -68,12 +66,6 @@ def _make() -> Runtime:
     from .trio import TrioRuntime
 
     return TrioRuntime(trio.lowlevel.current_trio_token())
-
-
-def _make_native() -> Runtime:
-    from .native import NativeRuntime
-
-    return NativeRuntime(get_running_loop())
 
 
 def _is_bare_task() -> bool:

@@ -28,6 +28,7 @@ class AsyncioRuntime(Runtime):
     cancelled = asyncio.CancelledError
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self._loop: Any = ref(loop)
         # What the clock of asyncio's own loops is, with no loop to keep alive.
         self._own_clock = type(loop).time is asyncio.BaseEventLoop.time

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 import anyio
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["Cancel", "Runtime", "Scope", "nothing"]
+
+T = TypeVar("T")
 
 #: Undoes what has returned it. It may be called at any time, and more than once.
 Cancel: TypeAlias = Callable[[], object]
@@ -67,6 +69,17 @@ class Runtime(ABC):
 
     #: The exception class of a cancellation.
     cancelled: type[BaseException]
+
+    def __init__(self) -> None:
+        self._own: dict[Callable[[], Any], Any] = {}
+
+    def own(self, make: Callable[[], T]) -> T:
+        """Return what belongs to this event loop: what ``make`` has returned at the first call."""
+        try:
+            found: T = self._own[make]
+        except KeyError:
+            found = self._own[make] = make()
+        return found
 
     @property
     @abstractmethod

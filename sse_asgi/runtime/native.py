@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
 
-    from .base import Scope
+    from .base import Runtime, Scope
 
 __all__ = ["NativeRuntime", "NativeScope"]
 
@@ -147,8 +147,9 @@ class NativeTaskGroup(asyncio.TaskGroup):
 class NativeRuntime(AsyncioRuntime):
     """See :class:`~sse_asgi.runtime.base.Runtime`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, of_loop: Runtime) -> None:
         super().__init__(loop)
+        self._own = of_loop._own  # what belongs to the loop is the same for all its tasks
         self._context = contextvars.Context()
 
     def scope(

@@ -28,6 +28,7 @@ class TrioRuntime(Runtime):
     cancelled = trio.Cancelled
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
+        super().__init__()
         self._token: Any = ref(token)
         self._clock: Callable[[], float] = trio.lowlevel.current_clock().current_time
 

@@ -12,15 +12,20 @@ if TYPE_CHECKING:
     from ..runtime.base import Runtime
     from ..types import Scope, Send
     from .base import Stopping
+    from .sockets import Connections
 
 __all__ = ["recognise"]
 
 
 def recognise(scope: Scope, send: Send, runtime: Runtime, stopping: Stopping) -> Server:
     """Return the server of a request: one that keeps to ASGI, unless it is known to differ."""
-    from .sockets import connections  # not before there is a stream
+    return _kind(scope, send, runtime)(scope, send, stopping, runtime.own(_connections))
 
-    return _kind(scope, send, runtime)(scope, send, stopping, connections())
+
+def _connections() -> Connections:
+    from .sockets import Connections  # not before there is a stream
+
+    return Connections()
 
 
 def _kind(scope: Scope, send: Send, runtime: Runtime) -> type[Server]:

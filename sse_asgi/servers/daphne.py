@@ -18,9 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from anyio.lowlevel import RunVar
-
-from ..runtime import current, of_this_loop
+from ..runtime import current
 from .base import Server
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ class Daphne(Server):
             if _answers(request, self._scope):
                 self._throttle.register(request)
                 break
-        self._let_stop = of_this_loop(_of_loop, partial(_Hold, reactor)).add(shut_down)
+        self._let_stop = current().own(_Hold).add(shut_down)
 
     def detach(self) -> None:
         """Let Twisted stop."""
@@ -157,8 +155,8 @@ class Throttle:
 class _Hold:
     """Keep the reactor of Twisted from stopping before the streams of its event loop have ended."""
 
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+    def __init__(self) -> None:
+        self._reactor = _reactor()
         self._runtime = current()
         self._streams: set[Callable[[], object]] = set()
         self._trigger: Any = None
@@ -189,9 +187,6 @@ class _Hold:
         for shut_down in tuple(self._streams):
             shut_down()
         return self._ended
-
-
-_of_loop: RunVar[_Hold] = RunVar("sse_asgi.daphne")
 
 
 def _reactor() -> Any:

@@ -22,16 +22,14 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from anyio.lowlevel import RunVar
-
-from ..runtime import current, of_this_loop
+from ..runtime import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..types import Scope
 
-__all__ = ["Connections", "connections"]
+__all__ = ["Connections"]
 
 #: Host and port of the client, host and port of the server; no host for "any address".
 Ends: TypeAlias = tuple[str, int, str, int]
@@ -219,11 +217,3 @@ def _ends_of_file(number: int) -> Ends | None:
         return None
     finally:
         borrowed.detach()
-
-
-_of_loop: RunVar[Connections] = RunVar("sse_asgi.connections")
-
-
-def connections() -> Connections:
-    """Return the Connections of the running event loop."""
-    return of_this_loop(_of_loop, Connections)

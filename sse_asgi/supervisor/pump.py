@@ -78,6 +78,7 @@ class Pump:
         send, clock = response.send, response.clock
         if clock() >= times.drain:
             return
+        at_once = response.server.sends_at_once
         straight = False  # whether there is nothing to an event except to send it
         in_row = size = 0  # events that were there at once; bytes that are held
         came = held_since = looped = 0.0  # when the last one came, and the event loop ran
@@ -116,22 +117,23 @@ class Pump:
                 held.append(frame)
                 if in_row:
                     now = monotonic()  # the clock of uvloop stands still within an iteration
-                    if now - came > QUICK:
-                        in_row = 1
-                    came = now
-                    if in_row > ALONE and joins:
-                        if len(held) == 1:
-                            size, held_since = 0, now
-                        size += len(frame)
-                        if (
-                            size < JOINED_BYTES
-                            and len(held) < JOINED_EVENTS
-                            and now - held_since < JOINED_FOR
-                        ):
-                            continue
-                if not self._write_held_at_once():
-                    await self._write_held()
-                straight = response.server.sends_at_once
+                    if joins:
+                        if now - came > QUICK:
+                            in_row = 1
+                        came = now
+                        if in_row > ALONE:
+                            if len(held) == 1:
+                                size, held_since = 0, now
+                            size += len(frame)
+                            if (
+                                size < JOINED_BYTES
+                                and len(held) < JOINED_EVENTS
+                                and now - held_since < JOINED_FOR
+                            ):
+                                continue
+                if not (at_once and self._write_held_at_once()):
+                    await response.write(held)
+                straight = at_once
                 if in_row and now - looped >= LOOP_RUNS:
                     if looped:
                         await checkpoint()
@@ -142,7 +144,7 @@ class Pump:
         except Exception as exc:
             self.stepping = self.waited = False
             if held and not self._write_held_at_once():  # it came before
-                await self._write_held()
+                await response.write(held)
             if not isinstance(exc, StopAsyncIteration):
                 raise
 
@@ -167,11 +169,3 @@ class Pump:
         self._response.events += len(held)
         held.clear()
         return True
-
-    async def _write_held(self) -> None:
-        if self._response.flushing:
-            await self._response.flushed()
-        # Only now: if that wait is interrupted, what is held must still be there.
-        frame, events = b"".join(self.held), len(self.held)
-        self.held.clear()
-        await self._response.write(frame, events)

@@ -2,7 +2,8 @@
 
 Three may send, one at a time:
 
-- The *host* waits until nobody else sends, and for the client (:meth:`Response.write`).
+- The *host* waits until nobody else sends, and for the client (:meth:`Response.write`,
+  :meth:`Response.end`).
 - Whoever has a frame while the host waits for something else sends it at once, if the server
   allows that (:meth:`Response.try_write`).
 - What could not be sent at once is handed over to the *watchdog* (:meth:`Response.hand_over`),
@@ -90,34 +91,43 @@ class Response:
 
     # -- by the host -----------------------------------------------------------------------------
 
-    async def write(self, frame: bytes, events: int = 0) -> None:
-        """Send a frame, when nobody else sends. The start of the response goes before the first."""
-        await self._send_frame(frame, more=True)
+    async def write(self, held: list[bytes], *, counted: bool = False) -> None:
+        """Send frames of events as one message, and take them from the list.
+
+        The start of the response goes before the first. This waits while the watchdog sends. If
+        that wait is interrupted, the frames are still in the list.
+
+        :param counted: whether the events were counted as sent already.
+        """
+        if self.flushing:
+            await self.flushed()
+        frame, events = b"".join(held), 0 if counted else len(held)
+        held.clear()
+        if not self._times.started:
+            await self._send_start()
+            frame = self._preamble() + frame
+        await self._send(body(frame))
         self.events += events
+        self.bytes += len(frame)
 
     async def end(self, frame: bytes = b"") -> None:
         """Send the last frame, and with it the end of the response."""
+        if self.flushing:
+            await self.flushed()
+        if not self._times.started:
+            await self._send_start()
+            frame = self._preamble() + frame
         if not frame and self._life.reason is CloseReason.SHUTDOWN and self.server.loses_empty_ends:
             frame = PING
-        await self._send_frame(frame, more=False)
+        self.ended = True
+        await self._send(body(frame, more=False))
+        self.bytes += len(frame)
 
     async def flushed(self) -> None:
         """Wait until the watchdog is not sending."""
         while self.flushing:
             self._flushed = anyio.Event()
             await self._flushed.wait()
-
-    async def _send_frame(self, frame: bytes, *, more: bool) -> None:
-        if self.flushing:
-            await self.flushed()
-        if not self._times.started:
-            await self._send_start()
-            self._times.wake(float("-inf"))  # other things are due now
-            frame = self._preamble() + frame
-        if not more:
-            self.ended = True
-        await self._send(body(frame, more))
-        self.bytes += len(frame)
 
     # -- at once ---------------------------------------------------------------------------------
 
@@ -218,6 +228,8 @@ class Response:
         self._times.starting = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         self._times.has_started()
+        if not self.flushing:
+            self._times.wake(float("-inf"))  # other things are due now
 
     def _preamble(self) -> bytes:
         """Return what comes first in the body.
@@ -231,7 +243,8 @@ class Response:
     async def _send(self, message: Message) -> None:
         times = self._times
         times.sending_since = now = self.clock()
-        times.wake(now + times.timing.send_timeout)
+        if now + times.timing.send_timeout < times.wakes:
+            times.wake(now + times.timing.send_timeout)
         try:
             await self.send(message)
         except Exception as exc:

@@ -82,7 +82,7 @@ class Stream:
         self._opened = now = clock()
         self._source, self._receive = source, exchange.receive
         self._options, self._encode = options, encode
-        self._shutdown = options.shutdown or server_shutdown()
+        self._shutdown = options.shutdown or server_shutdown(loop)
         server = servers.recognise(exchange.scope, exchange.send, loop, self._shutdown)
         self._life = life = Life()
         self._times = times = Deadlines(options.timing, now)
@@ -117,7 +117,7 @@ class Stream:
     async def run(self) -> None:
         """Serve the stream to its end. What the source raised leaves as itself."""
         self._response.server.attach(self._shut_down_now)
-        self._shutdown.listen(self)
+        self._shutdown.listen(self, self._runtime)
         try:
             if self._shutdown.draining:
                 self._shut_down_now()
@@ -300,7 +300,7 @@ class Stream:
         """End the response by an event of ``on_error``, or break it off."""
         error, response = self._life.error, self._response
         if response.started and (unsent := self._unsent()):
-            await response.write(unsent)
+            await response.write([unsent], counted=True)
         if isinstance(error, HTTPError):
             if not response.started:
                 return  # the status can still be sent
