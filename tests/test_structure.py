@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "fastapi": {"types", "event", "starlette"},
     # The hub for type checkers: what it tests is what it is given.
-    "testing": {"types", "errors", "decoder", "hub", "loops"},
+    "testing": {"types", "errors", "decoder", "hub", "loops", "testing"},
     "__init__": {
         "app", "errors", "event", "options", "request", "shutdown", "source", "reasons",
     },

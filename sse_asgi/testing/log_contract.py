@@ -1,378 +1,23 @@
-"""An in-process ASGI client for event streams that never end.
-
-Clients that collect a response before they return it hang on an endless stream; this one runs the
-application beside the test and gives it the events as they come::
-
-    async with connect(app, "/clock") as stream:
-        assert stream.status_code == 200
-        event = await stream.receive()
-        assert event.event == "tick"
-
-It decodes with :mod:`sse_asgi.decoder`, which shares nothing with the encoder, and runs on asyncio
-and trio. It has no timeouts of its own: put :func:`anyio.fail_after` around what should not take
-for ever.
-
-:class:`LogContract` tests that a log of your own does what a hub needs.
-"""
+"""The tests of what a hub needs of its log, for any log."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from .decoder import DecodedEvent, EventStreamDecoder
-from .errors import EventTooLargeError
-from .loops import current_loop, is_asyncio
+from ..errors import EventTooLargeError
+from .follower import Follower, read_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
-    from types import TracebackType
 
-    from .hub import Log, Page, Position, Record
-    from .types import ASGIApp, Headers, Message, Scope
+    from ..hub import Log, Page, Position
 
-__all__ = ["Connection", "LogContract", "connect"]
-
-#: What a client has not read may grow to so many bytes before ``send`` waits: the high-water mark
-#: that asyncio gives a transport, and so most servers.
-BUFFER_SIZE = 65536
-
-
-def connect(
-    app: ASGIApp,
-    path: str = "/",
-    *,
-    method: str = "GET",
-    headers: Headers | None = None,
-    body: bytes = b"",
-    scope: Mapping[str, Any] | None = None,
-) -> Connection:
-    """Open a connection to ``app``, as an async context manager.
-
-    Entering it waits for the response to start, and raises what the application raises before
-    that. Leaving it disconnects, waits for the application to return, and raises what it raised.
-
-    :param path: the path, percent-encoded where needed, with a query string if you like.
-    :param headers: request header fields, as a mapping or pairs, ``str`` or ``bytes``.
-    :param body: the body of the request.
-    :param scope: keys to add to the ASGI scope or to replace in it, such as ``state``, or
-        ``asgi`` for another ``spec_version`` (from 2.4 on ``send`` raises :class:`OSError` after
-        a disconnect).
-    """
-    raw_path, _, query = path.partition("?")
-    full_scope: Scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method.upper(),
-        "scheme": "http",
-        "path": unquote(raw_path),
-        "raw_path": raw_path.encode(),
-        "root_path": "",
-        "query_string": query.encode(),
-        "headers": _raw_headers(headers),
-        "client": ("127.0.0.1", 50000),
-        "server": ("testserver", 80),
-        "state": {},
-        **(scope or {}),
-    }
-    return Connection(app, full_scope, body)
-
-
-class Connection:
-    """The client's end of a connection: what :func:`connect` gives."""
-
-    def __init__(self, app: ASGIApp, scope: Scope, body: bytes) -> None:
-        self._app = app
-        self._scope = scope
-        self._request: Message | None = {
-            "type": "http.request",
-            "body": body,
-            "more_body": False,
-        }
-        self._tasks = anyio.create_task_group()
-        self._changed = anyio.Event()
-
-        self._start: Message | None = None
-        self._comments: list[str] = []
-        self._body = bytearray()
-        self._decoder = EventStreamDecoder(on_comment=self._comments.append)
-        self._events: deque[tuple[DecodedEvent, int]] = deque()
-        self._unread = 0
-
-        self._stalled = False
-        self._disconnected = False
-        self._complete = False
-        self._returned = False
-        self._error: Exception | None = None
-
-    # -- the client ------------------------------------------------------------------------------
-
-    @property
-    def status_code(self) -> int:
-        """The HTTP status."""
-        return int(self._started["status"])
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The header fields of the response, names in lower case; the last of a name counts."""
-        return {
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in self._started.get("headers", ())
-        }
-
-    @property
-    def comments(self) -> list[str]:
-        """The comments so far, pings among them; a space after the colon is taken off."""
-        return list(self._comments)
-
-    @property
-    def last_event_id(self) -> str:
-        """What the client would send as ``Last-Event-ID`` if it reconnected now."""
-        return self._decoder.last_event_id
-
-    @property
-    def reconnection_time(self) -> int | None:
-        """The last ``retry`` of the stream, in milliseconds."""
-        return self._decoder.reconnection_time
-
-    @property
-    def complete(self) -> bool:
-        """Whether the response has come to its regular end (``more_body=False``)."""
-        return self._complete
-
-    @property
-    def returned(self) -> bool:
-        """Whether the application has returned, or raised."""
-        return self._returned
-
-    async def receive(self) -> DecodedEvent:
-        """Wait for the next event.
-
-        :raises anyio.EndOfStream: the response has come to its regular end, or the client has
-            disconnected.
-        :raises anyio.IncompleteRead: the application has returned before that end.
-        :raises Exception: what the application has raised.
-        """
-        while not self._events:
-            if self._error is not None:
-                raise self._take_error()
-            if self._complete or self._disconnected:
-                raise anyio.EndOfStream
-            if self._returned:
-                raise anyio.IncompleteRead
-            await self._changed.wait()
-        event, size = self._events.popleft()
-        self._unread -= size
-        self._notify()
-        return event
-
-    async def read(self) -> bytes:
-        """Wait for the end of a response that is no event stream, such as an error; its body.
-
-        :raises anyio.IncompleteRead: the application has returned before the end.
-        :raises Exception: what the application has raised.
-        """
-        while not self._complete:
-            if self._returned:
-                raise self._take_error()
-            await self._changed.wait()
-        return bytes(self._body)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> DecodedEvent:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    def stall(self) -> None:
-        """Stop reading: from now on ``send`` waits."""
-        self._stalled = True
-
-    def resume(self) -> None:
-        """Go on reading."""
-        self._stalled = False
-        self._notify()
-
-    async def disconnect(self) -> None:
-        """Go away, and wait until the application has returned."""
-        self._disconnected = True
-        self._notify()
-        while not self._returned:
-            await self._changed.wait()
-
-    # -- the context manager ---------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        try:
-            self._tasks.start_soon(self._run)
-            while self._start is None and not self._returned:
-                await self._changed.wait()
-            if self._start is None:
-                raise self._take_error()
-        except BaseException:
-            self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if exc is None:
-                await self.disconnect()
-        finally:
-            self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
-        if exc is None and self._error is not None:
-            raise self._take_error()
-
-    def _take_error(self) -> Exception:
-        """What the application raised, once; or that it returned too early."""
-        error, self._error = self._error, None
-        return error or anyio.IncompleteRead()
-
-    # -- the server ------------------------------------------------------------------------------
-
-    async def _run(self) -> None:
-        try:
-            await _in_a_bare_task(self._serve())
-        except Exception as exc:
-            self._error = exc
-        finally:
-            self._returned = True
-            self._notify()
-
-    async def _serve(self) -> None:
-        await self._app(self._scope, self._receive, self._send)
-
-    async def _receive(self) -> Message:
-        if self._request is not None:
-            message, self._request = self._request, None
-            return message
-        while not (self._disconnected or self._complete):
-            await self._changed.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Message) -> None:
-        await checkpoint()
-        while (self._stalled or self._unread >= BUFFER_SIZE) and not self._disconnected:
-            await self._changed.wait()
-        if self._disconnected:
-            if self._scope["asgi"].get("spec_version", "2.0") >= "2.4":
-                raise OSError("the client has disconnected")
-            return
-        if message["type"] == "http.response.start":
-            if self._start is not None:
-                raise RuntimeError("the response has started already")
-            self._start = message
-        elif message["type"] == "http.response.body":
-            self._send_body(message)
-        else:
-            raise RuntimeError(f"unexpected ASGI message {message['type']!r}")
-        self._notify()
-
-    def _send_body(self, message: Message) -> None:
-        if self._start is None:
-            raise RuntimeError("the response has not started")
-        if self._complete:
-            raise RuntimeError("the response is complete")
-        body = message.get("body", b"")
-        if self.headers.get("content-type", "").startswith("text/event-stream"):
-            events = self._decoder.feed(body)
-            # The bytes count until the last of their events is read.
-            for number, event in enumerate(events, start=1):
-                self._events.append((event, len(body) if number == len(events) else 0))
-            self._unread += len(body) if events else 0
-        else:
-            self._body += body
-        self._complete = not message.get("more_body", False)
-
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
-
-    @property
-    def _started(self) -> Message:
-        if self._start is None:
-            raise RuntimeError("enter the connection first: async with connect(...) as stream")
-        return self._start
-
-
-async def _in_a_bare_task(application: Coroutine[Any, Any, None]) -> None:
-    """Run an application as servers do: on asyncio in a task that anyio knows nothing of."""
-    if not is_asyncio(current_loop()):
-        await application
-        return
-    task = asyncio.ensure_future(application)
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        task.cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([task])
-        raise
-    finally:
-        if task.done() and not task.cancelled():
-            await task
-
-
-def _raw_headers(headers: Headers | None) -> list[tuple[bytes, bytes]]:
-    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers or ()
-    return [(_latin1(name).lower(), _latin1(value)) for name, value in pairs]
-
-
-def _latin1(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("latin-1")
-
-
-# -- logs ------------------------------------------------------------------------------------------
-
-
-class Follower:
-    """What a hub hears of a log that it is attached to."""
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.created: list[str] = []
-        self.delivered: list[tuple[str, Record]] = []
-        self.renewed: list[tuple[str, Position]] = []
-        log.attach(self._deliver, self.created.append, self._renew)
-
-    def _deliver(self, topic: str, records: Sequence[Record]) -> None:
-        self.delivered += [(topic, record) for record in records]
-
-    def _renew(self, topic: str, position: Position) -> None:
-        self.renewed.append((topic, position))
-
-    def follow(self, topic: str, after: Position) -> None:
-        """Follow a topic. What was delivered before that was not asked for, and does not count."""
-        self.delivered.clear()
-        self.log.follow(topic, after)
-
-    def offsets(self, topic: str, epoch: str) -> list[int]:
-        """Those that were delivered, as they came."""
-        return [
-            record.offset
-            for name, record in self.delivered
-            if (name, record.epoch) == (topic, epoch)
-        ]
+__all__ = ["LogContract"]
 
 
 class LogContract:
@@ -456,16 +101,6 @@ class LogContract:
             "what was appended has not been delivered",
         )
 
-    async def _all(self, log: Log, topic: str, after: int = 0) -> list[Record]:
-        """All that there is after an offset, page after page."""
-        records: list[Record] = []
-        while True:
-            page = await log.read(topic, after, 100)
-            records += page.records
-            if not page.records:
-                return records
-            after = page.records[-1].offset
-
     # -- append ----------------------------------------------------------------------------------
 
     async def test_offsets_begin_with_1_and_have_no_holes(self) -> None:
@@ -475,7 +110,7 @@ class LogContract:
             positions = [await node.log.append("t", body) for body in bodies]
             assert [position.offset for position in positions] == list(range(1, 21))
             (epoch,) = {position.epoch for position in positions}
-            records = await self._all(node.log, "t")
+            records = await read_all(node.log, "t")
             assert [record.body for record in records] == bodies
             assert [(r.epoch, r.offset) for r in records] == positions
             page = await node.log.read("t", None, 100)
@@ -512,7 +147,7 @@ class LogContract:
                     tasks.start_soon(append, number)
             assert sorted(stored) == list(range(1, 51))
             for node in nodes:
-                records = await self._all(node.log, "t")
+                records = await read_all(node.log, "t")
                 assert {record.offset: record.body for record in records} == stored
 
     async def test_a_key_appends_once(self) -> None:
@@ -524,7 +159,7 @@ class LogContract:
             assert await log.append("t", b"1", key="k") == first
             assert (await log.append("t", b"1", key="other")).offset == 3
             assert await log.append("u", b"1", key="k") == await log.append("u", b"1", key="k")
-            assert [r.body for r in await self._all(log, "u")] == [b"1"]
+            assert [r.body for r in await read_all(log, "u")] == [b"1"]
             positions: list[Position] = []
 
             async def append(number: int) -> None:
@@ -535,7 +170,7 @@ class LogContract:
                 for number in range(10):
                     tasks.start_soon(append, number)
             assert set(positions) == {(first.epoch, 4)}
-            assert [r.body for r in await self._all(log, "t")] == [b"1", b"2", b"1", b"both"]
+            assert [r.body for r in await read_all(log, "t")] == [b"1", b"2", b"1", b"both"]
 
     async def test_a_key_is_known_as_long_as_its_event(self) -> None:
         """After that, the same key appends again."""
@@ -549,7 +184,7 @@ class LogContract:
                 await node.log.append("t", b"y")
             again = await node.log.append("t", b"x", key="k")
             assert again != first
-            assert (await self._all(node.log, "t"))[-1].body == b"x"
+            assert (await read_all(node.log, "t"))[-1].body == b"x"
 
     async def test_a_cancelled_append(self) -> None:
         """Took place, or did not; and the log goes on."""
@@ -571,7 +206,7 @@ class LogContract:
             with anyio.CancelScope() as scope:
                 scope.cancel()
                 await node.log.read("t", 0, 100)
-            records = await self._all(node.log, "t")
+            records = await read_all(node.log, "t")
             assert [record.offset for record in records] == list(range(1, 41))
             bodies = [body for n in range(20) for body in (b"cancelled %d" % n, b"%d" % n)]
             assert [record.body for record in records] == bodies
@@ -590,7 +225,7 @@ class LogContract:
             await node.log.append(topic, b"y", collapse_key="c\u00e4")
             expected = [(body, None) for body in bodies] + [(b"y", "c\u00e4")]
             for log in (node.log, *(other.log for other in others)):
-                records = await self._all(log, topic)
+                records = await read_all(log, topic)
                 assert [(record.body, record.collapse_key) for record in records] == expected
             await self._until(lambda: len(node.delivered) >= len(expected), "not delivered")
             assert [(record.body, record.collapse_key) for _, record in node.delivered] == expected
