@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import threading
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
@@ -20,7 +19,8 @@ from ..errors import HubClosedError
 from ..loops import clock, current_loop
 from .channel import Channel, Cursor
 from .log import MemoryLog
-from .positions import MAX_ID_LENGTH, Position, join
+from .names import check_key, check_topic, is_pattern, matcher
+from .positions import MAX_TOPICS, Position, join
 from .subscription import Start, Subscription
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from .subscription import Policy
 
 __all__ = ["Hub"]
-
-#: How long the name of a topic may be, and a key, in characters.
-MAX_TOPIC_LENGTH = 255
 
 _POLICIES = ("gap", "disconnect", "latest")
 
@@ -198,8 +195,8 @@ class Hub:
         """
         if not topics:
             raise TypeError("subscribe to at least one topic")
-        plain = tuple(dict.fromkeys(topic for topic in topics if not _is_pattern(topic)))
-        patterns = tuple(dict.fromkeys(topic for topic in topics if _is_pattern(topic)))
+        plain = tuple(dict.fromkeys(topic for topic in topics if not is_pattern(topic)))
+        patterns = tuple(dict.fromkeys(topic for topic in topics if is_pattern(topic)))
         for topic in plain:
             check_topic(topic)
         if last_event_id is not None and not isinstance(last_event_id, str):
@@ -374,7 +371,7 @@ class Hub:
 
     def _matching(self, patterns: Sequence[str]) -> Sequence[str]:
         topics = (self._log.topics() if patterns else None) or ()
-        found = (filter(_matcher(pattern), topics) for pattern in patterns)
+        found = (filter(matcher(pattern), topics) for pattern in patterns)
         return tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
 
     def _enter_topic(self, subscription: Subscription, topic: str, start: Start) -> None:
@@ -404,51 +401,16 @@ class Hub:
 
     def _created(self, topic: str) -> None:
         for pattern, subscriptions in tuple(self._by_pattern.items()):
-            if _matcher(pattern)(topic):
+            if matcher(pattern)(topic):
                 for subscription in tuple(subscriptions):
                     self._enter_topic(subscription, topic, Start(oldest=True))
-
-
-#: How many topics an id has room for: a position is an epoch, a hyphen, an offset, and a dot.
-MAX_TOPICS = MAX_ID_LENGTH // (12 + 1 + 16 + 1)
-
-
-def check_topic(topic: object) -> None:
-    """Refuse what can't be a topic."""
-    if not isinstance(topic, str):
-        raise TypeError(f"a topic must be a str, not {topic!r}")
-    if not 0 < len(topic) <= MAX_TOPIC_LENGTH:
-        raise ValueError(f"a topic has 1 to {MAX_TOPIC_LENGTH} characters: {topic!r:.80}")
-    if "*" in topic or not topic.isprintable():
-        raise ValueError(f"a topic must not contain control characters or '*': {topic!r:.80}")
-
-
-def _check_key(name: str, key: object) -> None:
-    if key is None:
-        return
-    if not isinstance(key, str):
-        raise TypeError(f"{name} must be a str or None, not {key!r:.80}")
-    if not 0 < len(key) <= MAX_TOPIC_LENGTH:
-        raise ValueError(f"{name} has 1 to {MAX_TOPIC_LENGTH} characters: {key!r:.80}")
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} can't be encoded as UTF-8: {key!r:.80}") from None
-
-
-def _is_pattern(topic: object) -> bool:
-    return isinstance(topic, str) and "*" in topic
-
-
-def _matcher(pattern: str) -> Callable[[str], object]:
-    return re.compile(".*".join(map(re.escape, pattern.split("*")))).fullmatch
 
 
 def _checked(topic: object, event: EventLike, key: object, collapse_key: object) -> bytes:
     """The frame of an event that may be published so."""
     check_topic(topic)
-    _check_key("key", key)
-    _check_key("collapse_key", collapse_key)
+    check_key("key", key)
+    check_key("collapse_key", collapse_key)
     return _body(event)
 
 

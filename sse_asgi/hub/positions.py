@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MAX_ID_LENGTH", "Position", "join", "new_epoch", "parse"]
+__all__ = ["MAX_ID_LENGTH", "MAX_TOPICS", "Position", "join", "new_epoch", "parse"]
 
 #: Of an id for several topics, in characters. It comes back as a header field, of which servers
 #: and proxies take 8 KiB or so, with all others.
 MAX_ID_LENGTH = 2048
+
+#: How many topics an id has room for: a position is an epoch, a hyphen, an offset, and a dot.
+MAX_TOPICS = MAX_ID_LENGTH // (12 + 1 + 16 + 1)
 
 #: Ends an id that does not say where the client is in all topics.
 _MORE = "+"
