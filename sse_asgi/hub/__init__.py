@@ -2,7 +2,8 @@
 
 from ..errors import EventTooLargeError, HubClosedError, HubError
 from .hub import Hub
-from .log import Log, MemoryLog, Page, Record
+from .log import Log, Page, Record
+from .memory import MemoryLog
 from .positions import Position
 from .subscription import Subscription
 

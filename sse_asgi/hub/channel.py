@@ -8,8 +8,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from ..loops import soon
-from .log import TURN, Window
+from .log import TURN
 from .positions import Position
+from .window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,7 +18,7 @@ from ..encoder import encode
 from ..errors import HubClosedError
 from ..loops import clock, current_loop
 from .channel import Channel, Cursor
-from .log import MemoryLog
+from .memory import MemoryLog
 from .names import check_key, check_topic, is_pattern, matcher
 from .positions import MAX_TOPICS, Position, join
 from .subscription import Start, Subscription

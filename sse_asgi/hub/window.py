@@ -1,0 +1,94 @@
+"""The newest events of one topic, in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .log import Record
+
+if TYPE_CHECKING:
+    from .log import Limits
+
+__all__ = ["Window"]
+
+
+class Window:
+    """The newest events of one topic, without a hole; old ones go when limits say so."""
+
+    __slots__ = ("_begin", "_joined", "_records", "_times", "epoch", "last", "size")
+
+    def __init__(self, epoch: str, last: int = 0) -> None:
+        self.epoch: str = epoch
+        self.last: int = last
+        self.size: int = 0
+        # The first ones may be gone: cut off from time to time, as that takes as long as the rest.
+        self._records: list[Record] = []
+        self._times: list[float] = []
+        self._begin = 0
+        self._joined: tuple[int, bytes, int] | None = None
+
+    @property
+    def first(self) -> int:
+        """The offset of the oldest event, or of the next where there is none."""
+        return self.last + 1 - len(self)
+
+    def __len__(self) -> int:
+        return len(self._records) - self._begin
+
+    def append(self, record: Record, now: float) -> None:
+        """Add the next event."""
+        self._records.append(record)
+        self._times.append(now)
+        self.size += len(record.body)
+        self.last = record.offset
+        self._joined = None
+
+    def after(self, offset: int, max_bytes: int) -> list[Record]:
+        """The events after ``offset``, so many bytes of them, but at least one."""
+        records = self._records
+        begin = end = max(len(records) - (self.last - offset), self._begin)
+        rest = max_bytes
+        while end < len(records) and (rest >= len(records[end].body) or end == begin):
+            rest -= len(records[end].body)
+            end += 1
+        return records[begin:end]
+
+    def joined_after(self, offset: int, max_bytes: int) -> tuple[bytes, int]:
+        """The frames of these events as one, and the offset of the last: joined once for all who
+        ask for the same one after another.
+        """
+        if self._joined is None or self._joined[0] != offset:
+            records = self.after(offset, max_bytes)
+            frame = b"".join([record.frame for record in records])
+            self._joined = (offset, frame, records[-1].offset)
+        return self._joined[1:]
+
+    def forget_joined(self) -> None:
+        """Do not keep what :meth:`joined_after` has made."""
+        self._joined = None
+
+    def trim(self, limits: Limits, now: float) -> list[Record]:
+        """Forget what is beyond the limits, and return it."""
+        begin = end = self._begin
+        records = self._records
+        while end < len(records) and (
+            len(records) - end > limits.max_events
+            or self.size > limits.max_bytes
+            or self._times[end] <= now - limits.max_age
+        ):
+            self.size -= len(records[end].body)
+            end += 1
+        if end == begin:
+            return []
+        gone = records[begin:end]
+        self._begin = end
+        if end > 32 and end > len(records) // 2:
+            del records[:end], self._times[:end]
+            self._begin = 0
+        else:
+            # They would be kept until they are cut off.
+            records[begin:end] = [_GONE] * (end - begin)
+        return gone
+
+
+_GONE = Record("", 0, b"")
