@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakSet
 
 import anyio
-import anyio.from_thread
-from anyio.lowlevel import current_token
 
 from ..encoder import encode
-from ..errors import HubClosedError
-from ..loops import clock, current_loop
-from .channel import Channel, Cursor
+from .beginning import Start
 from .memory import MemoryLog
-from .names import check_key, check_topic, is_pattern, matcher
+from .names import check_key, check_topic, is_pattern
 from .positions import MAX_TOPICS, Position, join
-from .subscription import Start, Subscription
+from .registry import Registry
+from .subscription import Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable
     from types import TracebackType
 
     from ..types import EventLike
-    from .log import Log, Page, Record
+    from .log import Log
     from .subscription import Policy
 
 __all__ = ["Hub"]
@@ -93,23 +87,18 @@ class Hub:
             raise TypeError(f"on_subscribers must be callable or None, not {on_subscribers!r}")
         encode({"event": gap_event})
         self._log = log
-        self.gap_event: str = gap_event
-        self._on_subscribers = on_subscribers
-        self._channels: dict[str, Channel] = {}
-        self._subscriptions: dict[Subscription, None] = {}
-        # Those that were made and have not begun. Nobody has to close one that never does.
-        self._made: WeakSet[Subscription] = WeakSet()
-        self._by_pattern: dict[str, dict[Subscription, None]] = {}
-        self._loop: object = None
-        self._clock: Callable[[], float] = float
-        self._token: Any = None
-        self._thread: int | None = None
-        self._closed = False
+        self._registry: Registry[Subscription] = Registry(log, gap_event, on_subscribers)
+        self._affinity = self._registry.affinity
         self._tasks: anyio.abc.TaskGroup | None = None
-        log.attach(self._deliver, self._created, self._renewed)
 
     def __repr__(self) -> str:
-        return f"<Hub topics={len(self._channels)} subscribers={len(self._subscriptions)}>"
+        registry = self._registry
+        return f"<Hub topics={len(registry.channels)} subscribers={registry.subscribers(None)}>"
+
+    @property
+    def gap_event(self) -> str:
+        """The name of the event that tells a client that events are missing."""
+        return self._registry.gap_event
 
     # -- publish ---------------------------------------------------------------------------------
 
@@ -139,7 +128,7 @@ class Hub:
         :raises HubClosedError: after :meth:`close`.
         """
         body = _checked(topic, event, key, collapse_key)
-        self._use()
+        self._affinity.use()
         return str(await self._log.append(topic, body, key=key, collapse_key=collapse_key))
 
     def publish_from_thread(
@@ -156,15 +145,8 @@ class Hub:
         :raises HubClosedError: before the hub was used in its event loop, or when that is closed.
         """
         _checked(topic, event, key, collapse_key)  # refused here, if at all
-        if self._token is None:
-            raise HubClosedError("the hub is not in use yet: open it in its event loop first")
-        if threading.get_ident() == self._thread:
-            raise RuntimeError("this is the event loop's own thread: await hub.publish()")
         publish = partial(self.publish, topic, event, key=key, collapse_key=collapse_key)
-        try:
-            return anyio.from_thread.run(publish, token=self._token)
-        except anyio.RunFinishedError:
-            raise HubClosedError("the event loop of the hub is closed") from None
+        return self._affinity.run_from_thread(publish)
 
     # -- subscribe -------------------------------------------------------------------------------
 
@@ -199,29 +181,21 @@ class Hub:
         patterns = tuple(dict.fromkeys(topic for topic in topics if is_pattern(topic)))
         for topic in plain:
             check_topic(topic)
-        if last_event_id is not None and not isinstance(last_event_id, str):
-            raise TypeError(f"last_event_id must be a str or None, not {last_event_id!r}")
-        if history is not None:
-            if not isinstance(history, int) or isinstance(history, bool):
-                raise TypeError(f"history must be an int or None, not {history!r}")
-            if history < 0:
-                raise ValueError(f"history must be at least 0, not {history}")
-        if policy not in _POLICIES:
-            raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
+        _check_options(last_event_id, history, policy)
         if len(plain) > MAX_TOPICS:
             raise ValueError(f"{len(plain)} topics, where an id has room for {MAX_TOPICS}")
-        self._use()
+        self._affinity.use()
         given = last_event_id or None
         start = Start(given=True) if given is not None else Start(None, history or 0)
-        names = dict.fromkeys((*plain, *self._matching(patterns)))
+        names = dict.fromkeys((*plain, *self._registry.matching(patterns)))
         starts = {
             topic: start if start.given else start._replace(position=self._log.position(topic))
             for topic in names
         }
         subscription = Subscription(
-            self, plain, patterns, starts, start, given=given, policy=policy, info=info
+            self._registry, plain, patterns, starts, start, given=given, policy=policy, info=info
         )
-        self._made.add(subscription)
+        self._registry.made.add(subscription)
         return subscription
 
     async def position(self, *topics: str) -> str:
@@ -234,7 +208,7 @@ class Hub:
             check_topic(topic)
         if not topics:
             raise TypeError("the position of which topic?")
-        self._use()
+        self._affinity.use()
         positions = []
         for topic in dict.fromkeys(topics):
             position = self._log.position(topic)
@@ -246,10 +220,7 @@ class Hub:
 
     def subscribers(self, topic: str | None = None) -> int:
         """How many subscriptions there are here, of a topic or of all together."""
-        if topic is None:
-            return len(self._subscriptions)
-        channel = self._channels.get(topic)
-        return 0 if channel is None else len(channel.subscriptions)
+        return self._registry.subscribers(topic)
 
     def kick(
         self,
@@ -268,7 +239,7 @@ class Hub:
         """
         if last is not None:
             encode(last)  # refused here, if at all
-        ended = list(filter(predicate, (*self._subscriptions, *self._made)))
+        ended = list(filter(predicate, (*self._registry.subscriptions, *self._registry.made)))
         for subscription in ended:
             subscription.close(last)
         return len(ended)
@@ -278,8 +249,8 @@ class Hub:
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("the hub is open already")
-        self._closed = False
-        self._use()
+        self._affinity.closed = False
+        self._affinity.use()
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
         try:
@@ -289,6 +260,7 @@ class Hub:
             await tasks.__aexit__(None, None, None)
             raise
         self._tasks = tasks
+        self._affinity.open = True
         return self
 
     async def __aexit__(
@@ -299,13 +271,14 @@ class Hub:
     ) -> None:
         self.close()
         tasks, self._tasks = self._tasks, None
+        self._affinity.open = False
         assert tasks is not None
         tasks.cancel_scope.cancel()
         await tasks.__aexit__(exc_type, exc, traceback)
 
     def close(self) -> None:
         """End all subscriptions; from now on the hub refuses everything."""
-        self._closed = True
+        self._affinity.closed = True
         self.kick(lambda subscription: True)
 
     @asynccontextmanager
@@ -314,96 +287,18 @@ class Hub:
         async with self:
             yield
 
-    def _use(self) -> None:
-        """Belong to the running event loop."""
-        if self._closed:
-            raise HubClosedError("the hub is closed")
-        loop = current_loop()
-        if loop is self._loop:
-            return
-        if self._subscriptions or self._tasks is not None:
-            raise RuntimeError("the hub belongs to another event loop: hub.publish_from_thread()")
-        self._loop, self._clock = loop, clock(loop)
-        self._token, self._thread = current_token(), threading.get_ident()
 
-    # -- for subscriptions -----------------------------------------------------------------------
-
-    def enter(self, subscription: Subscription, starts: Mapping[str, Start]) -> None:
-        """Have a subscriber."""
-        self._use()
-        self._made.discard(subscription)
-        self._subscriptions[subscription] = None
-        for topic, start in starts.items():
-            self._enter_topic(subscription, topic, start)
-        for pattern in subscription.patterns:
-            self._by_pattern.setdefault(pattern, {})[subscription] = None
-        for topic in self._matching(subscription.patterns):
-            if topic not in starts:
-                self._enter_topic(subscription, topic, Start(oldest=True))
-
-    def leave(self, subscription: Subscription) -> None:
-        """Have it no longer."""
-        del self._subscriptions[subscription]
-        for pattern in subscription.patterns:
-            del self._by_pattern[pattern][subscription]
-            if not self._by_pattern[pattern]:
-                del self._by_pattern[pattern]
-        for cursor in subscription.cursors:
-            channel = cursor.channel
-            del channel.subscriptions[subscription]
-            if not channel.subscriptions:
-                del self._channels[channel.topic]
-                self._log.unfollow(channel.topic)
-            self._count(channel)
-
-    async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
-        """Ask the log."""
-        return await self._log.read(topic, after, max_bytes)
-
-    async def find(self, patterns: Sequence[str]) -> Sequence[str]:
-        """The topics that match one of some patterns, where that has to be asked."""
-        await self._log.follow_topics()
-        return self._matching(patterns)
-
-    def knows_topics(self) -> bool:
-        """Whether all topics are known."""
-        return self._log.topics() is not None
-
-    def _matching(self, patterns: Sequence[str]) -> Sequence[str]:
-        topics = (self._log.topics() if patterns else None) or ()
-        found = (filter(matcher(pattern), topics) for pattern in patterns)
-        return tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
-
-    def _enter_topic(self, subscription: Subscription, topic: str, start: Start) -> None:
-        channel = self._channels.get(topic)
-        if channel is None:
-            channel = self._channels[topic] = Channel(topic, self._log, self._loop)
-        if subscription not in channel.subscriptions:
-            channel.subscriptions[subscription] = None
-            subscription.add(Cursor(topic, channel), start)
-            self._count(channel)
-
-    def _count(self, channel: Channel) -> None:
-        if self._on_subscribers is not None:
-            self._on_subscribers(channel.topic, len(channel.subscriptions))
-
-    # -- for the log -----------------------------------------------------------------------------
-
-    def _deliver(self, topic: str, records: Sequence[Record]) -> None:
-        channel = self._channels.get(topic)
-        if channel is not None:
-            channel.deliver(records, self._clock())
-
-    def _renewed(self, topic: str, position: Position) -> None:
-        channel = self._channels.get(topic)
-        if channel is not None:
-            channel.renew(position)
-
-    def _created(self, topic: str) -> None:
-        for pattern, subscriptions in tuple(self._by_pattern.items()):
-            if matcher(pattern)(topic):
-                for subscription in tuple(subscriptions):
-                    self._enter_topic(subscription, topic, Start(oldest=True))
+def _check_options(last_event_id: object, history: object, policy: object) -> None:
+    """Refuse what a subscription can't begin with."""
+    if last_event_id is not None and not isinstance(last_event_id, str):
+        raise TypeError(f"last_event_id must be a str or None, not {last_event_id!r}")
+    if history is not None:
+        if not isinstance(history, int) or isinstance(history, bool):
+            raise TypeError(f"history must be an int or None, not {history!r}")
+        if history < 0:
+            raise ValueError(f"history must be at least 0, not {history}")
+    if policy not in _POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
 
 
 def _checked(topic: object, event: EventLike, key: object, collapse_key: object) -> bytes:

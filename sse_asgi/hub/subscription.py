@@ -10,7 +10,7 @@ import random
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 import anyio
 
@@ -19,16 +19,17 @@ from ..errors import HubClosedError, HubError
 from ..loops import current_loop, parked
 from .channel import BATCH, Cursor
 from .log import Page
-from .positions import Position, join, parse
+from .positions import join, parse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from ..types import EventLike, FrameReceiver
-    from .hub import Hub
+    from .beginning import Start
     from .log import Record
+    from .registry import Registry
 
-__all__ = ["Policy", "Start", "Subscription"]
+__all__ = ["Policy", "Subscription"]
 
 T = TypeVar("T")
 
@@ -42,19 +43,6 @@ PAUSE = (0.5, 1.0)
 SHOWN = 64
 
 
-class Start(NamedTuple):
-    """Where a subscription begins in a topic."""
-
-    #: Where the log ended when it was made; ``None``: where it ends when it is first read.
-    position: Position | None = None
-    #: So many events earlier, or as many as there are.
-    history: int = 0
-    #: Where the id says that the client has given.
-    given: bool = False
-    #: With the first event that there has been.
-    oldest: bool = False
-
-
 class Subscription(AsyncIterator[bytes]):
     """The events of some topics, as frames: what :meth:`Hub.subscribe` returns.
 
@@ -63,14 +51,14 @@ class Subscription(AsyncIterator[bytes]):
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_batch", "_cursors", "_doubtful", "_given", "_hub",
-        "_last_words", "_loop", "_offsets", "_other", "_over", "_receiver", "_simple", "_starts",
+        "__weakref__", "_asking", "_batch", "_cursors", "_doubtful", "_given", "_last_words",
+        "_loop", "_offsets", "_other", "_over", "_receiver", "_registry", "_simple", "_starts",
         "_turn", "_unsettled", "_wake", "info", "patterns", "policy", "topics",
     )  # fmt: skip
 
     def __init__(
         self,
-        hub: Hub,
+        registry: Registry[Subscription],
         topics: tuple[str, ...],
         patterns: tuple[str, ...],
         starts: Mapping[str, Start],
@@ -80,7 +68,7 @@ class Subscription(AsyncIterator[bytes]):
         policy: Policy,
         info: Any,
     ) -> None:
-        self._hub = hub
+        self._registry = registry
         #: The topics that it was made for, patterns apart.
         self.topics: tuple[str, ...] = topics
         #: The patterns that it was made for.
@@ -152,7 +140,7 @@ class Subscription(AsyncIterator[bytes]):
             self._over = True
             self._receiver = None
             if self._starts is None:
-                self._hub.leave(self)
+                self._registry.leave(self)
             self.rouse()
             if self._asking is not None:
                 self._asking.cancel()
@@ -198,11 +186,11 @@ class Subscription(AsyncIterator[bytes]):
 
     async def _begin(self, starts: Mapping[str, Start]) -> None:
         self._loop = current_loop()  # looked up once
-        if self.patterns and not self._hub.knows_topics():
-            found = await self._insist(partial(self._hub.find, self.patterns))
+        if self.patterns and not self._registry.knows_topics():
+            found = await self._insist(partial(self._registry.find, self.patterns))
             starts = {**dict.fromkeys(found or (), self._other), **starts}
         if not self._over:
-            self._hub.enter(self, starts)
+            self._registry.enter(self, starts)
             self._starts = None
 
     # -- what is at hand -------------------------------------------------------------------------
@@ -303,7 +291,7 @@ class Subscription(AsyncIterator[bytes]):
 
     async def _read(self, cursor: Cursor, after: int | None, max_bytes: int) -> Page | None:
         """Ask the log; ``None`` if this is over, and the channel perhaps gone."""
-        page = await self._insist(partial(self._hub.read, cursor.topic, after, max_bytes))
+        page = await self._insist(partial(self._registry.log.read, cursor.topic, after, max_bytes))
         if page is not None:
             cursor.channel.meet(page)
         return page
@@ -359,7 +347,7 @@ class Subscription(AsyncIterator[bytes]):
         data: dict[str, Any] = {"after": after[:SHOWN], "position": position, "missed": missed}
         if topic is not None:
             data["topic"] = topic
-        return encode({"event": self._hub.gap_event, "id": position, "data": data})
+        return encode({"event": self._registry.gap_event, "id": position, "data": data})
 
     def _wake_by(self, wake: Callable[[], object]) -> None:
         self._wake = wake

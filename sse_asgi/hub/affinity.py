@@ -1,0 +1,72 @@
+"""The event loop that a hub belongs to."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import anyio.from_thread
+from anyio.lowlevel import current_token
+
+from ..errors import HubClosedError
+from ..loops import clock, current_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine
+
+__all__ = ["Affinity"]
+
+T = TypeVar("T")
+
+
+class Affinity:
+    """The event loop that a hub belongs to: the one that it is used in first.
+
+    Once the hub is not in use, it may be used in another event loop.
+
+    :param users: those who use the hub.
+    """
+
+    def __init__(self, users: Collection[object]) -> None:
+        self._users = users
+        self._token: Any = None
+        self._thread: int | None = None
+        self.loop: object = None
+        #: The clock of that event loop.
+        self.clock: Callable[[], float] = float
+        #: Whether the hub is open, and so in use, whoever uses it.
+        self.open: bool = False
+        #: Whether the hub refuses everything.
+        self.closed: bool = False
+
+    def use(self) -> None:
+        """Bind the hub to the running event loop.
+
+        :raises HubClosedError: the hub is closed.
+        :raises RuntimeError: the hub is in use in another event loop.
+        """
+        if self.closed:
+            raise HubClosedError("the hub is closed")
+        loop = current_loop()
+        if loop is self.loop:
+            return
+        if self._users or self.open:
+            raise RuntimeError("the hub belongs to another event loop: hub.publish_from_thread()")
+        self.loop, self.clock = loop, clock(loop)
+        self._token, self._thread = current_token(), threading.get_ident()
+
+    def run_from_thread(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine function in the event loop, from another thread, and wait for it.
+
+        :raises RuntimeError: this is the thread of the event loop.
+        :raises HubClosedError: the hub has no event loop yet, or that is closed.
+        """
+        if self._token is None:
+            raise HubClosedError("the hub is not in use yet: open it in its event loop first")
+        if threading.get_ident() == self._thread:
+            raise RuntimeError("this is the event loop's own thread: await hub.publish()")
+        try:
+            return anyio.from_thread.run(function, token=self._token)
+        except anyio.RunFinishedError:
+            raise HubClosedError("the event loop of the hub is closed") from None
