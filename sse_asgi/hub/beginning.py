@@ -1,13 +1,20 @@
-"""Where a subscription begins."""
+"""Where a subscription begins in its topics. No I/O: it is told how far their logs reach."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from .log import Page
+from .positions import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .channel import Cursor
     from .positions import Position
 
-__all__ = ["Start"]
+__all__ = ["Beginning", "Found", "Start"]
 
 
 class Start(NamedTuple):
@@ -21,3 +28,88 @@ class Start(NamedTuple):
     given: bool = False
     #: With the first event that there has been.
     oldest: bool = False
+
+
+#: A cursor, where it is to begin, and how far the log of its topic reaches.
+Found: TypeAlias = "tuple[Cursor, Start, Page]"
+
+_NO_STARTS: Mapping[str, Start] = MappingProxyType({})
+
+
+class Beginning:
+    """How a subscription begins, from its first step until it has a place in each topic.
+
+    :param topics: its topics, patterns apart.
+    :param given: the id that the client has had last, as it says; ``None``: it has had none.
+    :param starts: where to begin in the topics that are known.
+    :param other: where to begin in topics that match a pattern and have to be looked up; ``None``:
+        there is no pattern.
+    """
+
+    __slots__ = (
+        "_doubtful",
+        "_offsets",
+        "_topics",
+        "entered",
+        "given",
+        "other",
+        "starts",
+        "unsettled",
+    )
+
+    def __init__(
+        self,
+        topics: Sequence[str],
+        given: str | None,
+        starts: Mapping[str, Start] = _NO_STARTS,
+        other: Start | None = None,
+    ) -> None:
+        self._topics = topics
+        self.given: str | None = given
+        self._offsets = None if given is None else parse(given)
+        # With a pattern an id may be about topics that are no longer there.
+        self._doubtful = given is not None and other is not None
+        self.starts: Mapping[str, Start] = starts
+        self.other: Start | None = other
+        #: Whether the subscription has entered its topics.
+        self.entered: bool = False
+        #: The cursors that have no place yet.
+        self.unsettled: list[tuple[Cursor, Start]] = []
+
+    def at_hand(self, cursor: Cursor, start: Start) -> Page | None:
+        """Where the log ends, if that need not be known exactly: what follows the id is here."""
+        window = cursor.channel.window
+        if window is None or not start.given or self._offsets is None:
+            return None
+        if window.first - 1 <= self._offsets.get(window.epoch, -1) <= window.last:
+            return Page(window.epoch, window.first, window.last)
+        return None
+
+    def settle(self, found: Sequence[Found]) -> tuple[list[tuple[Cursor, Page]], bool]:
+        """Give the first of the cursors their places.
+
+        :returns: the cursors that miss events, and whether the id is about topics that are gone.
+        """
+        del self.unsettled[: len(found)]
+        strange = self._offsets is None or not self._offsets.keys() <= {
+            page.epoch for _, _, page in found
+        }
+        for cursor, start, page in found:
+            self._place(cursor, start, page, strange)
+        missing = [(cursor, page) for cursor, _, page in found if not cursor.continues(page)]
+        gone = self._doubtful and strange
+        self._doubtful = False
+        return missing, gone
+
+    def _place(self, cursor: Cursor, start: Start, page: Page, strange: bool) -> None:
+        if start.given:
+            if self._offsets is not None and page.epoch in self._offsets:
+                cursor.epoch, cursor.offset = page.epoch, self._offsets[page.epoch]
+            elif not strange and cursor.topic not in self._topics:
+                cursor.epoch = page.epoch  # it matches a pattern, and is new to the client
+        elif start.oldest:
+            cursor.epoch = page.epoch
+        else:
+            cursor.epoch, end = start.position or (page.epoch, page.last)
+            oldest = page.first - 1 if cursor.epoch == page.epoch else 0
+            cursor.offset = max(end - start.history, min(oldest, end))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from ..encoder import encode
-from .beginning import Start
+from .beginning import Beginning, Start
 from .memory import MemoryLog
 from .names import check_key, check_topic, is_pattern
 from .positions import MAX_TOPICS, Position, join
@@ -192,8 +192,9 @@ class Hub:
             topic: start if start.given else start._replace(position=self._log.position(topic))
             for topic in names
         }
+        beginning = Beginning(plain, given, starts, start if patterns else None)
         subscription = Subscription(
-            self._registry, plain, patterns, starts, start, given=given, policy=policy, info=info
+            self._registry, plain, patterns, beginning, policy=policy, info=info
         )
         self._registry.made.add(subscription)
         return subscription

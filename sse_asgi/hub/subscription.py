@@ -17,16 +17,16 @@ import anyio
 from ..encoder import encode
 from ..errors import HubClosedError, HubError
 from ..loops import current_loop, parked
+from .beginning import Beginning
 from .channel import BATCH, Cursor
-from .log import Page
-from .positions import join, parse
+from .positions import join
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from ..types import EventLike, FrameReceiver
-    from .beginning import Start
-    from .log import Record
+    from .beginning import Found, Start
+    from .log import Page, Record
     from .registry import Registry
 
 __all__ = ["Policy", "Subscription"]
@@ -51,9 +51,9 @@ class Subscription(AsyncIterator[bytes]):
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_batch", "_cursors", "_doubtful", "_given", "_last_words",
-        "_loop", "_offsets", "_other", "_over", "_receiver", "_registry", "_simple", "_starts",
-        "_turn", "_unsettled", "_wake", "info", "patterns", "policy", "topics",
+        "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_given", "_last_words",
+        "_loop", "_over", "_receiver", "_registry", "_simple", "_turn", "_wake", "info",
+        "patterns", "policy", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -61,10 +61,8 @@ class Subscription(AsyncIterator[bytes]):
         registry: Registry[Subscription],
         topics: tuple[str, ...],
         patterns: tuple[str, ...],
-        starts: Mapping[str, Start],
-        other: Start,
+        beginning: Beginning,
         *,
-        given: str | None,
         policy: Policy,
         info: Any,
     ) -> None:
@@ -77,15 +75,11 @@ class Subscription(AsyncIterator[bytes]):
         self.policy: Policy = policy
         #: Whatever the application has given it, to know it by.
         self.info: Any = info
-        self._given = given
-        self._offsets = None if given is None else parse(given)
-        self._starts: Mapping[str, Start] | None = starts
-        self._other = other  # where topics begin that have to be looked up
+        self._given = beginning.given
+        # Until each cursor has its place. Then it is let go: most subscriptions wait, with theirs.
+        self._beginning: Beginning | None = beginning
         self._cursors: list[Cursor] = []
         self._turn = 0  # the next cursor to be looked at
-        self._unsettled: list[tuple[Cursor, Start]] = []
-        # With a pattern an id may be about topics that are no longer there.
-        self._doubtful = given is not None and bool(patterns)
         # Of each key the newest, however many there are.
         self._batch = sys.maxsize if policy == "latest" else BATCH
         # The frames are those of the log.
@@ -105,11 +99,9 @@ class Subscription(AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         """Wait for events; all that there are, up to a bound, as one frame."""
-        if self._starts is not None:
-            await self._begin(self._starts)
         while not self._over:
-            if self._unsettled or self._doubtful:
-                frame = await self._settle()
+            if self._beginning is not None:
+                frame = await self._begin(self._beginning)
             elif (frame := self._take()) is None:
                 if (cursor := self._outside()) is not None:
                     frame = await self._ask_log(cursor)
@@ -139,7 +131,7 @@ class Subscription(AsyncIterator[bytes]):
             self._last_words = None if last is None else encode(last)
             self._over = True
             self._receiver = None
-            if self._starts is None:
+            if self._beginning is None or self._beginning.entered:
                 self._registry.leave(self)
             self.rouse()
             if self._asking is not None:
@@ -160,7 +152,10 @@ class Subscription(AsyncIterator[bytes]):
     def add(self, cursor: Cursor, start: Start) -> None:
         """Have one more topic."""
         self._cursors.append(cursor)
-        self._unsettled.append((cursor, start))
+        if self._beginning is None:
+            self._beginning = Beginning(self.topics, self._given)
+            self._beginning.entered = True
+        self._beginning.unsettled.append((cursor, start))
         self.rouse()
 
     def rouse(self) -> None:
@@ -175,7 +170,7 @@ class Subscription(AsyncIterator[bytes]):
         To wake a task takes longer than to send an event.
         """
         receiver = self._receiver
-        if receiver is None or self._over or self._unsettled:
+        if receiver is None or self._over or self._beginning is not None:
             return False
         while receiver.ready():
             frame = self._take()
@@ -183,15 +178,6 @@ class Subscription(AsyncIterator[bytes]):
                 return self._outside() is None
             receiver.accept(frame)
         return False
-
-    async def _begin(self, starts: Mapping[str, Start]) -> None:
-        self._loop = current_loop()  # looked up once
-        if self.patterns and not self._registry.knows_topics():
-            found = await self._insist(partial(self._registry.find, self.patterns))
-            starts = {**dict.fromkeys(found or (), self._other), **starts}
-        if not self._over:
-            self._registry.enter(self, starts)
-            self._starts = None
 
     # -- what is at hand -------------------------------------------------------------------------
 
@@ -243,51 +229,41 @@ class Subscription(AsyncIterator[bytes]):
     def _id(self) -> str:
         return join(cursor.position for cursor in self._cursors if cursor.epoch)
 
-    # -- what the log has to say -----------------------------------------------------------------
+    # -- the beginning ---------------------------------------------------------------------------
 
-    async def _settle(self) -> bytes | None:
+    async def _begin(self, beginning: Beginning) -> bytes | None:
         """Find out where to begin. What is missing then is said first."""
-        found: list[tuple[Cursor, Start, Page]] = []
-        for cursor, start in tuple(self._unsettled):
-            page = self._at_hand(cursor, start) or await self._read(cursor, None, 0)
+        if not beginning.entered:
+            await self._enter(beginning)
+            if self._over:
+                return None
+        found: list[Found] = []
+        for cursor, start in tuple(beginning.unsettled):
+            page = beginning.at_hand(cursor, start) or await self._read(cursor, None, 0)
             if page is None:
                 return None
             found.append((cursor, start, page))
-        del self._unsettled[: len(found)]
-        strange = self._offsets is None or not self._offsets.keys() <= {
-            page.epoch for _, _, page in found
-        }
-        for cursor, start, page in found:
-            if start.given:
-                if self._offsets is not None and page.epoch in self._offsets:
-                    cursor.epoch, cursor.offset = page.epoch, self._offsets[page.epoch]
-                elif not strange and cursor.topic not in self.topics:
-                    cursor.epoch = page.epoch  # it matches a pattern, and is new to the client
-            elif start.oldest:
-                cursor.epoch = page.epoch
-            else:
-                cursor.epoch, end = start.position or (page.epoch, page.last)
-                oldest = page.first - 1 if cursor.epoch == page.epoch else 0
-                cursor.offset = max(end - start.history, min(oldest, end))
+        missing, gone = beginning.settle(found)
         # One after another: until a client is told of a gap, its id must not say that it was.
-        gaps = [
-            self._gap(cursor, page, self._given)
-            for cursor, _, page in found
-            if not cursor.continues(page)
-        ]
-        if self._doubtful and strange and not gaps:
+        gaps = [self._gap(cursor, page, self._given) for cursor, page in missing]
+        if gone and not gaps:
             gaps = [self._gap_frame(self._given or "", None, None)]
-        self._doubtful = False
+        if not beginning.unsettled:
+            self._beginning = None
         return b"".join(gaps) or None
 
-    def _at_hand(self, cursor: Cursor, start: Start) -> Page | None:
-        """Where the log ends, if that need not be known exactly: what follows the id is here."""
-        window = cursor.channel.window
-        if window is None or not start.given or self._offsets is None:
-            return None
-        if window.first - 1 <= self._offsets.get(window.epoch, -1) <= window.last:
-            return Page(window.epoch, window.first, window.last)
-        return None
+    async def _enter(self, beginning: Beginning) -> None:
+        """Look up the topics, and enter them, unless this is over by then."""
+        self._loop = current_loop()  # looked up once
+        starts = beginning.starts
+        if beginning.other is not None and not self._registry.knows_topics():
+            found = await self._insist(partial(self._registry.find, self.patterns))
+            starts = {**dict.fromkeys(found or (), beginning.other), **starts}
+        if not self._over:
+            self._registry.enter(self, starts)
+            beginning.entered = True
+
+    # -- what the log has to say -----------------------------------------------------------------
 
     async def _read(self, cursor: Cursor, after: int | None, max_bytes: int) -> Page | None:
         """Ask the log; ``None`` if this is over, and the channel perhaps gone."""
