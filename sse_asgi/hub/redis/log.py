@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import secrets
-from collections import OrderedDict
-from functools import cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 from anyio import TASK_STATUS_IGNORED
 from coredis import Redis, RedisCluster
-from coredis.exceptions import NoScriptError
 
 from ...errors import HubClosedError, HubError
-from ..log import IDLE, Limits, Page, Record
+from ..log import Limits, Page, Record
 from ..positions import Position
 from .keys import Entry, Keys, Top, parse_id
 from .link import Call, Link
 from .reader import Reader, decoded
+from .script import TopicScript
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,26 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisLog"]
 
-#: Of how many topics that are not followed here the newest event is remembered.
-REMEMBERED = 10_000
-
 #: How many names of topics are read at once.
 NAMES = 1000
-
-#: Forget a name, unless its topic is there: then it goes to the end. A topic that was gone and has
-#: come back has a newer entry: see ``topic.lua``.
-SWEEP = """
-local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
-local newest = redis.call('ZRANGEBYSCORE', keys, '+inf', '+inf')[1]
-if redis.call('XDEL', topics, ARGV[1]) == 1 and redis.call('EXISTS', log) == 1
-  and (not newest or newest == ARGV[1])
-then
-  if newest then
-    redis.call('ZREM', keys, newest)
-  end
-  redis.call('ZADD', keys, '+inf', redis.call('XADD', topics, '*', 'topic', ARGV[2]))
-end
-"""
 
 #: What :meth:`RedisLog.read` is asked.
 _Question: TypeAlias = tuple[str, "int | None", int]
@@ -124,7 +103,7 @@ class RedisLog:
         self._created: Created | None = None
         self._renewed: Renewed | None = None
         self._followed: dict[str, _Topic] = {}
-        self._tops: OrderedDict[str, Top] = OrderedDict()
+        self.script: TopicScript = TopicScript(self._link, self.keys, self.limits, self._followed)
         # The names of all topics, and their streams, if somebody wants to know.
         self._names: dict[str, None] | None = None
         self._name_streams: dict[int, _Names] = {}
@@ -155,9 +134,9 @@ class RedisLog:
         name = secrets.token_hex(8) if key is None else f":{key}"
         arguments = (body, name, collapse_key or "")
         entry = Entry(
-            *await self._link.start(partial(self._run, "append", topic, arguments)).result()
+            *await self._link.start(partial(self.script.run, "append", topic, arguments)).result()
         )
-        self.learn(topic, Top(*entry, name))
+        self.script.learn(topic, Top(*entry, name))
         return self.keys.position(topic, entry)
 
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
@@ -215,7 +194,7 @@ class RedisLog:
         finally:
             # Another hub may be opened later, where everything may be different.
             self._followed.clear()
-            self._tops.clear()
+            self.script.clear()
             self._names = None
             self._name_streams.clear()
 
@@ -288,9 +267,9 @@ class RedisLog:
 
     async def _ask(self, topic: str, after: int | None, max_bytes: int) -> Page:
         arguments = ("" if after is None else after, max_bytes)
-        call = self._link.start(partial(self._run, "read", topic, arguments))
+        call = self._link.start(partial(self.script.run, "read", topic, arguments))
         generation, first, last, key, *values = await call.result()
-        self.learn(topic, Top(generation, last, key.decode()))
+        self.script.learn(topic, Top(generation, last, key.decode()))
         if (followed := self._followed.get(topic)) is not None:
             followed.see(Entry(generation, last))
         epoch = self.keys.epoch(topic, generation)
@@ -300,57 +279,9 @@ class RedisLog:
         ]
         return Page(epoch, first, last, records)
 
-    async def _run(
-        self, operation: str, topic: str, arguments: tuple[Any, ...], client: Client
-    ) -> list[Any]:
-        """What ``topic.lua`` does."""
-        top = self._tops.get(topic, Top())
-        keys = self.keys.of_topic(topic)
-        limits = self.limits
-        max_age = forget_after = 0
-        if limits.max_age < math.inf:
-            max_age = math.ceil(limits.max_age * 1000)
-            forget_after = max_age + math.ceil(IDLE * 1000)
-        values: list[Any] = [
-            operation, topic, *top,
-            limits.max_events, limits.max_bytes, max_age, forget_after, *arguments,
-        ]  # fmt: skip
-        script, digest = _script()
-        with client.decoding(False):
-            try:
-                reply: Any = await client.evalsha(digest, keys, values)
-            except NoScriptError:
-                reply = await client.eval(script, keys, values)
-        is_new: int = reply[0]
-        if is_new and forget_after:
-            self._link.start(partial(self._sweep, self.keys.shard(topic)))
-        return list(reply[1:])
-
-    async def _sweep(self, shard: int, client: Client) -> None:
-        """Look at the two oldest names of topics, whenever there is a new one: those of topics that
-        are gone go too.
-        """
-        topics = self.keys.topics(shard)
-        with client.decoding(False):
-            for entry, values in decoded(await client.xrange(topics, count=2)):
-                name = values[b"topic"].decode()
-                await client.eval(SWEEP, self.keys.of_topic(name), (entry, name))
-
     async def load(self, stream: _Names) -> None:
         """See which names there are."""
         await self._link.start(stream.load).result()
-
-    def learn(self, topic: str, top: Top) -> None:
-        """Remember the newest event of a topic."""
-        if top[:2] > self._tops.get(topic, Top())[:2]:
-            self._tops[topic] = top
-            self._tops.move_to_end(topic)
-            while len(self._tops) > REMEMBERED + len(self._followed):
-                oldest = next(iter(self._tops))
-                if oldest in self._followed:
-                    self._tops.move_to_end(oldest)
-                else:
-                    del self._tops[oldest]
 
 
 class _Topic:
@@ -382,7 +313,7 @@ class _Topic:
                 records.append(Record(epoch, entry.offset, values[b"body"], collapse_key))
         if records:
             self.move(newest)
-            self._log.learn(self._topic, Top(*newest, key))
+            self._log.script.learn(self._topic, Top(*newest, key))
             self._log.deliver(self._topic, records)
 
     def see(self, last: Entry) -> None:
@@ -439,10 +370,3 @@ class _Names:
     async def review(self) -> None:
         """See :class:`Stream`."""
         await self._log.load(self)
-
-
-@cache
-def _script() -> tuple[str, str]:
-    """``topic.lua``, and its SHA-1 digest, by which Redis knows it."""
-    script = Path(__file__).with_name("topic.lua").read_text("utf-8")
-    return script, hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
