@@ -25,7 +25,7 @@ class Start(NamedTuple):
     #: So many events earlier, or as many as there are.
     history: int = 0
     #: Where the id says that the client has given.
-    given: bool = False
+    resumed: bool = False
     #: With the first event that there has been.
     oldest: bool = False
 
@@ -40,37 +40,31 @@ class Beginning:
     """How a subscription begins, from its first step until it has a place in each topic.
 
     :param topics: its topics, patterns apart.
-    :param given: the id that the client has had last, as it says; ``None``: it has had none.
+    :param last_event_id: the id that the client has had last, as it says, if any.
     :param starts: where to begin in the topics that are known.
-    :param other: where to begin in topics that match a pattern and have to be looked up; ``None``:
-        there is no pattern.
+    :param matching: where to begin in topics that match a pattern and have to be looked up, if
+        there are patterns.
     """
 
     __slots__ = (
-        "_doubtful",
-        "_offsets",
-        "_topics",
-        "entered",
-        "given",
-        "other",
-        "starts",
+        "_may_name_gone", "_offsets", "_topics", "entered", "last_event_id", "matching", "starts",
         "unsettled",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,
         topics: Sequence[str],
-        given: str | None,
+        last_event_id: str | None,
         starts: Mapping[str, Start] = _NO_STARTS,
-        other: Start | None = None,
+        matching: Start | None = None,
     ) -> None:
         self._topics = topics
-        self.given: str | None = given
-        self._offsets = None if given is None else parse(given)
+        self.last_event_id: str | None = last_event_id
+        self._offsets = None if last_event_id is None else parse(last_event_id)
         # With a pattern an id may be about topics that are no longer there.
-        self._doubtful = given is not None and other is not None
+        self._may_name_gone = last_event_id is not None and matching is not None
         self.starts: Mapping[str, Start] = starts
-        self.other: Start | None = other
+        self.matching: Start | None = matching
         #: Whether the subscription has entered its topics.
         self.entered: bool = False
         #: The cursors that have no place yet.
@@ -79,7 +73,7 @@ class Beginning:
     def at_hand(self, cursor: Cursor, start: Start) -> Page | None:
         """Where the log ends, if that need not be known exactly: what follows the id is here."""
         window = cursor.channel.window
-        if window is None or not start.given or self._offsets is None:
+        if window is None or not start.resumed or self._offsets is None:
             return None
         if window.first - 1 <= self._offsets.get(window.epoch, -1) <= window.last:
             return Page(window.epoch, window.first, window.last)
@@ -91,21 +85,21 @@ class Beginning:
         :returns: the cursors that miss events, and whether the id is about topics that are gone.
         """
         del self.unsettled[: len(found)]
-        strange = self._offsets is None or not self._offsets.keys() <= {
+        unknown = self._offsets is None or not self._offsets.keys() <= {
             page.epoch for _, _, page in found
         }
         for cursor, start, page in found:
-            self._place(cursor, start, page, strange)
+            self._place(cursor, start, page, unknown)
         missing = [(cursor, page) for cursor, _, page in found if not cursor.continues(page)]
-        gone = self._doubtful and strange
-        self._doubtful = False
+        gone = self._may_name_gone and unknown
+        self._may_name_gone = False
         return missing, gone
 
-    def _place(self, cursor: Cursor, start: Start, page: Page, strange: bool) -> None:
-        if start.given:
+    def _place(self, cursor: Cursor, start: Start, page: Page, unknown: bool) -> None:
+        if start.resumed:
             if self._offsets is not None and page.epoch in self._offsets:
                 cursor.epoch, cursor.offset = page.epoch, self._offsets[page.epoch]
-            elif not strange and cursor.topic not in self._topics:
+            elif not unknown and cursor.topic not in self._topics:
                 cursor.epoch = page.epoch  # it matches a pattern, and is new to the client
         elif start.oldest:
             cursor.epoch = page.epoch

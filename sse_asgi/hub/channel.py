@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from ..loops import soon
-from .log import TURN
+from .log import TIME_SLICE
 from .positions import Position
 from .window import Window
 
@@ -24,10 +24,10 @@ __all__ = ["BATCH", "Channel", "Cursor"]
 BATCH = 65536
 
 
-class Rousable(Protocol):
+class Notified(Protocol):
     """A subscription, as its channels see it."""
 
-    def rouse(self) -> None:
+    def notify(self) -> None:
         """See whether there is something."""
         ...
 
@@ -36,28 +36,28 @@ class Channel:
     """A topic that has subscribers here."""
 
     __slots__ = (
-        "_again", "_log", "_passing", "_roused", "_soon", "subscriptions", "topic", "window",
+        "_again", "_log", "_notifying", "_remaining", "_soon", "subscriptions", "topic", "window",
     )  # fmt: skip
 
     def __init__(self, topic: str, log: Log, loop: object) -> None:
         self.topic: str = topic
         self._log = log
         self._soon = soon(loop)
-        self._passing: Iterator[Rousable] | None = None
-        self._roused = self._again = False
+        self._remaining: Iterator[Notified] | None = None
+        self._notifying = self._again = False
         #: The end of its log; ``None`` until the log was asked.
         self.window: Window | None = None
         #: In the order in which they came.
-        self.subscriptions: dict[Rousable, None] = {}
+        self.subscriptions: dict[Notified, None] = {}
 
-    def meet(self, page: Page) -> None:
+    def follow(self, page: Page) -> None:
         """Begin where the log ends, if this has not begun yet, or somewhere else."""
         before = self.window
         if before is None or before.epoch != page.epoch:
             self.window = Window(page.epoch, page.last)
             self._log.follow(self.topic, Position(page.epoch, page.last))
             if before is not None:  # others are still there, and nobody else tells them
-                self._rouse()
+                self._notify_soon()
 
     def deliver(self, records: Sequence[Record], now: float) -> None:
         """Have new records, and rouse the subscribers."""
@@ -71,39 +71,39 @@ class Channel:
             if record.offset > window.last:
                 window.append(record, now)
         window.trim(self._log.limits, now)
-        self._rouse()
+        self._notify_soon()
 
     def renew(self, position: Position) -> None:
         """Go on there, in a new epoch. What there is before, the log knows."""
         if self.window is not None:
             self.window = Window(position.epoch, position.offset)
-            self._rouse()
+            self._notify_soon()
 
-    def _rouse(self) -> None:
+    def _notify_soon(self) -> None:
         """Rouse all subscribers: soon, so that they have all at once that is published in a row."""
         self._again = True
-        if not self._roused:
-            self._roused = True
-            self._soon(self._pass)
+        if not self._notifying:
+            self._notifying = True
+            self._soon(self._notify)
 
-    def _pass(self) -> None:
+    def _notify(self) -> None:
         """Rouse one after another, and give others a turn where that takes long."""
-        if self._passing is None:
-            self._passing = iter(tuple(self.subscriptions))
+        if self._remaining is None:
+            self._remaining = iter(tuple(self.subscriptions))
             self._again = False
-        ends = monotonic() + TURN
-        for subscription in self._passing:
-            subscription.rouse()
+        ends = monotonic() + TIME_SLICE
+        for subscription in self._remaining:
+            subscription.notify()
             if monotonic() >= ends:
-                self._soon(self._pass)
+                self._soon(self._notify)
                 return
-        self._passing = None
+        self._remaining = None
         if self.window is not None:
             self.window.forget_joined()
         if self._again:
-            self._soon(self._pass)
+            self._soon(self._notify)
         else:
-            self._roused = False
+            self._notifying = False
 
 
 class Cursor:

@@ -186,10 +186,10 @@ class Hub:
             raise ValueError(f"{len(plain)} topics, where an id has room for {MAX_TOPICS}")
         self._affinity.use()
         given = last_event_id or None
-        start = Start(given=True) if given is not None else Start(None, history or 0)
+        start = Start(resumed=True) if given is not None else Start(None, history or 0)
         names = dict.fromkeys((*plain, *self._registry.matching(patterns)))
         starts = {
-            topic: start if start.given else start._replace(position=self._log.position(topic))
+            topic: start if start.resumed else start._replace(position=self._log.position(topic))
             for topic in names
         }
         beginning = Beginning(plain, given, starts, start if patterns else None)

@@ -13,14 +13,14 @@ from anyio.abc import TaskStatus
 from ..errors import EventTooLargeError
 from .positions import Position
 
-__all__ = ["IDLE", "TURN", "Created", "Deliver", "Limits", "Log", "Page", "Record", "Renewed"]
+__all__ = ["IDLE", "TIME_SLICE", "Created", "Deliver", "Limits", "Log", "Page", "Record", "Renewed"]
 
 #: For how long, in seconds, a topic stays that has no event and is not used: a page that was made
 #: with its position may still be on its way.
 IDLE = 300.0
 
 #: For how many seconds events are passed on before others have a turn.
-TURN = 0.005
+TIME_SLICE = 0.005
 
 
 class Record:

@@ -12,7 +12,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..loops import clock, current_loop
-from .log import IDLE, TURN, Limits, Page, Record
+from .log import IDLE, TIME_SLICE, Limits, Page, Record
 from .positions import Position, new_epoch
 from .window import Window
 
@@ -57,7 +57,7 @@ class MemoryLog:
         self.limits: Limits = Limits.checked(max_events, max_bytes, max_age)
         # Those that were not used for longest come first.
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
-        self._burst = self._turned = 0.0
+        self._burst = self._yielded = 0.0
         self._loop: object = None
         self._clock: Callable[[], float] = float
         self._deliver: Deliver | None = None
@@ -74,7 +74,7 @@ class MemoryLog:
     ) -> Position:
         """See :meth:`Log.append`."""
         self.limits.check(body)
-        await self._give_way(len(body))
+        await self._let_others_run(len(body))
         kept = self._use(topic)
         window = kept.window
         if key is not None and (offset := kept.keys.get(key)) is not None:
@@ -124,16 +124,16 @@ class MemoryLog:
         """See :meth:`Log.run`: there is nothing to be done."""
         task_status.started()
 
-    async def _give_way(self, size: int) -> None:
+    async def _let_others_run(self, size: int) -> None:
         """Let others have a turn; but not at each of many events that are appended flat out, so
         that whoever waits for them gets all at once.
         """
         self._burst += 1 / self.limits.max_events + size / self.limits.max_bytes
-        if self._burst < BURST and monotonic() - self._turned < TURN:
+        if self._burst < BURST and monotonic() - self._yielded < TIME_SLICE:
             await checkpoint_if_cancelled()
         else:
             await checkpoint()
-            self._burst, self._turned = 0.0, monotonic()
+            self._burst, self._yielded = 0.0, monotonic()
 
     def _use(self, topic: str) -> _Topic:
         """The topic, which is there from now on, without what is too old."""

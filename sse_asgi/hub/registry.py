@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 from .affinity import Affinity
 from .beginning import Start
-from .channel import Channel, Cursor, Rousable
+from .channel import Channel, Cursor, Notified
 from .names import matcher
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Registry", "Subscriber"]
 
 
-class Subscriber(Rousable, Protocol):
+class Subscriber(Notified, Protocol):
     """A subscription, as the registry sees it."""
 
     @property

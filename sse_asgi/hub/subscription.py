@@ -51,8 +51,8 @@ class Subscription(AsyncIterator[bytes]):
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_given", "_last_words",
-        "_loop", "_over", "_receiver", "_registry", "_simple", "_turn", "_wake", "info",
+        "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_last", "_last_event_id",
+        "_loop", "_next", "_over", "_receiver", "_registry", "_simple", "_wake", "info",
         "patterns", "policy", "topics",
     )  # fmt: skip
 
@@ -75,11 +75,11 @@ class Subscription(AsyncIterator[bytes]):
         self.policy: Policy = policy
         #: Whatever the application has given it, to know it by.
         self.info: Any = info
-        self._given = beginning.given
+        self._last_event_id = beginning.last_event_id
         # Until each cursor has its place. Then it is let go: most subscriptions wait, with theirs.
         self._beginning: Beginning | None = beginning
         self._cursors: list[Cursor] = []
-        self._turn = 0  # the next cursor to be looked at
+        self._next = 0  # the next cursor to be looked at
         # Of each key the newest, however many there are.
         self._batch = sys.maxsize if policy == "latest" else BATCH
         # The frames are those of the log.
@@ -88,7 +88,7 @@ class Subscription(AsyncIterator[bytes]):
         self._receiver: FrameReceiver | None = None
         self._asking: anyio.CancelScope | None = None
         self._loop: object = None
-        self._last_words: bytes | None = None
+        self._last: bytes | None = None
         self._over = False
 
     def __repr__(self) -> str:
@@ -103,9 +103,9 @@ class Subscription(AsyncIterator[bytes]):
             if self._beginning is not None:
                 frame = await self._begin(self._beginning)
             elif (frame := self._take()) is None:
-                if (cursor := self._outside()) is not None:
+                if (cursor := self._outside_window()) is not None:
                     frame = await self._ask_log(cursor)
-                    self._turn += 1
+                    self._next += 1
                 else:
                     try:  # here: a coroutine of its own is memory for as long as it waits
                         await parked(self._loop, self._wake_by)
@@ -113,8 +113,8 @@ class Subscription(AsyncIterator[bytes]):
                         self._wake = None
             if frame is not None:
                 return frame
-        if (last := self._last_words) is not None:
-            self._last_words = None
+        if (last := self._last) is not None:
+            self._last = None
             return last
         raise StopAsyncIteration
 
@@ -128,12 +128,12 @@ class Subscription(AsyncIterator[bytes]):
         :param last: an event that is still sent, to say why.
         """
         if not self._over:
-            self._last_words = None if last is None else encode(last)
+            self._last = None if last is None else encode(last)
             self._over = True
             self._receiver = None
             if self._beginning is None or self._beginning.entered:
                 self._registry.leave(self)
-            self.rouse()
+            self.notify()
             if self._asking is not None:
                 self._asking.cancel()
 
@@ -153,12 +153,12 @@ class Subscription(AsyncIterator[bytes]):
         """Have one more topic."""
         self._cursors.append(cursor)
         if self._beginning is None:
-            self._beginning = Beginning(self.topics, self._given)
+            self._beginning = Beginning(self.topics, self._last_event_id)
             self._beginning.entered = True
         self._beginning.unsettled.append((cursor, start))
-        self.rouse()
+        self.notify()
 
-    def rouse(self) -> None:
+    def notify(self) -> None:
         """See whether there is something."""
         if self._wake is not None and not self._push():
             wake, self._wake = self._wake, None
@@ -175,7 +175,7 @@ class Subscription(AsyncIterator[bytes]):
         while receiver.ready():
             frame = self._take()
             if frame is None:
-                return self._outside() is None
+                return self._outside_window() is None
             receiver.accept(frame)
         return False
 
@@ -190,11 +190,11 @@ class Subscription(AsyncIterator[bytes]):
             return self._cursors[0].take()
         frames: list[bytes] = []
         size = 0
-        for cursor in self._in_turn():
+        for cursor in self._round_robin():
             records = cursor.records(self._batch)
             if records is None:
                 break
-            self._turn += 1
+            self._next += 1
             if records:
                 self._move(cursor, records, frames)
                 size += sum(len(record.body) for record in records)
@@ -202,9 +202,9 @@ class Subscription(AsyncIterator[bytes]):
                     break
         return b"".join(frames) if frames else None
 
-    def _in_turn(self) -> list[Cursor]:
-        turn = self._turn = self._turn % max(len(self._cursors), 1)
-        return self._cursors[turn:] + self._cursors[:turn] if turn else self._cursors
+    def _round_robin(self) -> list[Cursor]:
+        first = self._next = self._next % max(len(self._cursors), 1)
+        return self._cursors[first:] + self._cursors[:first] if first else self._cursors
 
     def _move(self, cursor: Cursor, records: Sequence[Record], frames: list[bytes]) -> None:
         """Have these events as frames, and be behind them."""
@@ -219,9 +219,9 @@ class Subscription(AsyncIterator[bytes]):
                 frames.append(b"id: %s\n%s" % (self._id().encode(), record.body))
         cursor.offset = last
 
-    def _outside(self) -> Cursor | None:
+    def _outside_window(self) -> Cursor | None:
         """A cursor that has to ask the log."""
-        for cursor in self._in_turn():
+        for cursor in self._round_robin():
             if cursor.records(0) is None:
                 return cursor
         return None
@@ -245,9 +245,9 @@ class Subscription(AsyncIterator[bytes]):
             found.append((cursor, start, page))
         missing, gone = beginning.settle(found)
         # One after another: until a client is told of a gap, its id must not say that it was.
-        gaps = [self._gap(cursor, page, self._given) for cursor, page in missing]
+        gaps = [self._gap(cursor, page, self._last_event_id) for cursor, page in missing]
         if gone and not gaps:
-            gaps = [self._gap_frame(self._given or "", None, None)]
+            gaps = [self._gap_frame(self._last_event_id or "", None, None)]
         if not beginning.unsettled:
             self._beginning = None
         return b"".join(gaps) or None
@@ -256,9 +256,9 @@ class Subscription(AsyncIterator[bytes]):
         """Look up the topics, and enter them, unless this is over by then."""
         self._loop = current_loop()  # looked up once
         starts = beginning.starts
-        if beginning.other is not None and not self._registry.knows_topics():
-            found = await self._insist(partial(self._registry.find, self.patterns))
-            starts = {**dict.fromkeys(found or (), beginning.other), **starts}
+        if beginning.matching is not None and not self._registry.knows_topics():
+            found = await self._retry(partial(self._registry.find, self.patterns))
+            starts = {**dict.fromkeys(found or (), beginning.matching), **starts}
         if not self._over:
             self._registry.enter(self, starts)
             beginning.entered = True
@@ -267,12 +267,12 @@ class Subscription(AsyncIterator[bytes]):
 
     async def _read(self, cursor: Cursor, after: int | None, max_bytes: int) -> Page | None:
         """Ask the log; ``None`` if this is over, and the channel perhaps gone."""
-        page = await self._insist(partial(self._registry.log.read, cursor.topic, after, max_bytes))
+        page = await self._retry(partial(self._registry.log.read, cursor.topic, after, max_bytes))
         if page is not None:
-            cursor.channel.meet(page)
+            cursor.channel.follow(page)
         return page
 
-    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
+    async def _retry(self, ask: Callable[[], Awaitable[T]]) -> T | None:
         """What the log says, when it can be reached; ``None`` if this is over before: at once.
 
         The stream stays open meanwhile.
@@ -308,12 +308,12 @@ class Subscription(AsyncIterator[bytes]):
             return None
         return self._gap(cursor, page, None)
 
-    def _gap(self, cursor: Cursor, page: Page, given: str | None) -> bytes:
+    def _gap(self, cursor: Cursor, page: Page, last_event_id: str | None) -> bytes:
         """Say that events are missing, and go on with the oldest that there are."""
         missed = None
         if cursor.epoch == page.epoch and cursor.offset < page.first:
             missed = page.first - 1 - cursor.offset
-        after = str(cursor.position) if given is None else given
+        after = str(cursor.position) if last_event_id is None else last_event_id
         cursor.epoch, cursor.offset = page.epoch, page.first - 1
         several = len(self._cursors) > 1 or self.patterns
         return self._gap_frame(after, missed, cursor.topic if several else None)
