@@ -21,23 +21,24 @@ T = TypeVar("T")
 
 
 class Affinity:
-    """The event loop that a hub belongs to: the one that it is used in first.
+    """The event loop that a hub belongs to: the one in which it is used first.
 
-    Once the hub is not in use, it may be used in another event loop.
+    When the hub has no users and is not open, another event loop may use it.
 
-    :param users: those who use the hub.
+    :param users: the subscriptions that have begun.
     """
 
     def __init__(self, users: Collection[object]) -> None:
         self._users = users
         self._token: Any = None
         self._thread: int | None = None
+        #: The event loop; ``None``: the hub has not been used yet.
         self.loop: object = None
         #: The clock of that event loop.
         self.clock: Callable[[], float] = float
-        #: Whether the hub is open, and so in use, whoever uses it.
+        #: Whether the hub is open.
         self.open: bool = False
-        #: Whether the hub refuses everything.
+        #: Whether the hub is closed. It may be opened again.
         self.closed: bool = False
 
     def use(self) -> None:

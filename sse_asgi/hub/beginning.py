@@ -1,4 +1,4 @@
-"""Where a subscription begins in its topics. No I/O: it is told how far their logs reach."""
+"""Where a subscription begins in its topics. Pure: it is told how far their logs reach."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ __all__ = ["Beginning", "Found", "Start"]
 class Start(NamedTuple):
     """Where a subscription begins in a topic."""
 
-    #: Where the log ended when it was made; ``None``: where it ends when it is first read.
+    #: The end of the log when the subscription was made; ``None``: when the log is read first.
     position: Position | None = None
-    #: So many events earlier, or as many as there are.
+    #: How many events before that end; fewer if the log does not have so many.
     history: int = 0
-    #: Where the id says that the client has given.
+    #: After the position in the id that the client has sent.
     resumed: bool = False
-    #: With the first event that there has been.
+    #: With the first event of the epoch.
     oldest: bool = False
 
 
-#: A cursor, where it is to begin, and how far the log of its topic reaches.
+#: A cursor, where it begins, and how far the log of its topic reaches.
 Found: TypeAlias = "tuple[Cursor, Start, Page]"
 
 _NO_STARTS: Mapping[str, Start] = MappingProxyType({})
 
 
 class Beginning:
-    """How a subscription begins, from its first step until it has a place in each topic.
+    """What a subscription knows until it has a position in each topic.
 
-    :param topics: its topics, patterns apart.
-    :param last_event_id: the id that the client has had last, as it says, if any.
-    :param starts: where to begin in the topics that are known.
-    :param matching: where to begin in topics that match a pattern and have to be looked up, if
-        there are patterns.
+    :param topics: its topics, without patterns.
+    :param last_event_id: the id that the client has sent; ``None``: it has sent none.
+    :param starts: where to begin in each topic that is known.
+    :param matching: where to begin in topics that match a pattern and have to be looked up;
+        ``None``: there are no patterns.
     """
 
     __slots__ = (
@@ -61,17 +61,20 @@ class Beginning:
         self._topics = topics
         self.last_event_id: str | None = last_event_id
         self._offsets = None if last_event_id is None else parse(last_event_id)
-        # With a pattern an id may be about topics that are no longer there.
+        # With a pattern, the id may have positions in topics that no longer exist.
         self._may_name_gone = last_event_id is not None and matching is not None
         self.starts: Mapping[str, Start] = starts
         self.matching: Start | None = matching
         #: Whether the subscription has entered its topics.
         self.entered: bool = False
-        #: The cursors that have no place yet.
+        #: The cursors that have no position yet.
         self.unsettled: list[tuple[Cursor, Start]] = []
 
     def at_hand(self, cursor: Cursor, start: Start) -> Page | None:
-        """Where the log ends, if that need not be known exactly: what follows the id is here."""
+        """Return how far the log reaches if the window has all events after the id.
+
+        Then the log need not be read.
+        """
         window = cursor.channel.window
         if window is None or not start.resumed or self._offsets is None:
             return None
@@ -80,9 +83,11 @@ class Beginning:
         return None
 
     def settle(self, found: Sequence[Found]) -> tuple[list[tuple[Cursor, Page]], bool]:
-        """Give the first of the cursors their places.
+        """Give cursors their positions.
 
-        :returns: the cursors that miss events, and whether the id is about topics that are gone.
+        :param found: the first of the cursors that have none, in order.
+        :returns: the cursors that miss events, with how far their logs reach; and whether the id
+            has positions in topics that no longer exist.
         """
         del self.unsettled[: len(found)]
         unknown = self._offsets is None or not self._offsets.keys() <= {
@@ -96,11 +101,15 @@ class Beginning:
         return missing, gone
 
     def _place(self, cursor: Cursor, start: Start, page: Page, unknown: bool) -> None:
+        """Give a cursor its position.
+
+        :param unknown: whether the id has positions in logs that were not found.
+        """
         if start.resumed:
             if self._offsets is not None and page.epoch in self._offsets:
                 cursor.epoch, cursor.offset = page.epoch, self._offsets[page.epoch]
             elif not unknown and cursor.topic not in self._topics:
-                cursor.epoch = page.epoch  # it matches a pattern, and is new to the client
+                cursor.epoch = page.epoch  # matches a pattern, and is new to the client
         elif start.oldest:
             cursor.epoch = page.epoch
         else:

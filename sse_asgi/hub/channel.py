@@ -1,6 +1,4 @@
-"""A topic within this hub: the end of its log, those who have subscribed to it, and how far each
-has come.
-"""
+"""A topic of a hub with its subscribers, and how far each of them has read."""
 
 from __future__ import annotations
 
@@ -19,21 +17,24 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH", "Channel", "Cursor"]
 
-#: How many bytes are joined into one frame for a subscriber that is behind, but for a single event
-#: that is larger. As much as servers buffer for a connection.
+#: How many bytes of events are joined into one frame for a subscriber that is behind: as many as
+#: servers buffer for a connection. A single event may be larger.
 BATCH = 65536
 
 
 class Notified(Protocol):
-    """A subscription, as its channels see it."""
+    """What a channel needs from a subscription."""
 
     def notify(self) -> None:
-        """See whether there is something."""
+        """Look for new events."""
         ...
 
 
 class Channel:
-    """A topic that has subscribers here."""
+    """A topic that has subscribers in this process.
+
+    :param loop: the event loop of the hub.
+    """
 
     __slots__ = (
         "_again", "_log", "_notifying", "_remaining", "_soon", "subscriptions", "topic", "window",
@@ -45,28 +46,34 @@ class Channel:
         self._soon = soon(loop)
         self._remaining: Iterator[Notified] | None = None
         self._notifying = self._again = False
-        #: The end of its log; ``None`` until the log was asked.
+        #: The newest events; ``None`` until the channel follows the log.
         self.window: Window | None = None
-        #: In the order in which they came.
+        #: The subscribers, in the order in which they came.
         self.subscriptions: dict[Notified, None] = {}
 
     def follow(self, page: Page) -> None:
-        """Begin where the log ends, if this has not begun yet, or somewhere else."""
+        """Follow the log from where it ends, unless the channel follows this epoch already.
+
+        :param page: how far the log reaches.
+        """
         before = self.window
         if before is None or before.epoch != page.epoch:
             self.window = Window(page.epoch, page.last)
             self._log.follow(self.topic, Position(page.epoch, page.last))
-            if before is not None:  # others are still there, and nobody else tells them
+            if before is not None:  # other subscribers are still in the old epoch
                 self._notify_soon()
 
     def deliver(self, records: Sequence[Record], now: float) -> None:
-        """Have new records, and rouse the subscribers."""
+        """Append new records to the window, and notify the subscribers.
+
+        :param now: the time, for the limit ``max_age``.
+        """
         window = self.window
         if window is None:
-            return  # whoever is asking the log for them will have them
+            return  # a subscriber is reading the log now, and gets them from there
         for record in records:
             if record.epoch != window.epoch or record.offset > window.last + 1:
-                # Something is missing. The log knows what, and subscribers ask it.
+                # Records are missing. The subscribers read them from the log.
                 window = self.window = Window(record.epoch, record.offset - 1)
             if record.offset > window.last:
                 window.append(record, now)
@@ -74,20 +81,23 @@ class Channel:
         self._notify_soon()
 
     def renew(self, position: Position) -> None:
-        """Go on there, in a new epoch. What there is before, the log knows."""
+        """Follow a new epoch from a position. Subscribers read what is before it from the log."""
         if self.window is not None:
             self.window = Window(position.epoch, position.offset)
             self._notify_soon()
 
     def _notify_soon(self) -> None:
-        """Rouse all subscribers: soon, so that they have all at once that is published in a row."""
+        """Notify all subscribers in the next pass of the event loop.
+
+        Until then more may be published, which they get joined.
+        """
         self._again = True
         if not self._notifying:
             self._notifying = True
             self._soon(self._notify)
 
     def _notify(self) -> None:
-        """Rouse one after another, and give others a turn where that takes long."""
+        """Notify the subscribers one after another, and let other tasks run if that takes long."""
         if self._remaining is None:
             self._remaining = iter(tuple(self.subscriptions))
             self._again = False
@@ -107,7 +117,7 @@ class Channel:
 
 
 class Cursor:
-    """How far a subscription has come in one topic."""
+    """How far a subscription has read one topic."""
 
     __slots__ = ("channel", "epoch", "offset", "topic")
 
@@ -119,22 +129,28 @@ class Cursor:
 
     @property
     def position(self) -> Position:
-        """Where it is."""
+        """The position of the last event that was read."""
         return Position(self.epoch, self.offset)
 
     def records(self, max_bytes: int) -> list[Record] | None:
-        """What comes next; ``None`` if that is for the log to say."""
+        """Return the next records, up to ``max_bytes`` of bodies, and at least one if there is one.
+
+        :returns: ``None``: the window does not have them, so the log has to be read.
+        """
         window = self.channel.window
         if window is None or window.epoch != self.epoch:
             return None
-        if self.offset >= window.last:  # as it is most of the time
+        if self.offset >= window.last:  # most of the time
             return []
         if self.offset < window.first - 1:
             return None
         return window.after(self.offset, max_bytes)
 
     def take(self) -> bytes | None:
-        """What comes next, joined, if that is at hand; be behind it."""
+        """Join the next records into one frame, and move behind them.
+
+        :returns: the frame; ``None``: there is nothing new, or the window does not have it.
+        """
         window = self.channel.window
         if window is None or window.epoch != self.epoch:
             return None
@@ -144,5 +160,5 @@ class Cursor:
         return frame
 
     def continues(self, page: Page) -> bool:
-        """Whether nothing is missing between here and what the log has."""
+        """Return whether the log has all events after the cursor."""
         return self.epoch == page.epoch and page.first - 1 <= self.offset <= page.last

@@ -1,4 +1,4 @@
-"""The hub: publish once, and every subscriber has it, in order, as soon as it can take it."""
+"""The hub: publish an event once, and all subscribers get it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _POLICIES = ("gap", "disconnect", "latest")
 
 
 class Hub:
-    """Publish events to topics; subscribe to them, and miss none.
+    """Publish events to topics, and subscribe to topics without missing an event.
 
     ::
 
@@ -44,25 +44,26 @@ class Hub:
 
         await hub.publish("news", {"data": "it works"})
 
-    Each topic is a log, and an event's id is its position there. A client that comes back with the
-    id of the last event that it had gets all that came after, in order, nothing twice; where the
-    log does not reach back so far, it is told so by a ``gap`` event. A publisher never waits for a
-    subscriber.
+    Each topic has a log, and the id of an event is its position in that log. A client reconnects
+    with the id of the last event that it got. It gets all later events, in order, none of them
+    twice. If the log no longer has all of them, a ``gap`` event tells the client so. A publisher
+    never waits for a subscriber.
 
-    A hub belongs to one event loop. In memory it can be used as it is; on another log it has to be
-    open: ``async with hub``, or :meth:`lifespan`.
+    A hub belongs to one event loop. A hub in memory can be used at once. A hub with another log
+    must be open: use ``async with hub``, or :meth:`lifespan`.
 
-    :param log: where the events are kept; by default in memory, within the limits that follow.
+    :param log: where the events are kept. By default they are kept in memory, within the limits
+        that follow.
     :param max_events: how many events of each topic are kept (1000).
     :param max_bytes: how many bytes of them (1 MiB).
-    :param max_age: for how many seconds; ``None``: without a limit.
+    :param max_age: for how many seconds they are kept; ``None``: without a limit.
     :param gap_event: the name of the event that tells a client that events are missing. Its data is
-        JSON, ``{"after": id, "position": id, "missed": number or null}``, and ``topic`` where the
-        subscription has several.
-    :param on_subscribers: called with a topic and how many subscribers it has here, when that
-        changes; a function that returns at once.
-    :raises TypeError: a parameter of a wrong type, limits together with a log.
-    :raises ValueError: a parameter out of range.
+        JSON: ``{"after": id, "position": id, "missed": number or null}``. If the subscription has
+        several topics, it also has the ``topic``.
+    :param on_subscribers: a function that is called when the number of subscribers of a topic in
+        this process changes, with the topic and that number. It must return at once.
+    :raises TypeError: a parameter has a wrong type, or limits are given together with a log.
+    :raises ValueError: a parameter is out of range.
     """
 
     def __init__(
@@ -110,22 +111,23 @@ class Hub:
         key: str | None = None,
         collapse_key: str | None = None,
     ) -> str:
-        """Append an event to a topic. Waits for the log, and for no subscriber.
+        """Append an event to a topic, and return its id. Waits for the log, never for a subscriber.
 
-        :param topic: the topic; it comes into being at its first use.
+        :param topic: the topic. Its first use creates it.
         :param event: an event-like without an id: the hub gives the ids.
-        :param key: where the same event may be published again, because nobody knows whether the
-            first attempt took place: of several with the same key one is stored, for as long as
-            that is in the log.
+        :param key: makes it safe to publish the event again if an attempt may have failed. If the
+            log has an event of the topic with the same key, nothing is appended, and the id of that
+            event is returned.
         :param collapse_key: a subscriber with the policy ``"latest"`` that is behind gets only the
             newest event of each such key.
         :returns: the id of the event.
-        :raises TypeError: for ``bytes``, and what is no event-like.
-        :raises ValueError: for an event with an id, and what can't be an event; for a topic that is
-            empty, longer than 255 characters, or has control characters or ``*``; for a key that is
-            empty or longer than 255 characters.
-        :raises EventTooLargeError: for an event that is larger than all that the log may keep.
-        :raises HubClosedError: after :meth:`close`.
+        :raises TypeError: the event is ``bytes``, or not an event-like.
+        :raises ValueError: the event has an id, or can't be encoded; the topic is empty, is longer
+            than 255 characters, or has control characters or ``*``; a key is empty or longer than
+            255 characters.
+        :raises EventTooLargeError: the event is larger than the limit ``max_bytes`` of the log.
+        :raises HubClosedError: the hub is closed.
+        :raises HubError: the log can't be reached.
         """
         body = _checked(topic, event, key, collapse_key)
         self._affinity.use()
@@ -139,12 +141,13 @@ class Hub:
         key: str | None = None,
         collapse_key: str | None = None,
     ) -> str:
-        """:meth:`publish` from any thread but that of the event loop; blocks until it is done.
+        """Call :meth:`publish` from another thread than that of the event loop, and wait for it.
 
-        :raises RuntimeError: in the thread of the event loop, which can't wait for itself.
-        :raises HubClosedError: before the hub was used in its event loop, or when that is closed.
+        :raises RuntimeError: this is the thread of the event loop, which can't wait for itself.
+        :raises HubClosedError: the hub has not been used in an event loop yet, or that loop is
+            closed.
         """
-        _checked(topic, event, key, collapse_key)  # refused here, if at all
+        _checked(topic, event, key, collapse_key)  # so that a bad event fails here
         publish = partial(self.publish, topic, event, key=key, collapse_key=collapse_key)
         return self._affinity.run_from_thread(publish)
 
@@ -158,22 +161,23 @@ class Hub:
         policy: Policy = "gap",
         info: Any = None,
     ) -> Subscription:
-        """Subscribe to topics: an async iterator of frames, for a factory to return.
+        """Subscribe to topics, and return an async iterator of frames, for a factory to return.
 
         :param topics: topics, or patterns, in which ``*`` stands for any characters.
-        :param last_event_id: the id that the client has had last, as it says: begin after it. If
-            something is missing there, the first event is a gap. An empty one is none.
-        :param history: without an id, begin with so many of the newest events of each topic; by
-            default with what comes from now on.
-        :param policy: what becomes of a subscriber that is so slow that the log no longer has what
-            comes next: ``"gap"``, it is told so, and goes on with the oldest event that there is;
-            or ``"disconnect"``, its stream ends, and the client comes back with its last id. With
-            ``"latest"`` a subscriber that is behind gets only the newest event of each
-            ``collapse_key``, and a gap where even that does not help.
-        :param info: what you like to know the subscription by, as its ``info``: see :meth:`kick`.
-        :raises TypeError: a parameter of a wrong type; no topic.
-        :raises ValueError: a parameter out of range; more topics than an id has room for.
-        :raises HubClosedError: after :meth:`close`.
+        :param last_event_id: the id that the client has sent: begin after it. If events after it
+            are missing, the first event is a gap event. An empty id counts as ``None``.
+        :param history: without an id, begin with so many of the newest events of each topic. By
+            default the subscription begins with the next event.
+        :param policy: what happens to a subscriber that is so slow that the log no longer has its
+            next event. With ``"gap"`` it gets a gap event, and goes on with the oldest event that
+            there is. With ``"disconnect"`` its stream ends, and the client reconnects with its last
+            id. With ``"latest"`` a subscriber that is behind gets only the newest event of each
+            ``collapse_key``, and a gap event if the log no longer has its next event.
+        :param info: any value, to recognise the subscription by: see :meth:`kick`.
+        :raises TypeError: a parameter has a wrong type, or there is no topic.
+        :raises ValueError: a parameter is out of range, or there are more topics than fit into an
+            id.
+        :raises HubClosedError: the hub is closed.
         """
         if not topics:
             raise TypeError("subscribe to at least one topic")
@@ -200,10 +204,15 @@ class Hub:
         return subscription
 
     async def position(self, *topics: str) -> str:
-        """Where topics are now, as the id that a client would have that has had everything.
+        """Return the id that a client has after the newest event of each of some topics.
 
-        For a page that is made from what there is: its stream begins with ``last_event_id`` here,
-        and misses nothing that happens in between.
+        For a page that is rendered from the current data: ask for the id before you read the data.
+        The page passes it to its stream as ``last_event_id``, and misses no event in between.
+
+        :raises TypeError: there is no topic, or one is not a ``str``.
+        :raises ValueError: a value can't be a topic.
+        :raises HubClosedError: the hub is closed.
+        :raises HubError: the log can't be reached.
         """
         for topic in topics:
             check_topic(topic)
@@ -220,7 +229,7 @@ class Hub:
         return join(positions)
 
     def subscribers(self, topic: str | None = None) -> int:
-        """How many subscriptions there are here, of a topic or of all together."""
+        """Return how many subscribers this process has: of a topic, or of all topics together."""
         return self._registry.subscribers(topic)
 
     def kick(
@@ -229,17 +238,17 @@ class Hub:
         *,
         last: EventLike | None = None,
     ) -> int:
-        """End subscriptions, and with them their streams.
+        """Close subscriptions, and so end their streams.
 
-        A client comes back, unless the factory tells it not to, by ``HTTPError(204)``, say.
+        A client reconnects, unless the factory tells it not to, for example by ``HTTPError(204)``.
 
-        :param predicate: called with each :class:`Subscription`, be it that it has not begun yet;
-            those for which it is true end.
-        :param last: an event that they are still sent, to say why.
-        :returns: how many.
+        :param predicate: called with each :class:`Subscription`, also with those that have not
+            begun yet. If it returns true, the subscription is closed.
+        :param last: an event to be sent before the end, to say why.
+        :returns: how many subscriptions were closed.
         """
         if last is not None:
-            encode(last)  # refused here, if at all
+            encode(last)  # so that a bad event fails before anything is closed
         ended = list(filter(predicate, (*self._registry.subscriptions, *self._registry.made)))
         for subscription in ended:
             subscription.close(last)
@@ -278,19 +287,19 @@ class Hub:
         await tasks.__aexit__(exc_type, exc, traceback)
 
     def close(self) -> None:
-        """End all subscriptions; from now on the hub refuses everything."""
+        """Close all subscriptions. From now on the hub raises :class:`~sse_asgi.HubClosedError`."""
         self._affinity.closed = True
         self.kick(lambda subscription: True)
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncGenerator[None, None]:
-        """Be open while an application runs: for the ``lifespan`` of sse_app, or of Starlette."""
+        """Keep the hub open while an application runs: the ``lifespan`` of sse_app or Starlette."""
         async with self:
             yield
 
 
 def _check_options(last_event_id: object, history: object, policy: object) -> None:
-    """Refuse what a subscription can't begin with."""
+    """Refuse options of :meth:`Hub.subscribe` that have a wrong type or are out of range."""
     if last_event_id is not None and not isinstance(last_event_id, str):
         raise TypeError(f"last_event_id must be a str or None, not {last_event_id!r}")
     if history is not None:
@@ -303,7 +312,7 @@ def _check_options(last_event_id: object, history: object, policy: object) -> No
 
 
 def _checked(topic: object, event: EventLike, key: object, collapse_key: object) -> bytes:
-    """The frame of an event that may be published so."""
+    """Check the arguments of :meth:`Hub.publish`, and return the frame of the event."""
     check_topic(topic)
     check_key("key", key)
     check_key("collapse_key", collapse_key)
@@ -311,7 +320,7 @@ def _checked(topic: object, event: EventLike, key: object, collapse_key: object)
 
 
 def _body(event: EventLike) -> bytes:
-    """The frame of an event that has no id."""
+    """Return the frame of an event, which must not have an id."""
     if isinstance(event, (bytes, bytearray, memoryview)):
         raise TypeError("the hub gives the ids: publish an event, not a frame that is encoded")
     own = event.get("id") if isinstance(event, Mapping) else getattr(event, "id", None)

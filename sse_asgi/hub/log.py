@@ -1,4 +1,4 @@
-"""What a hub needs of the log that it stands on."""
+"""The contract of logs: what a hub needs from the log that keeps its events."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from .positions import Position
 
 __all__ = ["IDLE", "TIME_SLICE", "Created", "Deliver", "Limits", "Log", "Page", "Record", "Renewed"]
 
-#: For how long, in seconds, a topic stays that has no event and is not used: a page that was made
-#: with its position may still be on its way.
+#: For how long, in seconds, a log keeps a topic that has no events and is not used. A client may
+#: still hold a web page that was made with its position, and may subscribe with it.
 IDLE = 300.0
 
-#: For how many seconds events are passed on before others have a turn.
+#: For how many seconds the hub may keep the event loop to itself before it lets other tasks run.
 TIME_SLICE = 0.005
 
 
 class Record:
     """An event in a log.
 
-    :param epoch: the epoch of its log.
-    :param offset: its place there.
-    :param body: its frame without the id.
-    :param collapse_key: for those who want only the newest event of each such key.
+    :param epoch: the epoch of the log.
+    :param offset: the offset of the event in that epoch.
+    :param body: the frame of the event, without the id.
+    :param collapse_key: subscribers with the policy ``"latest"`` need only the newest event of each
+        such key.
     """
 
     __slots__ = ("_frame", "body", "collapse_key", "epoch", "offset")
@@ -48,12 +49,12 @@ class Record:
 
     @property
     def position(self) -> Position:
-        """Where it is."""
+        """The position of the event."""
         return Position(self.epoch, self.offset)
 
     @property
     def frame(self) -> bytes:
-        """Its frame with its position as the id: made once, for all subscribers."""
+        """The frame of the event, with its position as the id. All subscribers share it."""
         if self._frame is None:
             self._frame = b"id: %s-%d\n%s" % (self.epoch.encode(), self.offset, self.body)
         return self._frame
@@ -61,31 +62,36 @@ class Record:
 
 @dataclass(frozen=True)
 class Page:
-    """A part of a log, and how far that reaches: what :meth:`Log.read` returns."""
+    """What :meth:`Log.read` returns: some events of a topic, and how far its log reaches."""
 
+    #: The epoch of the log.
     epoch: str
-    #: The offset of the oldest event that the log still has; one more than ``last`` if it has none.
+    #: The offset of the oldest event that the log has; ``last + 1`` if it has none.
     first: int
-    #: The offset of the newest event that there has been; 0 if none.
+    #: The offset of the newest event that the log has ever had; 0 if it has had none.
     last: int
+    #: The events, oldest first.
     records: Sequence[Record] = ()
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a log keeps of each topic."""
+    """How many events a log keeps of each topic."""
 
+    #: How many events.
     max_events: int
+    #: How many bytes, counting the bodies of the events.
     max_bytes: int
-    #: In seconds.
+    #: For how many seconds; ``math.inf``: without a limit.
     max_age: float = math.inf
 
     @classmethod
     def checked(cls, max_events: int, max_bytes: int, max_age: float | None) -> Limits:
-        """The limits that somebody has asked for.
+        """Return these limits, after checking them.
 
-        :raises TypeError: one of a wrong type.
-        :raises ValueError: one out of range.
+        :param max_age: in seconds; ``None``: without a limit.
+        :raises TypeError: a limit has a wrong type.
+        :raises ValueError: a limit is out of range.
         """
         for name, value in (("max_events", max_events), ("max_bytes", max_bytes)):
             if not isinstance(value, int) or isinstance(value, bool):
@@ -101,9 +107,9 @@ class Limits:
         return cls(max_events, max_bytes, max_age)
 
     def check(self, body: bytes) -> None:
-        """Refuse an event that is larger than all that may be kept.
+        """Refuse an event that is larger than ``max_bytes``.
 
-        :raises EventTooLargeError: for such a one.
+        :raises EventTooLargeError: it is larger.
         """
         if len(body) > self.max_bytes:
             raise EventTooLargeError(
@@ -122,77 +128,82 @@ Renewed: TypeAlias = Callable[[str, Position], None]
 
 
 class Log(Protocol):
-    """Where a hub keeps its events: an append-only log for each topic.
+    """The contract of a log: where a hub keeps its events, in an append-only log for each topic.
 
-    A topic is there from its first use. Its log has an epoch, which no other has, and offsets that
-    begin with 1 and have no holes. Old events go when limits say so; a log that has lost newer ones
-    begins a new epoch, so that no position ever gets a second meaning.
+    The first use of a topic creates it. Its log has an epoch, which no other log has. The offsets
+    of its events begin with 1 and have no holes. The log forgets old events when its limits say so.
+    If it has lost newer events, it begins a new epoch: no position ever gets a second meaning.
 
-    All methods are called in one event loop. Those that are coroutine functions may be cancelled at
-    any time: an ``append`` that was may have taken place or not, but never by half. They raise
-    :class:`~sse_asgi.hub.HubError` where the log can't be reached, after a bounded time.
+    The hub calls all methods in one event loop. Coroutine functions may be cancelled at any time:
+    a cancelled ``append`` has stored the whole event or nothing. If the log can't be reached, they
+    raise :class:`~sse_asgi.hub.HubError` after a bounded time.
 
     :class:`sse_asgi.testing.LogContract` tests all of this.
     """
 
     @property
     def limits(self) -> Limits:
-        """How much it keeps of each topic; a hub has no more of it at hand."""
+        """How many events the log keeps of each topic. The hub holds no more in memory."""
         ...
 
     def attach(self, deliver: Deliver, created: Created, renewed: Renewed) -> None:
-        """Have a hub told of new records, and of new epochs, of the topics that are followed, and
-        of new topics.
+        """Register the functions that tell the hub what happens in the log.
 
-        They are called in the event loop of the hub, and do not raise. Called once: a log belongs
-        to one hub.
+        The log calls them in the event loop of the hub. They do not raise. ``attach`` is called
+        once: a log belongs to one hub.
+
+        :param deliver: to be called with new records of a topic that is followed.
+        :param created: to be called with each new topic.
+        :param renewed: to be called when a topic that is followed has begun a new epoch.
+        :raises RuntimeError: the log belongs to another hub.
         """
         ...
 
     async def append(
         self, topic: str, body: bytes, *, key: str | None = None, collapse_key: str | None = None
     ) -> Position:
-        """Append an event, at once and as a whole, with the next offset of the topic.
+        """Append an event atomically, with the next offset of the topic, and return its position.
 
-        :param key: of two appends to a topic with the same key only the first takes place, and both
-            return its position, for as long as the log has that event.
-        :raises EventTooLargeError: for one that is larger than all that the log may keep.
+        :param key: if the log has an event of the topic with the same key, nothing is appended, and
+            the position of that event is returned.
+        :raises EventTooLargeError: the event is larger than ``limits.max_bytes``.
         """
         ...
 
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """Read the events after an offset, oldest first, without a hole.
 
-        If the first of them is gone, begin with the oldest that there is. ``max_bytes`` bounds
-        their bodies together, but one event is always returned if there is one.
+        If the log no longer has the first of them, begin with the oldest event that it has.
 
-        :param after: ``None``: no records, only how far the log reaches.
+        :param after: the offset; ``None``: return no records, only how far the log reaches.
+        :param max_bytes: the size of all bodies together. If there is an event, at least one is
+            returned, whatever its size.
         """
         ...
 
     def position(self, topic: str) -> Position | None:
-        """The newest position of a topic, if that is known without waiting."""
+        """Return the newest position of a topic, or ``None`` if that needs waiting."""
         ...
 
     def topics(self) -> Iterable[str] | None:
-        """All topics; ``None`` until :meth:`follow_topics`, if that has to wait."""
+        """Return all topics, or ``None`` if :meth:`follow_topics` has to be called first."""
         ...
 
     async def follow_topics(self) -> None:
-        """From now on know all topics, and tell of new ones."""
+        """Look up all topics, for :meth:`topics`, and from now on call ``created`` for new ones."""
         ...
 
     def follow(self, topic: str, after: Position) -> None:
-        """From now on deliver all events of a topic after that position, in order."""
+        """Deliver all events of a topic after a position from now on, in order."""
         ...
 
     def unfollow(self, topic: str) -> None:
-        """Undo :meth:`follow`."""
+        """Stop delivering the events of a topic."""
         ...
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Do what has to be done as long as a hub is open; runs until it is cancelled.
+        """Do the background work of the log. Runs while the hub is open, until it is cancelled.
 
-        :param task_status: told when the log can be used.
+        :param task_status: to be told when the log can be used.
         """
         ...

@@ -25,27 +25,31 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryLog"]
 
-#: How much may be appended before others have a turn, as a share of what the log keeps: little, so
-#: that no subscriber falls off that takes what it can.
+#: How much may be appended before other tasks run, as a share of what the log keeps. It is small:
+#: a subscriber that reads as fast as it can must never find its next event gone.
 BURST = 1 / 64
 
 
 class _Topic:
+    """The log of one topic."""
+
     __slots__ = ("followed", "keys", "used", "window")
 
     def __init__(self) -> None:
         self.window = Window(new_epoch())
         self.followed = False
-        self.keys: dict[str, int] = {}  # of appends, and their offsets
+        self.keys: dict[str, int] = {}  # of events that are kept, with their offsets
         self.used = 0.0
 
 
 class MemoryLog:
     """A log in the memory of this process.
 
-    :param max_events: how many events of each topic are kept.
-    :param max_bytes: how many bytes of them.
-    :param max_age: for how many seconds; ``None``: without a limit.
+    :param max_events: how many events of each topic the log keeps (1000).
+    :param max_bytes: how many bytes of them (1 MiB).
+    :param max_age: for how many seconds it keeps them; ``None``, the default: without a limit.
+    :raises TypeError: a parameter has a wrong type.
+    :raises ValueError: a parameter is out of range.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class MemoryLog:
         max_age: float | None = None,
     ) -> None:
         self.limits: Limits = Limits.checked(max_events, max_bytes, max_age)
-        # Those that were not used for longest come first.
+        # The least recently used first.
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
         self._burst = self._yielded = 0.0
         self._loop: object = None
@@ -64,7 +68,7 @@ class MemoryLog:
         self._created: Created | None = None
 
     def attach(self, deliver: Deliver, created: Created, renewed: Renewed) -> None:
-        """See :meth:`Log.attach`: no epoch ends before its topic does."""
+        """See :meth:`Log.attach`. No topic begins a new epoch, so ``renewed`` is not called."""
         if self._deliver is not None:
             raise RuntimeError("this log belongs to another hub")
         self._deliver, self._created = deliver, created
@@ -96,19 +100,19 @@ class MemoryLog:
         return Page(window.epoch, window.first, window.last, records)
 
     def position(self, topic: str) -> Position:
-        """See :meth:`Log.position`: it is always known."""
+        """See :meth:`Log.position`. It is always known."""
         window = self._use(topic).window
         return Position(window.epoch, window.last)
 
     def topics(self) -> Iterable[str]:
-        """See :meth:`Log.topics`: they are always known."""
+        """See :meth:`Log.topics`. They are always known."""
         return tuple(self._topics)
 
     async def follow_topics(self) -> None:
-        """See :meth:`Log.follow_topics`: they are always followed."""
+        """See :meth:`Log.follow_topics`. They are always followed."""
 
     def follow(self, topic: str, after: Position) -> None:
-        """See :meth:`Log.follow`: new events are delivered anyway."""
+        """See :meth:`Log.follow`. New events are delivered whether a topic is followed or not."""
         kept = self._use(topic)
         kept.followed = True
         window = kept.window
@@ -121,12 +125,14 @@ class MemoryLog:
             kept.followed = False
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """See :meth:`Log.run`: there is nothing to be done."""
+        """See :meth:`Log.run`. There is nothing to do."""
         task_status.started()
 
     async def _let_others_run(self, size: int) -> None:
-        """Let others have a turn; but not at each of many events that are appended flat out, so
-        that whoever waits for them gets all at once.
+        """Let other tasks run, from time to time.
+
+        If many events are appended in a row, the subscribers run after several of them, and get
+        these joined.
         """
         self._burst += 1 / self.limits.max_events + size / self.limits.max_bytes
         if self._burst < BURST and monotonic() - self._yielded < TIME_SLICE:
@@ -136,7 +142,7 @@ class MemoryLog:
             self._burst, self._yielded = 0.0, monotonic()
 
     def _use(self, topic: str) -> _Topic:
-        """The topic, which is there from now on, without what is too old."""
+        """Return the log of a topic, without events that are too old. Create it if necessary."""
         now = self._now()
         kept = self._topics.get(topic)
         if kept is None:
@@ -153,13 +159,17 @@ class MemoryLog:
         return kept
 
     def _trim(self, kept: _Topic) -> None:
+        """Remove the events beyond the limits, and their keys."""
         kept.window.trim(self.limits, kept.used)
         first = kept.window.first
         while kept.keys and kept.keys[oldest := next(iter(kept.keys))] < first:
             del kept.keys[oldest]
 
     def _forget_idle(self, now: float) -> None:
-        """Forget topics without events that nobody uses; a few at a time, so that it is cheap."""
+        """Remove topics that have no events and are not used.
+
+        Only the first few are looked at, so that a call is cheap.
+        """
         for topic, kept in tuple(itertools.islice(self._topics.items(), 4)):
             if kept.used > now - IDLE:
                 break
@@ -170,7 +180,8 @@ class MemoryLog:
                 del self._topics[topic]
 
     def _now(self) -> float:
+        """Return the time of the running event loop."""
         loop = current_loop()
-        if loop is not self._loop:  # the first, or one after another
+        if loop is not self._loop:  # the first one, or the next one
             self._loop, self._clock = loop, clock(loop)
         return self._clock()

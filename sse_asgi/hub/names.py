@@ -1,4 +1,4 @@
-"""What a topic, a pattern and a key may be. Pure, no I/O."""
+"""The rules for topics, patterns and keys. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ if TYPE_CHECKING:
 
 __all__ = ["check_key", "check_topic", "is_pattern", "matcher"]
 
-#: How long the name of a topic may be, and a key, in characters.
+#: The longest topic, and the longest key, in characters.
 MAX_TOPIC_LENGTH = 255
 
 
 def check_topic(topic: object) -> None:
-    """Refuse what can't be a topic."""
+    """Refuse a value that can't be a topic.
+
+    :raises TypeError: it is not a ``str``.
+    :raises ValueError: it is empty, is too long, or has control characters or ``*``.
+    """
     if not isinstance(topic, str):
         raise TypeError(f"a topic must be a str, not {topic!r}")
     if not 0 < len(topic) <= MAX_TOPIC_LENGTH:
@@ -25,9 +29,11 @@ def check_topic(topic: object) -> None:
 
 
 def check_key(name: str, key: object) -> None:
-    """Refuse what can't be a key.
+    """Refuse a value that can't be a key. ``None`` is no key, and allowed.
 
     :param name: the name of the parameter, for the message.
+    :raises TypeError: it is not a ``str``.
+    :raises ValueError: it is empty, is too long, or can't be encoded as UTF-8.
     """
     if key is None:
         return
@@ -42,10 +48,10 @@ def check_key(name: str, key: object) -> None:
 
 
 def is_pattern(topic: object) -> bool:
-    """Whether this is a pattern, and not the name of a topic."""
+    """Return whether a value is a pattern: a ``str`` with ``*``."""
     return isinstance(topic, str) and "*" in topic
 
 
 def matcher(pattern: str) -> Callable[[str], object]:
-    """A function that says whether a topic matches a pattern."""
+    """Return a function that tells whether a topic matches a pattern."""
     return re.compile(".*".join(map(re.escape, pattern.split("*")))).fullmatch

@@ -1,8 +1,9 @@
 """Positions in logs, and the event ids that stand for them. Pure, no I/O.
 
-The id of an event is its position, ``<epoch>-<offset>``; for a subscription of several topics it is
-the positions in all of them, ``<epoch>-<offset>.<epoch>-<offset>``, in any order: an epoch belongs
-to one log alone. A client sends back what it likes, so ids are read with care.
+The id of an event is its position, ``<epoch>-<offset>``. A subscription to several topics puts its
+positions in all of them into the id, ``<epoch>-<offset>.<epoch>-<offset>``. Their order does not
+matter, because no two logs have the same epoch. A client may send any text as an id, so
+:func:`parse` checks the form strictly.
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_ID_LENGTH", "MAX_TOPICS", "Position", "join", "new_epoch", "parse"]
 
-#: Of an id for several topics, in characters. It comes back as a header field, of which servers
-#: and proxies take 8 KiB or so, with all others.
+#: The longest id, in characters. The client sends it back as a header field; servers and proxies
+#: accept about 8 KiB for all header fields together.
 MAX_ID_LENGTH = 2048
 
-#: How many topics an id has room for: a position is an epoch, a hyphen, an offset, and a dot.
+#: How many topics fit into an id. Each takes an epoch, a hyphen, an offset, and a dot.
 MAX_TOPICS = MAX_ID_LENGTH // (12 + 1 + 16 + 1)
 
-#: Ends an id that does not say where the client is in all topics.
+#: Ends an id that has no room for the positions in all topics.
 _MORE = "+"
 
 _POSITION = re.compile(r"([0-9a-z]{1,32})-(0|[1-9][0-9]{0,15})", re.ASCII)
 
 
 class Position(NamedTuple):
-    """How far a client, or a log, has come: the last event that there was."""
+    """How far a client has read a log, or how far a log reaches: the newest event."""
 
-    #: Says which log it is, and which life of it: lower-case letters and digits, at most 32.
+    #: The epoch of the log: 1 to 32 lower-case letters and digits.
     epoch: str
-    #: The first event of an epoch has 1, and each one more; 0 is before the first.
+    #: The offset of the event. The first event of an epoch has 1; 0 is before the first event.
     offset: int
 
     def __str__(self) -> str:
@@ -42,12 +43,15 @@ class Position(NamedTuple):
 
 
 def new_epoch() -> str:
-    """An epoch that no other log has had."""
+    """Return an epoch that no other log has had."""
     return os.urandom(6).hex()
 
 
 def join(positions: Iterable[Position]) -> str:
-    """The id that stands for several positions; the first ones, where it would get too long."""
+    """Return the id for some positions.
+
+    If it would be too long, it has only the first of them.
+    """
     text = ""
     for position in positions:
         part = f".{position}" if text else str(position)
@@ -58,9 +62,9 @@ def join(positions: Iterable[Position]) -> str:
 
 
 def parse(text: str) -> dict[str, int] | None:
-    """The offsets that an id stands for, by epoch; ``None`` if it is no id of a hub's.
+    """Return the offsets in an id, by epoch, or ``None`` if it is not the id of a hub.
 
-    One that does not say all has an epoch more, which no log has.
+    If the id had no room for all positions, one more epoch is returned, which no log has.
     """
     if len(text) > MAX_ID_LENGTH:
         return None

@@ -1,4 +1,4 @@
-"""Which subscriptions there are: to which topics, and to which patterns."""
+"""Which subscriptions a hub has: to which topics, and to which patterns."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ __all__ = ["Registry", "Subscriber"]
 
 
 class Subscriber(Notified, Protocol):
-    """A subscription, as the registry sees it."""
+    """What the registry needs from a subscription."""
 
     @property
     def patterns(self) -> Sequence[str]:
-        """The patterns that it was made for."""
+        """The patterns that it subscribes to."""
         ...
 
     @property
     def cursors(self) -> Collection[Cursor]:
-        """Where it is, in each topic."""
+        """How far it has read each of its topics."""
         ...
 
     def add(self, cursor: Cursor, start: Start) -> None:
-        """Have one more topic."""
+        """Add a topic to the subscription."""
         ...
 
 
@@ -44,7 +44,7 @@ S = TypeVar("S", bound=Subscriber)
 class Registry(Generic[S]):
     """The subscriptions of a hub.
 
-    :param log: where the events are kept. What it delivers goes to the subscribers of the topic.
+    :param log: the log of the hub. The registry passes its events to the subscribers.
     :param gap_event: the name of the event that tells a client that events are missing.
     :param on_subscribers: called with a topic and how many subscribers it has, when that changes.
     """
@@ -55,18 +55,23 @@ class Registry(Generic[S]):
         self.log: Log = log
         self.gap_event: str = gap_event
         self._on_subscribers = on_subscribers
-        #: By topic.
+        #: The topics that have subscribers.
         self.channels: dict[str, Channel] = {}
-        #: Those that have begun, in the order in which they did.
+        #: The subscriptions that have begun, in this order.
         self.subscriptions: dict[S, None] = {}
-        #: Those that were made and have not begun. Nobody has to close one that never does.
+        #: The subscriptions that have not begun. One that never begins need not be closed.
         self.made: WeakSet[S] = WeakSet()
         self._by_pattern: dict[str, dict[S, None]] = {}
         self.affinity: Affinity = Affinity(self.subscriptions)
         log.attach(self._deliver, self._created, self._renewed)
 
     def enter(self, subscription: S, starts: Mapping[str, Start]) -> None:
-        """Have a subscriber."""
+        """Add a subscription that begins.
+
+        :param starts: where it begins in the topics that are known.
+        :raises HubClosedError: the hub is closed.
+        :raises RuntimeError: the hub is in use in another event loop.
+        """
         self.affinity.use()
         self.made.discard(subscription)
         self.subscriptions[subscription] = None
@@ -79,7 +84,7 @@ class Registry(Generic[S]):
                 self._enter_topic(subscription, topic, Start(oldest=True))
 
     def leave(self, subscription: S) -> None:
-        """Have it no longer."""
+        """Remove a subscription that has begun."""
         del self.subscriptions[subscription]
         for pattern in subscription.patterns:
             del self._by_pattern[pattern][subscription]
@@ -94,7 +99,7 @@ class Registry(Generic[S]):
             self._count(channel)
 
     def subscribers(self, topic: str | None) -> int:
-        """How many subscriptions there are, of a topic or of all together."""
+        """Return how many subscriptions have begun: of a topic, or of all topics together."""
         if topic is None:
             return len(self.subscriptions)
         channel = self.channels.get(topic)
@@ -103,16 +108,16 @@ class Registry(Generic[S]):
     # -- patterns --------------------------------------------------------------------------------
 
     def knows_topics(self) -> bool:
-        """Whether all topics are known."""
+        """Return whether the log knows all topics."""
         return self.log.topics() is not None
 
     async def find(self, patterns: Sequence[str]) -> Sequence[str]:
-        """The topics that match one of some patterns, where that has to be asked."""
+        """Have the log look up all topics, and return those that match one of some patterns."""
         await self.log.follow_topics()
         return self.matching(patterns)
 
     def matching(self, patterns: Sequence[str]) -> Sequence[str]:
-        """The topics that match one of some patterns, as far as they are known."""
+        """Return the topics that match one of some patterns, as far as the log knows them."""
         topics = (self.log.topics() if patterns else None) or ()
         found = (filter(matcher(pattern), topics) for pattern in patterns)
         return tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
@@ -120,6 +125,7 @@ class Registry(Generic[S]):
     # -- topics ----------------------------------------------------------------------------------
 
     def _enter_topic(self, subscription: S, topic: str, start: Start) -> None:
+        """Add a topic to a subscription, if it does not have it yet."""
         channel = self.channels.get(topic)
         if channel is None:
             channel = self.channels[topic] = Channel(topic, self.log, self.affinity.loop)
@@ -129,6 +135,7 @@ class Registry(Generic[S]):
             self._count(channel)
 
     def _count(self, channel: Channel) -> None:
+        """Tell the application how many subscribers a topic has."""
         if self._on_subscribers is not None:
             self._on_subscribers(channel.topic, len(channel.subscriptions))
 

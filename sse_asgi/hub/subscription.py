@@ -1,7 +1,7 @@
-"""A subscription: a place in the log of each topic, and nothing else.
+"""A subscription: a position in the log of each topic, and nothing else.
 
-There is no queue. What a subscriber has not had yet is in the log, whether it was published while
-it looked elsewhere, before it came, or while it was away; replay and live events are the same read.
+A subscription has no queue. It reads all events from the logs: those that were published before it
+began, while its client was away, or while it was busy. Replay and live events are the same read.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ __all__ = ["Policy", "Subscription"]
 
 T = TypeVar("T")
 
-#: What becomes of a subscriber that is behind: see :meth:`Hub.subscribe`.
+#: What happens to a subscriber that is too slow: see :meth:`Hub.subscribe`.
 Policy: TypeAlias = Literal["gap", "disconnect", "latest"]
 
-#: For how long, in seconds, a log is left alone that can't be reached; it has waited itself.
+#: How long to wait, in seconds, before a log that could not be reached is read again: a random time
+#: in this range. The log itself has tried for some time.
 PAUSE = (0.5, 1.0)
 
-#: How much of an id is shown to the client that has sent it.
+#: How many characters of the id that a client has sent a gap event repeats.
 SHOWN = 64
 
 
 class Subscription(AsyncIterator[bytes]):
     """The events of some topics, as frames: what :meth:`Hub.subscribe` returns.
 
-    An async iterator for a factory to return. It counts as a subscriber from its first step until
-    it is closed, and is closed with its stream. Whoever iterates one himself closes it himself.
+    It is an async iterator, for a factory to return. It counts as a subscriber from its first step
+    until it is closed. Its stream closes it. If you iterate over it yourself, close it yourself.
     """
 
     __slots__ = (
@@ -67,22 +68,23 @@ class Subscription(AsyncIterator[bytes]):
         info: Any,
     ) -> None:
         self._registry = registry
-        #: The topics that it was made for, patterns apart.
+        #: The topics that it subscribes to, without patterns.
         self.topics: tuple[str, ...] = topics
-        #: The patterns that it was made for.
+        #: The patterns that it subscribes to.
         self.patterns: tuple[str, ...] = patterns
-        #: What becomes of it when it is behind.
+        #: What happens when it is too slow.
         self.policy: Policy = policy
-        #: Whatever the application has given it, to know it by.
+        #: What the application has passed as ``info``.
         self.info: Any = info
         self._last_event_id = beginning.last_event_id
-        # Until each cursor has its place. Then it is let go: most subscriptions wait, with theirs.
+        # Until each cursor has a position. Then it is released, because an idle subscription should
+        # take little memory.
         self._beginning: Beginning | None = beginning
         self._cursors: list[Cursor] = []
-        self._next = 0  # the next cursor to be looked at
-        # Of each key the newest, however many there are.
+        self._next = 0  # the index of the cursor to be read next
+        # "latest" needs all events, to find the newest one of each key.
         self._batch = sys.maxsize if policy == "latest" else BATCH
-        # The frames are those of the log.
+        # With one topic, the frames of the log are sent as they are.
         self._simple = len(topics) == 1 and not patterns and policy != "latest"
         self._wake: Callable[[], object] | None = None
         self._receiver: FrameReceiver | None = None
@@ -98,7 +100,7 @@ class Subscription(AsyncIterator[bytes]):
         return self
 
     async def __anext__(self) -> bytes:
-        """Wait for events; all that there are, up to a bound, as one frame."""
+        """Wait for events, and return all that there are, up to a bound, as one frame."""
         while not self._over:
             if self._beginning is not None:
                 frame = await self._begin(self._beginning)
@@ -107,7 +109,7 @@ class Subscription(AsyncIterator[bytes]):
                     frame = await self._ask_log(cursor)
                     self._next += 1
                 else:
-                    try:  # here: a coroutine of its own is memory for as long as it waits
+                    try:  # not in another coroutine: it would take memory while it waits
                         await parked(self._loop, self._wake_by)
                     finally:
                         self._wake = None
@@ -119,13 +121,15 @@ class Subscription(AsyncIterator[bytes]):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Stop: :meth:`close`."""
+        """Close the subscription, as :meth:`close` does."""
         self.close()
 
     def close(self, last: EventLike | None = None) -> None:
-        """End it; its stream ends as if there were no more events. In the hub's event loop.
+        """Close the subscription. Its stream ends as if there were no more events.
 
-        :param last: an event that is still sent, to say why.
+        Call it in the event loop of the hub.
+
+        :param last: an event to be sent before the end, to say why.
         """
         if not self._over:
             self._last = None if last is None else encode(last)
@@ -138,19 +142,19 @@ class Subscription(AsyncIterator[bytes]):
                 self._asking.cancel()
 
     def give_to(self, receiver: FrameReceiver) -> None:
-        """Give what comes while a step waits to ``receiver``, if that is ready, instead."""
+        """Pass events to a receiver, if it is ready, while a step waits for them."""
         if not self._over:
             self._receiver = receiver
 
-    # -- for the hub -----------------------------------------------------------------------------
+    # -- for the registry ------------------------------------------------------------------------
 
     @property
     def cursors(self) -> Collection[Cursor]:
-        """Where it is, in each topic."""
+        """How far it has read each of its topics."""
         return self._cursors
 
     def add(self, cursor: Cursor, start: Start) -> None:
-        """Have one more topic."""
+        """Add a topic to the subscription."""
         self._cursors.append(cursor)
         if self._beginning is None:
             self._beginning = Beginning(self.topics, self._last_event_id)
@@ -159,15 +163,15 @@ class Subscription(AsyncIterator[bytes]):
         self.notify()
 
     def notify(self) -> None:
-        """See whether there is something."""
+        """Look for new events, and wake the task that waits for them if necessary."""
         if self._wake is not None and not self._push():
             wake, self._wake = self._wake, None
             wake()
 
     def _push(self) -> bool:
-        """Give all that is at hand to whom it is for; whether whoever waits for it need not wake.
+        """Pass all new events to the receiver; return whether the waiting task need not wake.
 
-        To wake a task takes longer than to send an event.
+        Waking a task takes longer than sending an event.
         """
         receiver = self._receiver
         if receiver is None or self._over or self._beginning is not None:
@@ -179,12 +183,14 @@ class Subscription(AsyncIterator[bytes]):
             receiver.accept(frame)
         return False
 
-    # -- what is at hand -------------------------------------------------------------------------
+    # -- from the windows ------------------------------------------------------------------------
 
     def _take(self) -> bytes | None:
-        """All that is at hand, joined, up to a topic that has to ask the log, or to a bound.
+        """Return the next events in the windows, joined, up to a bound.
 
-        The next turn begins there: one that always has something does not keep others waiting.
+        It stops at a topic whose log has to be read.
+
+        The next call begins with the next topic: a busy topic does not hold up the others.
         """
         if self._simple:
             return self._cursors[0].take()
@@ -203,11 +209,12 @@ class Subscription(AsyncIterator[bytes]):
         return b"".join(frames) if frames else None
 
     def _round_robin(self) -> list[Cursor]:
+        """Return all cursors, beginning with the one to be read next."""
         first = self._next = self._next % max(len(self._cursors), 1)
         return self._cursors[first:] + self._cursors[:first] if first else self._cursors
 
     def _move(self, cursor: Cursor, records: Sequence[Record], frames: list[bytes]) -> None:
-        """Have these events as frames, and be behind them."""
+        """Append the frames of some records, and move the cursor behind them."""
         last = records[-1].offset
         if self.policy == "latest":
             records = _newest(records)
@@ -220,19 +227,20 @@ class Subscription(AsyncIterator[bytes]):
         cursor.offset = last
 
     def _outside_window(self) -> Cursor | None:
-        """A cursor that has to ask the log."""
+        """Return a cursor whose next events are not in its window: the log has to be read."""
         for cursor in self._round_robin():
             if cursor.records(0) is None:
                 return cursor
         return None
 
     def _id(self) -> str:
+        """Return the id for the positions in all topics."""
         return join(cursor.position for cursor in self._cursors if cursor.epoch)
 
     # -- the beginning ---------------------------------------------------------------------------
 
     async def _begin(self, beginning: Beginning) -> bytes | None:
-        """Find out where to begin. What is missing then is said first."""
+        """Give the cursors their positions, and return the gap events that come first, if any."""
         if not beginning.entered:
             await self._enter(beginning)
             if self._over:
@@ -244,7 +252,8 @@ class Subscription(AsyncIterator[bytes]):
                 return None
             found.append((cursor, start, page))
         missing, gone = beginning.settle(found)
-        # One after another: until a client is told of a gap, its id must not say that it was.
+        # One after another. Until the client is told of the gap in a topic, the id must keep the
+        # position before that gap.
         gaps = [self._gap(cursor, page, self._last_event_id) for cursor, page in missing]
         if gone and not gaps:
             gaps = [self._gap_frame(self._last_event_id or "", None, None)]
@@ -253,7 +262,7 @@ class Subscription(AsyncIterator[bytes]):
         return b"".join(gaps) or None
 
     async def _enter(self, beginning: Beginning) -> None:
-        """Look up the topics, and enter them, unless this is over by then."""
+        """Look up the topics, and then enter the registry, if not closed by then."""
         self._loop = current_loop()  # looked up once
         starts = beginning.starts
         if beginning.matching is not None and not self._registry.knows_topics():
@@ -263,19 +272,19 @@ class Subscription(AsyncIterator[bytes]):
             self._registry.enter(self, starts)
             beginning.entered = True
 
-    # -- what the log has to say -----------------------------------------------------------------
+    # -- from the log ----------------------------------------------------------------------------
 
     async def _read(self, cursor: Cursor, after: int | None, max_bytes: int) -> Page | None:
-        """Ask the log; ``None`` if this is over, and the channel perhaps gone."""
+        """Read the log. Return ``None`` if the subscription is closed: its channel may be gone."""
         page = await self._retry(partial(self._registry.log.read, cursor.topic, after, max_bytes))
         if page is not None:
             cursor.channel.follow(page)
         return page
 
     async def _retry(self, ask: Callable[[], Awaitable[T]]) -> T | None:
-        """What the log says, when it can be reached; ``None`` if this is over before: at once.
+        """Ask the log until it answers. The stream stays open while the log can't be reached.
 
-        The stream stays open meanwhile.
+        :returns: the answer; ``None``, at once, when the subscription is closed.
         """
         with anyio.CancelScope() as self._asking:
             try:
@@ -294,7 +303,7 @@ class Subscription(AsyncIterator[bytes]):
         return None
 
     async def _ask_log(self, cursor: Cursor) -> bytes | None:
-        """Read on in the log, where the window does not have what comes next."""
+        """Read the next events of a topic from the log, and return their frames, or a gap event."""
         page = await self._read(cursor, cursor.offset, self._batch)
         if page is None:
             return None
@@ -309,7 +318,10 @@ class Subscription(AsyncIterator[bytes]):
         return self._gap(cursor, page, None)
 
     def _gap(self, cursor: Cursor, page: Page, last_event_id: str | None) -> bytes:
-        """Say that events are missing, and go on with the oldest that there are."""
+        """Return a gap event for a topic, and move its cursor before the oldest event.
+
+        :param last_event_id: the id that the client has sent, if the gap follows it.
+        """
         missed = None
         if cursor.epoch == page.epoch and cursor.offset < page.first:
             missed = page.first - 1 - cursor.offset
@@ -319,6 +331,7 @@ class Subscription(AsyncIterator[bytes]):
         return self._gap_frame(after, missed, cursor.topic if several else None)
 
     def _gap_frame(self, after: str, missed: int | None, topic: str | None) -> bytes:
+        """Return a gap event: see ``gap_event`` of :class:`Hub`."""
         position = self._id() or None
         data: dict[str, Any] = {"after": after[:SHOWN], "position": position, "missed": missed}
         if topic is not None:
@@ -330,7 +343,7 @@ class Subscription(AsyncIterator[bytes]):
 
 
 def _newest(records: Sequence[Record]) -> list[Record]:
-    """Of each collapse key the newest record alone; what has none stays."""
+    """Return the newest record of each collapse key, and all records without one."""
     newest = {record.collapse_key: record for record in records}
     return [
         record

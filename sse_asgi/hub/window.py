@@ -13,7 +13,11 @@ __all__ = ["Window"]
 
 
 class Window:
-    """The newest events of one topic, without a hole; old ones go when limits say so."""
+    """The newest events of one topic, without a hole.
+
+    :param epoch: the epoch of the log.
+    :param last: the offset before that of the first event that will be appended.
+    """
 
     __slots__ = ("_begin", "_joined", "_records", "_times", "epoch", "last", "size")
 
@@ -21,7 +25,8 @@ class Window:
         self.epoch: str = epoch
         self.last: int = last
         self.size: int = 0
-        # The first ones may be gone: cut off from time to time, as that takes as long as the rest.
+        # Those before `_begin` are gone. They are deleted from time to time only, because that
+        # moves all others.
         self._records: list[Record] = []
         self._times: list[float] = []
         self._begin = 0
@@ -29,14 +34,17 @@ class Window:
 
     @property
     def first(self) -> int:
-        """The offset of the oldest event, or of the next where there is none."""
+        """The offset of the oldest event, or of the next event if there is none."""
         return self.last + 1 - len(self)
 
     def __len__(self) -> int:
         return len(self._records) - self._begin
 
     def append(self, record: Record, now: float) -> None:
-        """Add the next event."""
+        """Append the next event.
+
+        :param now: the time, for the limit ``max_age``.
+        """
         self._records.append(record)
         self._times.append(now)
         self.size += len(record.body)
@@ -44,7 +52,7 @@ class Window:
         self._joined = None
 
     def after(self, offset: int, max_bytes: int) -> list[Record]:
-        """The events after ``offset``, so many bytes of them, but at least one."""
+        """Return the events after an offset, up to ``max_bytes`` of bodies, and at least one."""
         records = self._records
         begin = end = max(len(records) - (self.last - offset), self._begin)
         rest = max_bytes
@@ -54,8 +62,9 @@ class Window:
         return records[begin:end]
 
     def joined_after(self, offset: int, max_bytes: int) -> tuple[bytes, int]:
-        """The frames of these events as one, and the offset of the last: joined once for all who
-        ask for the same one after another.
+        """Join the frames of the events after an offset; return them and the offset of the last.
+
+        The result is kept: subscribers that ask for the same one after another share it.
         """
         if self._joined is None or self._joined[0] != offset:
             records = self.after(offset, max_bytes)
@@ -64,11 +73,14 @@ class Window:
         return self._joined[1:]
 
     def forget_joined(self) -> None:
-        """Do not keep what :meth:`joined_after` has made."""
+        """Release the result that :meth:`joined_after` has kept."""
         self._joined = None
 
     def trim(self, limits: Limits, now: float) -> list[Record]:
-        """Forget what is beyond the limits, and return it."""
+        """Remove the events beyond the limits, and return them.
+
+        :param now: the time, for the limit ``max_age``.
+        """
         begin = end = self._begin
         records = self._records
         while end < len(records) and (
@@ -86,9 +98,10 @@ class Window:
             del records[:end], self._times[:end]
             self._begin = 0
         else:
-            # They would be kept until they are cut off.
+            # Release them now. Their places are deleted later.
             records[begin:end] = [_GONE] * (end - begin)
         return gone
 
 
+#: Takes the place of an event that is gone.
 _GONE = Record("", 0, b"")
