@@ -1,4 +1,4 @@
-"""What Redis is asked for: the names of keys, and ids of stream entries. Pure, no I/O."""
+"""The names of keys in Redis, and the ids of stream entries. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ __all__ = ["Entry", "Keys", "Top", "parse_id"]
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
-#: How many characters of an epoch stand for the topic; the others are the generation.
+#: How many characters of an epoch stand for the topic. The others are the generation.
 _OF_TOPIC = 6
 
 
 class Entry(NamedTuple):
     """The id of an entry in the stream of a topic."""
 
+    #: When the epoch began, in microseconds: see ``topic.lua``.
     generation: int
     offset: int
 
@@ -30,34 +31,34 @@ class Entry(NamedTuple):
 
 
 class Top(NamedTuple):
-    """The newest event of a topic that is known here."""
+    """The newest event of a topic that this process knows of."""
 
     generation: int = 0
     offset: int = 0
-    #: The key of that event; empty if it is not known.
+    #: The key of that event; empty: not known.
     key: str = ""
 
 
 def parse_id(text: str) -> Entry:
-    """The id of an entry."""
+    """Return the id of an entry that Redis has sent as text."""
     generation, _, offset = text.partition("-")
     return Entry(int(generation), int(offset))
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of everything that begins with a prefix."""
+    """The keys of a log in Redis. All begin with the prefix."""
 
     prefix: str
-    #: How many groups the topics are in. In a cluster the keys of a group are in one slot.
+    #: The number of shards of topics. In a cluster all keys of a shard are in one slot.
     shards: int
 
     def shard(self, topic: str) -> int:
-        """The group of a topic."""
+        """Return the shard of a topic."""
         return crc32(topic.encode()) % self.shards
 
     def of_topic(self, topic: str) -> tuple[str, str, str]:
-        """The keys that ``topic.lua`` needs: the log, the keys of its events, the topics."""
+        """Return the keys for ``topic.lua``: the log, the keys of its events, the topics."""
         shard = self.shard(topic)
         return (
             self._key(shard, "log", topic),
@@ -66,30 +67,30 @@ class Keys:
         )
 
     def log(self, topic: str) -> str:
-        """The stream of a topic's events."""
+        """Return the key of the stream with the events of a topic."""
         return self._key(self.shard(topic), "log", topic)
 
     def topics(self, shard: int) -> str:
-        """The stream of the names of a group's topics."""
+        """Return the key of the stream with the names of the topics of a shard."""
         return self._key(shard, "topics")
 
     def bell(self, shard: int) -> str:
-        """A stream for one reader, by which it is roused."""
+        """Return the key of a stream for one reader. An entry in it ends the reader's wait."""
         return self._key(shard, "bell", secrets.token_hex(8))
 
     def _key(self, shard: int, *parts: str) -> str:
         return ":".join((self.prefix, f"{{{shard}}}", *parts))
 
     def epoch(self, topic: str, generation: int) -> str:
-        """The epoch of a generation: no two topics have the same."""
+        """Return the epoch for a generation of a topic. No two topics have the same."""
         return _digest(self.prefix, topic) + _base36(generation)
 
     def position(self, topic: str, entry: Entry) -> Position:
-        """Where an entry is."""
+        """Return the position of an entry."""
         return Position(self.epoch(topic, entry.generation), entry.offset)
 
     def entry(self, position: Position) -> Entry:
-        """The entry at a position."""
+        """Return the id of the entry at a position."""
         return Entry(int(position.epoch[_OF_TOPIC:], 36), position.offset)
 
 

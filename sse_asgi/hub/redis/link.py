@@ -1,4 +1,4 @@
-"""The way to Redis: a client, another one when that is lost, and commands that are tried again."""
+"""The connection to Redis: a client, which is replaced when it is lost, and retries."""
 
 from __future__ import annotations
 
@@ -28,62 +28,65 @@ T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("sse_asgi")
 
-#: A client of coredis, whatever it decodes.
+#: A client of coredis, for a single server or a cluster.
 Client: TypeAlias = "Redis[Any] | RedisCluster[Any]"
 
-#: Where clients come from.
+#: How a log gets its client: a URL, a client, or a function that makes one.
 Source: TypeAlias = "str | Client | Callable[[], Client]"
 
-#: What may go well at the next attempt, perhaps with another client.
+#: Errors after which the next attempt may succeed, perhaps with another client.
 PASSING = (
     redis.ConnectionError,
-    redis.ReadOnlyError,  # it has become a replica
+    redis.ReadOnlyError,  # the server has become a replica
     redis.UnblockedError,
     redis.RedisClusterError,
     redis.SentinelError,
     OSError,
 )
 
-#: How many connections a client may have: each reader holds one.
+#: The maximum number of connections of a client. Each reader holds one.
 CONNECTIONS = 10_000
 
-#: How many commands are under way at once. Where there is no connection yet, each makes one.
+#: The maximum number of commands at a time. Without a free connection, each opens one.
 COMMANDS = 100
 
-#: The first wait before something is tried again, and the longest, in seconds.
+#: The first wait before another attempt, and the longest, in seconds.
 SHORTEST, LONGEST = 0.05, 2.0
 
 
 def waits() -> Iterator[float]:
-    """How long to wait before each further attempt: longer and longer, and nobody in step."""
+    """Return the waits before further attempts, in seconds: exponential backoff with jitter."""
     for attempt in range(10**9):
         yield random.uniform(0.5, 1) * min(SHORTEST * 2 ** min(attempt, 30), LONGEST)
 
 
 class Call(Generic[T]):
-    """A command that is under way, for as many as wait for it. They may go away."""
+    """A command in progress. Several tasks may wait for its result; each may be cancelled."""
 
     def __init__(self) -> None:
         self.done: anyio.Event = anyio.Event()
-        #: With which it is tried now, and since when.
+        #: The client that is trying it now, and since when.
         self.client: Client | None = None
         self.since: float = math.inf
         self._result: T | None = None
         self._error: Exception | None = None
 
     def succeed(self, result: T) -> None:
-        """End it."""
+        """Set the result."""
         self._result = result
         self.done.set()
 
     def fail(self, error: Exception) -> None:
-        """End it, if it has not ended."""
+        """Set an error, unless the command has ended."""
         if not self.done.is_set():
             self._error = error
             self.done.set()
 
     async def result(self) -> T:
-        """Wait for the end."""
+        """Wait for the result.
+
+        :raises Exception: the error with which the command has failed.
+        """
         await self.done.wait()
         if self._error is not None:
             raise self._error.with_traceback(None)
@@ -91,10 +94,10 @@ class Call(Generic[T]):
 
 
 class Link:
-    """A client of Redis, for as long as :meth:`run` does.
+    """A connection to Redis, while :meth:`run` runs.
 
-    A client that was lost is not used again: coredis' pools do not get over everything, and a
-    connection on which nothing comes back would stay in them.
+    A client that was lost is replaced, not used again: the pools of coredis do not recover from
+    all errors, and would keep a connection on which nothing arrives any more.
 
     :param source: a URL, a client, or a function that makes one.
     :param timeout: for how many seconds a command is tried.
@@ -104,20 +107,20 @@ class Link:
         self._source: Source = _checked(source) if isinstance(source, str) else source
         self.timeout: float = timeout
         self._is_cluster: bool | None = None
-        self._nodes: list[TCPLocation] = []  # of the cluster, when it was last seen
+        self._nodes: list[TCPLocation] = []  # of the cluster, as last seen
         self._tasks: TaskGroup | None = None
         self._client: Client | None = None
         self._found = anyio.Event()
         self._lost = anyio.Event()
         self._places = anyio.Semaphore(COMMANDS, fast_acquire=True)
-        #: Why there is no client.
+        #: Why there is no client, or why the last attempt failed.
         self._reason: BaseException = TimeoutError("no connection yet")
 
     @property
     def tasks(self) -> TaskGroup:
-        """Where what has to be done is done.
+        """The task group of :meth:`run`.
 
-        :raises HubClosedError: it does not run.
+        :raises HubClosedError: :meth:`run` is not running.
         """
         if self._tasks is None:
             raise HubClosedError("the hub is not open: async with hub, or lifespan=hub.lifespan")
@@ -128,9 +131,10 @@ class Link:
         serve: Callable[[Client, TaskGroup], Coroutine[Any, Any, None]],
         task_status: TaskStatus[None],
     ) -> None:
-        """Have a client, until this is cancelled.
+        """Keep a client connected, until cancelled.
 
-        :param serve: called with each client, and a task group that ends with that client.
+        :param serve: called with each new client, and a task group that is cancelled when that
+            client is lost.
         """
         self._found = anyio.Event()  # of this event loop
         self._places = anyio.Semaphore(COMMANDS, fast_acquire=True)
@@ -140,7 +144,7 @@ class Link:
                 pauses, level = waits(), logging.WARNING
                 while True:
                     used = await self._use_one(serve)
-                    if used > LONGEST:  # else it may answer, and fail at once, again and again
+                    if used > LONGEST:  # not after one that connects and then fails at once
                         pauses = waits()
                     if used:
                         logger.warning("the hub has lost Redis: %s", self._reason)
@@ -154,13 +158,13 @@ class Link:
     async def _use_one(
         self, serve: Callable[[Client, TaskGroup], Coroutine[Any, Any, None]]
     ) -> float:
-        """Make a client, and use it until it is lost; for how many seconds it was of use."""
+        """Connect a client, and use it until it is lost. Return for how many seconds it worked."""
         self._lost = anyio.Event()
         found = math.inf
         try:
             with anyio.fail_after(self.timeout) as scope:
                 async with _opened(await self._make()) as client:
-                    if isinstance(client, RedisCluster):  # it has answered
+                    if isinstance(client, RedisCluster):  # entering it has connected it
                         nodes = client.connection_pool.cluster_layout.nodes
                         self._nodes = [TCPLocation(node.host, node.port) for node in nodes]
                     else:
@@ -177,13 +181,14 @@ class Link:
                         self._have(None)
         except Exception as exc:
             self._reason = reason = _cause(exc)
-            if not str(reason):  # a deadline's
+            if not str(reason):  # a TimeoutError of the deadline above
                 self._reason = TimeoutError(f"no connection within {self.timeout} s")
-            elif reason.__cause__ is not None:  # what is wrong with a certificate, say
+            elif reason.__cause__ is not None:  # for example, what is wrong with a certificate
                 self._reason = redis.ConnectionError(f"{reason} ({reason.__cause__})")
         return max(0.0, anyio.current_time() - found)
 
     def _have(self, client: Client | None) -> None:
+        """Set the client that commands use."""
         self._client = client
         if client is not None:
             self._found.set()
@@ -191,13 +196,13 @@ class Link:
             self._found = anyio.Event()
 
     def blame(self, client: Client, reason: Exception) -> None:
-        """Have another client instead of this one, if that can help."""
-        # A cluster has other nodes, and its client finds out which one takes over.
+        """Replace a client after an error, unless it recovers by itself."""
+        # The client of a cluster finds out which node takes over.
         if not isinstance(client, RedisCluster):
             self.lose(client, reason)
 
     def lose(self, client: Client, reason: Exception) -> None:
-        """Have another client instead of this one."""
+        """Replace a client, unless it has been replaced already."""
         if client is self._client:
             self._reason = reason
             self._have(None)
@@ -206,20 +211,25 @@ class Link:
     # -- commands --------------------------------------------------------------------------------
 
     def start(self, command: Callable[[Client], Awaitable[T]]) -> Call[T]:
-        """Start a command, in a task of its own.
+        """Start a command in a task of its own, and return it.
 
-        So the caller may be cancelled: coredis loses a place in its pool where a command is that
-        has to connect. It is sent again until it succeeds, or for ``timeout`` seconds.
+        The command is retried until it succeeds, for up to ``timeout`` seconds. It has its own task
+        because the caller may be cancelled: if coredis is cancelled while it connects, its pool
+        loses a place.
+
+        :raises HubClosedError: :meth:`run` is not running.
         """
         call: Call[T] = Call()
         self.tasks.start_soon(self._carry_out, command, call)
         return call
 
     async def _carry_out(self, command: Callable[[Client], Awaitable[T]], call: Call[T]) -> None:
+        """Try a command for ``timeout`` seconds, and set its result or error."""
         try:
             with anyio.move_on_after(self.timeout):
                 await self._try(command, call)
-            # One that has waited for a client for long has not given this one its time.
+            # Replace the client only if it had time to answer. The command may have spent most of
+            # its time waiting for a client.
             if call.client is not None and anyio.current_time() > call.since + self.timeout / 2:
                 self.lose(call.client, TimeoutError(f"no answer within {self.timeout} s"))
             call.fail(HubError(f"Redis did not do it within {self.timeout} s: {self._reason}"))
@@ -227,6 +237,7 @@ class Link:
             call.fail(HubClosedError("the hub was closed"))
 
     async def _try(self, command: Callable[[Client], Awaitable[T]], call: Call[T]) -> None:
+        """Try a command until it succeeds, or until Redis refuses it."""
         for pause in waits():
             async with self._places:
                 while (client := self._client) is None:
@@ -238,7 +249,7 @@ class Link:
                     self._reason = exc
                     self.blame(client, exc)
                 except Exception as exc:
-                    # Whatever it says when it was closed in between is passing too.
+                    # If the client has been closed meanwhile, any error may be due to that: retry.
                     if client is self._client:
                         error = HubError(f"Redis refused it: {exc}")
                         error.__cause__ = exc
@@ -251,11 +262,11 @@ class Link:
     # -- clients ---------------------------------------------------------------------------------
 
     async def _make(self) -> Client:
-        """The client to be opened next."""
+        """Make the next client."""
         if not isinstance(self._source, str):
             return self._source() if callable(self._source) else self._source
         options: dict[str, Any] = {
-            "decode_components": True,  # what is percent-encoded in a password
+            "decode_components": True,  # decode a percent-encoded password
             "connect_timeout": self.timeout,
             "max_connections": CONNECTIONS,
         }
@@ -266,24 +277,24 @@ class Link:
                     self._is_cluster = await _is_cluster(client)
             if not self._is_cluster:
                 return client
-        # The node of the URL may be gone by now.
+        # Begin with the nodes that are known: the node of the URL may be gone.
         url = urlsplit(self._source)
         node = TCPLocation(url.hostname or "localhost", url.port or 6379)
         return RedisCluster.from_url(
             self._source,
             startup_nodes=[*self._nodes, node],
             max_connections_per_node=True,
-            skip_full_coverage_check=True,  # to ask is often forbidden
-            # Only what is tried again makes it look which nodes there are.
+            skip_full_coverage_check=True,  # the check needs a command that is often forbidden
+            # The client looks for nodes only before a retry.
             retry_policy=ConstantRetryPolicy(PASSING, retries=1, delay=SHORTEST),
             **options,
         )
 
 
 def _checked(url: str) -> str:
-    """Refuse what is no URL of Redis, without its password; have the name in a certificate checked.
+    """Check the URL of a Redis, and return it with an option to check the name in the certificate.
 
-    :raises ValueError: it is none.
+    :raises ValueError: it is not the URL of a Redis. The message does not have the password.
     """
     words = "a URL of Redis begins with redis://, rediss:// or unix://, and a host"
     try:
@@ -296,13 +307,14 @@ def _checked(url: str) -> str:
         raise ValueError(words)
     options = parse_qs(parts.query)
     unchecked = options.get("ssl_cert_reqs") == ["none"] or "ssl_check_hostname" in options
-    if parts.scheme == "rediss" and not unchecked:  # what coredis does not do by itself
+    if parts.scheme == "rediss" and not unchecked:  # coredis does not check the name by default
         query = f"{parts.query}&ssl_check_hostname=true".lstrip("&")
         return parts._replace(query=query).geturl()
     return url
 
 
 async def _is_cluster(client: Redis[Any]) -> bool:
+    """Return whether a server is a node of a cluster."""
     with client.decoding(False):  # HELLO is never forbidden, as INFO may be
         hello: dict[Any, Any] = await client.hello(3)
     return bool(hello[b"mode"] == b"cluster")
@@ -310,7 +322,7 @@ async def _is_cluster(client: Redis[Any]) -> bool:
 
 @asynccontextmanager
 async def _opened(client: Client) -> AsyncGenerator[Client, None]:
-    """Open a client, and what it finds its server by, unless somebody else did."""
+    """Open a client, and the sentinels that it uses, unless they are open already."""
     async with AsyncExitStack() as stack:
         sentinel = getattr(client.connection_pool, "sentinel_manager", None)
         if sentinel is not None and not any(map(_is_open, sentinel.sentinels)):
@@ -321,6 +333,7 @@ async def _opened(client: Client) -> AsyncGenerator[Client, None]:
 
 
 def _is_open(client: Client) -> bool:
+    """Return whether a client is open."""
     try:
         return client.connection_pool.task_group is not None
     except RuntimeError:
@@ -328,7 +341,7 @@ def _is_open(client: Client) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The first error of a group, which is how task groups pass them on."""
+    """Return the first error of an exception group, which task groups raise."""
     while nested := getattr(error, "exceptions", None):
         error = nested[0]
     return error

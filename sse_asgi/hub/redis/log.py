@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisLog"]
 
-#: How many names of topics are read at once.
+#: The maximum number of names of topics in one read.
 NAMES = 1000
 
-#: What :meth:`RedisLog.read` is asked.
+#: The arguments of :meth:`RedisLog.read`.
 _Question: TypeAlias = tuple[str, "int | None", int]
 
 
@@ -44,30 +44,30 @@ class RedisLog:
 
         hub = Hub(RedisLog("redis://localhost"))
 
-    Needs Redis 6.2 or newer, or Valkey. All hubs on one Redis with the same prefix are one: what is
-    published at one reaches the subscribers of all, with the same id. A process holds one
-    connection for its commands, and one on which it waits for events, whatever the number of its
-    subscribers; another for each 100 topics, and in a cluster for each shard.
+    It needs Redis 6.2 or newer, or Valkey. All hubs on one Redis with the same prefix form one hub:
+    an event that is published at one reaches the subscribers of all, with the same id. A process
+    uses one connection for its commands, and one to wait for events, whatever the number of its
+    subscribers. It uses another one for each 100 topics, and in a cluster for each shard.
 
-    Where Redis can't be reached, streams stay open and go on when it is back, without a loss or
-    with a gap; publishing is tried again for ``timeout`` seconds, and fails with
-    :class:`~sse_asgi.HubError`. An event is stored once, however often it was sent.
+    While Redis can't be reached, streams stay open. When it is back they go on, without a loss or
+    with a gap event. Publishing is retried for ``timeout`` seconds, and then raises
+    :class:`~sse_asgi.HubError`. However often an event was sent to Redis, it is stored once.
 
-    :param source: a URL (``redis://``, ``rediss://`` for TLS, ``unix://``), of a single server or
-        of a node of a cluster; or a client of coredis, or a function without arguments that makes
-        one: for a Sentinel, ``lambda: sentinel.primary_for("name")``. A function is better than a
-        client: after a failure it is asked for a new one.
-    :param prefix: what the keys begin with.
+    :param source: a URL (``redis://``, ``rediss://`` for TLS, ``unix://``) of a single server or of
+        a node of a cluster; or a client of coredis; or a function without arguments that makes one,
+        for example for a Sentinel: ``lambda: sentinel.primary_for("name")``. A function is better
+        than a client, because it is called again after a failure.
+    :param prefix: the beginning of all keys.
     :param max_events: how many events of each topic are kept (1000). The limits should be the same
-        in all processes: each keeps to its own.
+        in all processes, because each process applies its own.
     :param max_bytes: how many bytes of them (1 MiB).
-    :param max_age: for how many seconds; ``None``: without a limit. With it, topics that nobody
-        uses go from Redis; without, they stay until somebody deletes them.
-    :param timeout: for how many seconds Redis is tried before a command fails (5).
-    :param shards: into how many groups topics are divided (16). In a cluster, the topics of a group
-        are on one node. It must be the same in all processes.
-    :raises TypeError: a parameter of a wrong type.
-    :raises ValueError: a parameter out of range.
+    :param max_age: for how many seconds they are kept; ``None``: without a limit. With a limit,
+        Redis deletes topics that are not used. Without, they stay until you delete them.
+    :param timeout: for how many seconds a command is tried before it fails (5).
+    :param shards: into how many shards the topics are divided (16). In a cluster, all topics of a
+        shard are on one node. It must be the same in all processes.
+    :raises TypeError: a parameter has a wrong type.
+    :raises ValueError: a parameter is out of range.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class RedisLog:
         self._renewed: Renewed | None = None
         self._followed: dict[str, _Topic] = {}
         self.script: TopicScript = TopicScript(self._link, self.keys, self.limits, self._followed)
-        # The names of all topics, and their streams, if somebody wants to know.
+        # The names of all topics, and the streams that have them, after `follow_topics`.
         self._names: dict[str, None] | None = None
         self._name_streams: dict[int, _Names] = {}
         self._naming = anyio.Lock()
-        # The client in use, and the tasks that end with it.
+        # The client, and the task group that is cancelled when it is lost.
         self._session: tuple[Client, TaskGroup] | None = None
         self._readers: list[Reader] = []
         self._asked: dict[_Question, Call[Page]] = {}
@@ -117,7 +117,7 @@ class RedisLog:
     def __repr__(self) -> str:
         return f"<RedisLog {self.keys.prefix}>"
 
-    # -- for a hub -------------------------------------------------------------------------------
+    # -- for the hub -----------------------------------------------------------------------------
 
     def attach(self, deliver: Deliver, created: Created, renewed: Renewed) -> None:
         """See :meth:`sse_asgi.hub.Log.attach`."""
@@ -130,7 +130,7 @@ class RedisLog:
     ) -> Position:
         """See :meth:`sse_asgi.hub.Log.append`."""
         self.limits.check(body)
-        # A key of its own, where none is given: what was sent again is still stored once.
+        # Without a key it gets one of its own: after a retry it must be stored once.
         name = secrets.token_hex(8) if key is None else f":{key}"
         arguments = (body, name, collapse_key or "")
         entry = Entry(
@@ -150,7 +150,7 @@ class RedisLog:
         return await answer.result()
 
     def position(self, topic: str) -> None:
-        """See :meth:`sse_asgi.hub.Log.position`: others append too, so nothing is known."""
+        """See :meth:`sse_asgi.hub.Log.position`. Never known: other processes append too."""
         return
 
     def topics(self) -> Iterable[str] | None:
@@ -192,16 +192,16 @@ class RedisLog:
         try:
             await self._link.run(self._serve, task_status)
         finally:
-            # Another hub may be opened later, where everything may be different.
+            # The hub may be opened again later, and then everything may have changed.
             self._followed.clear()
             self.script.clear()
             self._names = None
             self._name_streams.clear()
 
-    # -- events as they come ---------------------------------------------------------------------
+    # -- new events ------------------------------------------------------------------------------
 
     async def _serve(self, client: Client, tasks: TaskGroup) -> None:
-        """Read what is followed, with this client."""
+        """Read all streams that are followed, with a client, until it is lost."""
         self._session = client, tasks
         self._readers = []
         try:
@@ -215,11 +215,11 @@ class RedisLog:
             self._readers = []
 
     def _assign(self, shard: int, stream: Stream) -> None:
-        """Have a stream read, by a reader that has room."""
+        """Give a stream to a reader that has room."""
         if self._session is None:
-            return  # later, by :meth:`_serve`
+            return  # `_serve` does it later
         client, tasks = self._session
-        # One command reads streams of one slot only. Without a cluster there is one group.
+        # In a cluster one command can read streams of one slot only.
         group = shard if isinstance(client, RedisCluster) else 0
         for reader in self._readers:
             if reader.group == group and not reader.is_full:
@@ -233,24 +233,28 @@ class RedisLog:
             tasks.start_soon(reader.run, client)
 
     def deliver(self, topic: str, records: Sequence[Record]) -> None:
-        """Pass new events on."""
+        """Pass new records of a topic to the hub."""
         if self._deliver is not None:
             self._deliver(topic, records)
 
     def create(self, topic: str) -> None:
-        """Pass on that there is a new topic."""
+        """Tell the hub that there is a new topic."""
         if self._created is not None:
             self._created(topic)
 
     def renew(self, topic: str, position: Position) -> None:
-        """Pass on that a topic has a new epoch."""
+        """Tell the hub that a topic has begun a new epoch."""
         if self._renewed is not None:
             self._renewed(topic, position)
 
     # -- commands --------------------------------------------------------------------------------
 
     async def _answer(self, question: _Question, answer: Call[Page]) -> None:
-        """Answer all who ask the same: who asks while an answer is under way shares the next."""
+        """Read a page for all callers that ask for the same one.
+
+        A caller that asks while one is being read waits for the next: the page that is being read
+        may be older than its question.
+        """
         try:
             if (before := self._answers.get(question)) is not None:
                 await before.done.wait()
@@ -266,6 +270,7 @@ class RedisLog:
             answer.fail(HubClosedError("the hub was closed"))
 
     async def _ask(self, topic: str, after: int | None, max_bytes: int) -> Page:
+        """Read a page from Redis."""
         arguments = ("" if after is None else after, max_bytes)
         call = self._link.start(partial(self.script.run, "read", topic, arguments))
         generation, first, last, key, *values = await call.result()
@@ -280,12 +285,12 @@ class RedisLog:
         return Page(epoch, first, last, records)
 
     async def load(self, stream: _Names) -> None:
-        """See which names there are."""
+        """Read all names of a stream."""
         await self._link.start(stream.load).result()
 
 
 class _Topic:
-    """A topic that is followed."""
+    """The stream of a topic that is followed."""
 
     def __init__(self, log: RedisLog, topic: str, entry: Entry) -> None:
         self._log = log
@@ -295,9 +300,9 @@ class _Topic:
         self.move(entry)
 
     def move(self, entry: Entry) -> None:
-        """Go on after an entry."""
+        """Move behind an entry."""
         self.entry: Entry = entry
-        self.last: str = str(entry)  # at each read this is asked of all
+        self.last: str = str(entry)  # each read needs it
 
     def take(self, entries: Entries) -> None:
         """See :class:`Stream`."""
@@ -317,7 +322,10 @@ class _Topic:
             self._log.deliver(self._topic, records)
 
     def see(self, last: Entry) -> None:
-        """Know where the topic ends. Of a new epoch nobody else may tell, if nothing new comes."""
+        """Move to the end of the topic if it has begun a new epoch.
+
+        No entry tells of a new epoch until the first event of it comes.
+        """
         if last.generation > self.entry.generation:
             self.move(last)
             position = self._log.keys.position(self._topic, last)
@@ -329,31 +337,31 @@ class _Topic:
 
 
 class _Names:
-    """The names of the topics of a shard."""
+    """The stream with the names of the topics of a shard."""
 
     def __init__(self, log: RedisLog, names: dict[str, None], shard: int) -> None:
         self._log = log
         self._names = names
-        # Where each is in the stream, the oldest first.
+        # The entry of each name in the stream, oldest first.
         self._entries: dict[str, Entry] = {}
         self.key: str = log.keys.topics(shard)
         self.lasts: bool = False
         self.last: str = "0-0"
 
     async def load(self, client: Client) -> None:
-        """Read all that there are, and forget those that are there no more."""
+        """Read all names, and remove those that the stream no longer has."""
         before = list(self._entries.items())
         with client.decoding(False):
             oldest = decoded(await client.xrange(self.key, count=1))
             newest = decoded(await client.xrevrange(self.key, count=1))
             if not newest or parse_id(newest[0][0]) < parse_id(self.last):
-                self.last = "0-0"  # Redis has older data, and perhaps a clock that is behind
+                self.last = "0-0"  # Redis has older data, and its clock may be behind
             while page := await client.xrange(self.key, start=f"({self.last}", count=NAMES):
                 self.take(decoded(page))
         for name, entry in before:
             if oldest and entry >= parse_id(oldest[0][0]):
                 break
-            if self._entries.get(name) == entry:  # it has not gone to the end of the stream
+            if self._entries.get(name) == entry:  # it has not moved to the end of the stream
                 del self._entries[name], self._names[name]
 
     def take(self, entries: Entries) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for new entries of streams: one connection, however many topics and subscribers."""
+"""Waiting for new entries of streams: one connection for many topics, whatever the subscribers."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Entries", "Reader", "Stream"]
 
-#: Ids of entries, and their values.
+#: Entries of a stream: their ids and their values.
 Entries: TypeAlias = "Sequence[tuple[str, Mapping[bytes, bytes]]]"
 
-#: How long Redis may have nothing to say, in seconds.
+#: How long a read waits for entries, in seconds.
 BLOCK = 5.0
 
-#: How many entries of a stream are read at once.
+#: The maximum number of entries of each stream in one read.
 COUNT = 100
 
-#: How many streams one connection waits for. Redis looks at each of them whenever one has an entry.
+#: The maximum number of streams for a connection. Redis looks at them all for each new entry.
 STREAMS = 100
 
-#: A pause after each read, in seconds for each stream: twenty times what that costs Redis, so that
-#: a reader takes no more than a twentieth of it. What comes meanwhile is read at once.
+#: A pause after each read, in seconds for each stream. It is twenty times what a read costs Redis:
+#: a reader uses at most a twentieth of Redis. The next read gets all that came meanwhile.
 PAUSE = 20e-6
 
-#: How often the streams are looked after, in seconds.
+#: The interval between reviews of the streams, in seconds.
 REVIEW = 30.0
 
-#: How many of them at the same time.
+#: The maximum number of streams that are reviewed at the same time.
 REVIEWED = 50
 
 
@@ -49,37 +49,42 @@ class Stream(Protocol):
 
     @property
     def key(self) -> str:
-        """Its key."""
+        """The key of the stream."""
         ...
 
     @property
     def last(self) -> str:
-        """The id of the last entry that it has had."""
+        """The id of the last entry that was read."""
         ...
 
     @property
     def lasts(self) -> bool:
-        """Whether Redis has it, whenever it is read; else it may still have to come into being."""
+        """Whether the stream must exist in Redis. If not, its first entry may still create it."""
         ...
 
     def take(self, entries: Entries) -> None:
-        """Have further entries."""
+        """Process new entries."""
         ...
 
     async def review(self) -> None:
-        """See that it is still the stream that it was."""
+        """Check that Redis still has the same stream, and adapt if it has another one."""
         ...
 
 
 def decoded(entries: Sequence[StreamEntry]) -> Entries:
-    """The entries of a stream as :class:`Stream` takes them."""
+    """Return the entries of a stream in the form that :class:`Stream` takes."""
     return [
         (cast(bytes, entry.identifier).decode(), cast(Any, entry.field_values)) for entry in entries
     ]
 
 
 class Reader:
-    """Waits for entries of up to :data:`STREAMS` streams, of one group."""
+    """Waits for new entries of up to :data:`STREAMS` streams.
+
+    :param group: the shard of the streams in a cluster, where one command can read only one slot;
+        otherwise 0.
+    :param bell: the key of a stream of its own, to end a wait in Redis.
+    """
 
     def __init__(self, link: Link, group: int, bell: str) -> None:
         self._link = link
@@ -89,29 +94,29 @@ class Reader:
         self._ringing = False
         self._waiting = False
         self._review_at = self._look_at = -math.inf
-        #: Whether it is at work.
+        #: Whether :meth:`run` runs, or is about to.
         self.runs: bool = False
         self.streams: dict[str, Stream] = {}
 
     @property
     def is_full(self) -> bool:
-        """Whether it has no room for another stream."""
+        """Whether there is no room for another stream."""
         return len(self.streams) >= STREAMS
 
     def add(self, stream: Stream) -> None:
-        """Wait for one more."""
+        """Add a stream. A read that is waiting now is repeated with it."""
         self.streams[stream.key] = stream
         if self._waiting and not self._ringing:
             self._ringing = True
             self._link.tasks.start_soon(self._ring)
 
     def discard(self, stream: Stream) -> None:
-        """Wait for it no longer; Redis is told at the next read."""
+        """Remove a stream. The read that is waiting now still returns its entries."""
         if self.streams.get(stream.key) is stream:
             del self.streams[stream.key]
 
     async def run(self, client: Client) -> None:
-        """Read until there is no stream left, or until the client is lost."""
+        """Read until no stream is left, or until the client is lost."""
         self._rung = "0-0"
         self._review_at = -math.inf
         pauses, failing = waits(), math.inf
@@ -125,7 +130,7 @@ class Reader:
                     if now > failing + self._link.timeout:
                         raise
                     self._link.blame(client, exc)
-                    self._review_at = -math.inf  # who knows what comes back
+                    self._review_at = -math.inf  # Redis may come back with other data
                     await anyio.sleep(next(pauses))
                 else:
                     pauses, failing = waits(), math.inf
@@ -134,6 +139,7 @@ class Reader:
             self.runs = False
 
     async def _read(self, client: Client) -> None:
+        """Wait for entries, and pass them to their streams. First do the checks that are due."""
         if anyio.current_time() >= self._look_at:
             await self._look(client)
             self._look_at = anyio.current_time() + BLOCK
@@ -156,13 +162,13 @@ class Reader:
                 stream.take(decoded(entries))
 
     async def _look(self, client: Client) -> None:
-        """Notice that streams are gone, which ends no waiting for them: FLUSHALL, say."""
+        """Check that all streams exist: a read goes on waiting for one that is deleted."""
         keys = [key for key, stream in self.streams.items() if stream.lasts]
         if keys and await client.exists(keys) < len(keys):
             self._review_at = -math.inf
 
     async def _review(self) -> None:
-        """Some at a time: there may be thousands after a failure."""
+        """Review all streams, some at a time: after a failure there may be thousands."""
         streams = list(self.streams.values())
         for begin in range(0, len(streams), REVIEWED):
             async with anyio.create_task_group() as tasks:
@@ -170,18 +176,21 @@ class Reader:
                     tasks.start_soon(_review, stream)
 
     async def _ring(self) -> None:
-        """Have Redis answer, so that it can be asked again. Nothing is lost where that fails: it
-        answers soon anyway.
+        """Add an entry to the bell, so that the read that is waiting now returns.
+
+        If that fails, nothing is lost: the read returns after :data:`BLOCK` seconds.
         """
         call = self._link.start(self._add_to_bell)
         with suppress(HubError):
             await call.result()
 
     async def _add_to_bell(self, client: Client) -> None:
+        """Add an entry to the bell, which Redis deletes when it is no longer used."""
         await client.xadd(self._bell, {"ring": ""}, trim_strategy=PureToken.MAXLEN, threshold=1)
         await client.pexpire(self._bell, int(BLOCK * 10_000))
 
 
 async def _review(stream: Stream) -> None:
-    with suppress(HubError):  # at the next time, perhaps with another client
+    """Review a stream. An error does not matter: the next review may have another client."""
+    with suppress(HubError):
         await stream.review()

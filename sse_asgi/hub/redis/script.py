@@ -1,4 +1,4 @@
-"""What Redis does with a topic: ``topic.lua``, and what is known here of its newest event."""
+"""The script ``topic.lua``, which Redis runs for each command of the log."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TopicScript"]
 
-#: Of how many topics that are not followed here the newest event is remembered.
+#: For how many topics that are not followed the newest event is remembered.
 REMEMBERED = 10_000
 
-#: Forget a name, unless its topic is there: then it goes to the end. A topic that was gone and has
-#: come back has a newer entry: see ``topic.lua``.
+#: Removes a name if its topic does not exist. Otherwise the name moves to the end of the stream. A
+#: topic that has been created again has a newer entry: see ``topic.lua``.
 SWEEP = """
 local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
 local newest = redis.call('ZRANGEBYSCORE', keys, '+inf', '+inf')[1]
@@ -44,9 +44,9 @@ end
 
 
 class TopicScript:
-    """``topic.lua``, which Redis runs for each command of a log, and what it has to be told.
+    """Runs ``topic.lua``, and tells it the newest event of each topic that this process knows of.
 
-    :param followed: the topics of which the newest event is always remembered.
+    :param followed: the topics whose newest event is always remembered.
     """
 
     def __init__(self, link: Link, keys: Keys, limits: Limits, followed: Collection[str]) -> None:
@@ -54,13 +54,17 @@ class TopicScript:
         self._keys = keys
         self._limits = limits
         self._followed = followed
-        # Those that were learned of last come last.
+        # The most recently updated last.
         self._tops: OrderedDict[str, Top] = OrderedDict()
 
     async def run(
         self, operation: str, topic: str, arguments: tuple[Any, ...], client: Client
     ) -> list[Any]:
-        """What ``topic.lua`` does."""
+        """Run ``topic.lua`` for a topic, and return its reply.
+
+        :param operation: ``"append"`` or ``"read"``.
+        :param arguments: the arguments of that operation.
+        """
         top = self._tops.get(topic, Top())
         keys = self._keys.of_topic(topic)
         limits = self._limits
@@ -84,8 +88,9 @@ class TopicScript:
         return list(reply[1:])
 
     async def _sweep(self, shard: int, client: Client) -> None:
-        """Look at the two oldest names of topics, whenever there is a new one: those of topics that
-        are gone go too.
+        """Remove the two oldest names of topics in a shard, if their topics no longer exist.
+
+        Called for each new topic, so that the names do not grow without a bound.
         """
         topics = self._keys.topics(shard)
         with client.decoding(False):
@@ -94,7 +99,7 @@ class TopicScript:
                 await client.eval(SWEEP, self._keys.of_topic(name), (entry, name))
 
     def learn(self, topic: str, top: Top) -> None:
-        """Remember the newest event of a topic."""
+        """Remember the newest event of a topic, unless a newer one is known."""
         if top[:2] > self._tops.get(topic, Top())[:2]:
             self._tops[topic] = top
             self._tops.move_to_end(topic)
@@ -112,6 +117,6 @@ class TopicScript:
 
 @cache
 def _script() -> tuple[str, str]:
-    """``topic.lua``, and its SHA-1 digest, by which Redis knows it."""
+    """Return ``topic.lua``, and its SHA-1 digest, by which Redis finds it."""
     script = Path(__file__).with_name("topic.lua").read_text("utf-8")
     return script, hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

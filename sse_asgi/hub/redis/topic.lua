@@ -1,18 +1,19 @@
--- The log of one topic, in one step: what is done here is done whole, or not at all.
+-- The log of one topic. Redis runs this script atomically.
 --
--- KEYS[1]  the events: a stream, with <generation>-<offset> for the ids of its entries. The stream
---          remembers its last id when it is empty, so generation and counter are never apart.
---          A generation is the time in microseconds at which it began: who waits for entries after
---          an id of an old generation gets those of the new one.
+-- KEYS[1]  the events: a stream. The ids of its entries are <generation>-<offset>. An empty stream
+--          still has its last id, so the generation and the last offset are never lost separately.
+--          A generation is the time in microseconds at which it began: a reader that waits for
+--          entries after an id of an old generation gets those of the new one.
 -- KEYS[2]  the keys of these events, with their offsets: a sorted set. Each event has a key, so
---          that an append may be sent again. With an infinite offset: the id of the topic's entry
---          in KEYS[3].
--- KEYS[3]  the topics of this shard, as they came: a stream.
+--          that an append may be sent again. The member with an infinite offset is the id of the
+--          topic's entry in KEYS[3].
+-- KEYS[3]  the topics of this shard, in the order in which they were created: a stream.
 --
 -- ARGV     operation, topic;
 --          the newest event that the caller knows: generation, offset, key;
 --          limits: events, bytes, milliseconds of age (0: none), milliseconds until a topic that
---          nobody uses is gone (0: never); what the operation needs.
+--          is not used is deleted (0: never);
+--          the arguments of the operation.
 
 local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
 local operation, topic = ARGV[1], ARGV[2]
@@ -20,8 +21,8 @@ local known = {generation = tonumber(ARGV[3]), offset = tonumber(ARGV[4]), key =
 local max_events, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local max_age, forget_after = tonumber(ARGV[8]), tonumber(ARGV[9])
 
--- Where the values of an entry are. The size is that of all bodies up to this one, so that two
--- entries tell how large what lies between them is.
+-- The indexes of the values of an entry. The size is that of all bodies up to this one, so the sizes
+-- of two entries tell how many bytes are between them.
 local BODY, SIZE, TIME, KEY, COLLAPSE_KEY = 2, 4, 6, 8, 10
 
 local function id(generation, offset)
@@ -33,7 +34,7 @@ local function parse(text)
   return tonumber(generation), tonumber(offset)
 end
 
--- The generation, the offset of the newest event, and its values if it is still there.
+-- Return the generation, the offset of the newest event, and its values if it still exists.
 local function newest()
   local entry = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   if entry then
@@ -55,14 +56,14 @@ local is_new = not generation
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
--- Begin without an event, but with an id.
+-- Begin a generation: an empty stream whose last id has this offset.
 local function begin(at, offset)
   redis.call('XADD', log, id(at, offset), 'begin', '')
   redis.call('XDEL', log, id(at, offset))
 end
 
--- Whether the log is not the one that the caller knows, or has lost what the caller knows: it has
--- come back with older data. Its ids would get a second meaning.
+-- Return whether the log does not have the event that the caller knows: Redis has been restored
+-- with older data. Without a new generation, ids would get a second meaning.
 local function is_older()
   if known.generation ~= generation then
     return known.generation > generation
@@ -86,7 +87,7 @@ if is_new or is_older() then
   local later = math.max(
     clock[1] * 1000000 + clock[2], known.generation + 1, (generation or 0) + 1)
   if not is_new then
-    -- What there is stays, at the same offsets.
+    -- The events keep their offsets.
     local entries = redis.call('XRANGE', log, '-', '+')
     for _, entry in ipairs(entries) do
       local _, offset = parse(entry[1])
@@ -105,7 +106,7 @@ if is_new or is_older() then
   generation = later
 end
 
--- Forget what is beyond the limits, and return the offset of the oldest event that stays.
+-- Remove the events beyond the limits, and return the offset of the oldest event that is left.
 local function trim()
   local total = values and tonumber(values[SIZE]) or 0
   local trimmed, first = false, last + 1
@@ -147,8 +148,8 @@ local function append(body, key, collapse_key)
     redis.call('XADD', log, 'MAXLEN', max_events, id(generation, offset), unpack(values))
     redis.call('ZADD', keys, offset, key)
     redis.call('ZREMRANGEBYSCORE', keys, '-inf', last - max_events)
-    -- To look at the oldest event costs as much as all this: bytes may be a quarter too many until
-    -- somebody reads.
+    -- Looking at the oldest event costs as much as all of this, so it is done for some events only.
+    -- Until the next read, the log may have a quarter too many bytes.
     if last % 16 == 0 or #body * 64 > max_bytes then
       trim()
     end
@@ -156,7 +157,8 @@ local function append(body, key, collapse_key)
   return {is_new and 1 or 0, generation, tonumber(offset)}
 end
 
--- The events after an offset, up to so many bytes, but at least one; '': none.
+-- Return how far the log reaches, and the events after an offset: up to so many bytes, and at least
+-- one if there is one. The offset '' asks for no events.
 local function read(after, room)
   local first = trim()
   local reply = {is_new and 1 or 0, generation, first, last, values and values[KEY] or ''}
