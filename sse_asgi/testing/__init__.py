@@ -1,18 +1,17 @@
-"""An in-process ASGI client for event streams that never end.
+"""An in-process ASGI client for event streams that never end, and tests for logs.
 
-Clients that collect a response before they return it hang on an endless stream; this one runs the
-application beside the test and gives it the events as they come::
+A client that collects the whole response before it returns hangs on an endless stream. This client
+runs the application in the background of the test, and returns each event as it comes::
 
     async with connect(app, "/clock") as stream:
         assert stream.status_code == 200
         event = await stream.receive()
         assert event.event == "tick"
 
-It decodes with :mod:`sse_asgi.decoder`, which shares nothing with the encoder, and runs on asyncio
-and trio. It has no timeouts of its own: put :func:`anyio.fail_after` around what should not take
-for ever.
+It decodes with :mod:`sse_asgi.decoder`, which shares no code with the encoder. It runs on asyncio
+and trio. It has no timeouts: use :func:`anyio.fail_after` where the test could wait for ever.
 
-:class:`LogContract` tests that a log of your own does what a hub needs.
+:class:`LogContract` tests whether a log of your own does what a hub needs.
 """
 
 from .client import Connection, connect

@@ -1,4 +1,4 @@
-"""A client in the same process, for event streams that never end."""
+"""An in-process ASGI client for event streams that never end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "connect"]
 
-#: What a client has not read may grow to so many bytes before ``send`` waits: the high-water mark
-#: that asyncio gives a transport, and so most servers.
+#: How many bytes the client may leave unread before ``send`` waits: the high-water mark of the
+#: transports of asyncio, and so of most servers.
 BUFFER_SIZE = 65536
 
 
@@ -36,17 +36,19 @@ def connect(
     body: bytes = b"",
     scope: Mapping[str, Any] | None = None,
 ) -> Connection:
-    """Open a connection to ``app``, as an async context manager.
+    """Return a connection to an application, as an async context manager.
 
-    Entering it waits for the response to start, and raises what the application raises before
-    that. Leaving it disconnects, waits for the application to return, and raises what it raised.
+    Entering it sends the request, and waits for the response to start. Leaving it disconnects, and
+    waits for the application to return. Both raise what the application raises.
 
-    :param path: the path, percent-encoded where needed, with a query string if you like.
-    :param headers: request header fields, as a mapping or pairs, ``str`` or ``bytes``.
+    :param app: the ASGI application.
+    :param path: the path, percent-encoded if necessary, with or without a query string.
+    :param method: the method of the request.
+    :param headers: the header fields of the request, as a mapping or pairs, ``str`` or ``bytes``.
     :param body: the body of the request.
-    :param scope: keys to add to the ASGI scope or to replace in it, such as ``state``, or
-        ``asgi`` for another ``spec_version`` (from 2.4 on ``send`` raises :class:`OSError` after
-        a disconnect).
+    :param scope: keys to add to the ASGI scope or to replace in it, such as ``state``. With
+        ``asgi`` you choose another ``spec_version``: from 2.4 on, ``send`` raises :class:`OSError`
+        after a disconnect.
     """
     raw_path, _, query = path.partition("?")
     full_scope: Scope = {
@@ -69,7 +71,7 @@ def connect(
 
 
 class Connection:
-    """The client's end of a connection: what :func:`connect` gives."""
+    """The client's end of a connection: what :func:`connect` returns."""
 
     def __init__(self, app: ASGIApp, scope: Scope, body: bytes) -> None:
         self._app = app
@@ -99,12 +101,12 @@ class Connection:
 
     @property
     def status_code(self) -> int:
-        """The HTTP status."""
+        """The HTTP status code of the response."""
         return int(self._started["status"])
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header fields of the response, names in lower case; the last of a name counts."""
+        """The header fields of the response, names in lower case. The last one of a name counts."""
         return {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in self._started.get("headers", ())
@@ -112,22 +114,22 @@ class Connection:
 
     @property
     def comments(self) -> list[str]:
-        """The comments so far, pings among them; a space after the colon is taken off."""
+        """The comments so far, pings included, without the space after the colon."""
         return list(self._comments)
 
     @property
     def last_event_id(self) -> str:
-        """What the client would send as ``Last-Event-ID`` if it reconnected now."""
+        """The value that the client would send as ``Last-Event-ID`` if it reconnected now."""
         return self._decoder.last_event_id
 
     @property
     def reconnection_time(self) -> int | None:
-        """The last ``retry`` of the stream, in milliseconds."""
+        """The last ``retry`` of the stream, in milliseconds; ``None``: there was none."""
         return self._decoder.reconnection_time
 
     @property
     def complete(self) -> bool:
-        """Whether the response has come to its regular end (``more_body=False``)."""
+        """Whether the response has ended regularly, by ``more_body=False``."""
         return self._complete
 
     @property
@@ -136,12 +138,11 @@ class Connection:
         return self._returned
 
     async def receive(self) -> DecodedEvent:
-        """Wait for the next event.
+        """Wait for the next event, and return it.
 
-        :raises anyio.EndOfStream: the response has come to its regular end, or the client has
-            disconnected.
-        :raises anyio.IncompleteRead: the application has returned before that end.
-        :raises Exception: what the application has raised.
+        :raises anyio.EndOfStream: the response has ended regularly, or the client has disconnected.
+        :raises anyio.IncompleteRead: the application has returned before the end of the response.
+        :raises Exception: the exception that the application has raised.
         """
         while not self._events:
             if self._error is not None:
@@ -157,10 +158,10 @@ class Connection:
         return event
 
     async def read(self) -> bytes:
-        """Wait for the end of a response that is no event stream, such as an error; its body.
+        """Wait for the end of a response that is not an event stream, and return its body.
 
-        :raises anyio.IncompleteRead: the application has returned before the end.
-        :raises Exception: what the application has raised.
+        :raises anyio.IncompleteRead: the application has returned before the end of the response.
+        :raises Exception: the exception that the application has raised.
         """
         while not self._complete:
             if self._returned:
@@ -178,7 +179,7 @@ class Connection:
             raise StopAsyncIteration from None
 
     def stall(self) -> None:
-        """Stop reading: from now on ``send`` waits."""
+        """Stop reading. From now on ``send`` waits."""
         self._stalled = True
 
     def resume(self) -> None:
@@ -187,7 +188,7 @@ class Connection:
         self._notify()
 
     async def disconnect(self) -> None:
-        """Go away, and wait until the application has returned."""
+        """Disconnect, and wait until the application has returned."""
         self._disconnected = True
         self._notify()
         while not self._returned:
@@ -225,7 +226,7 @@ class Connection:
             raise self._take_error()
 
     def _take_error(self) -> Exception:
-        """What the application raised, once; or that it returned too early."""
+        """Return the exception of the application, once, or say that it returned too early."""
         error, self._error = self._error, None
         return error or anyio.IncompleteRead()
 
@@ -277,7 +278,7 @@ class Connection:
         body = message.get("body", b"")
         if self.headers.get("content-type", "").startswith("text/event-stream"):
             events = self._decoder.feed(body)
-            # The bytes count until the last of their events is read.
+            # The bytes of a message count as unread until its last event is read.
             for number, event in enumerate(events, start=1):
                 self._events.append((event, len(body) if number == len(events) else 0))
             self._unread += len(body) if events else 0
@@ -297,7 +298,7 @@ class Connection:
 
 
 async def _in_a_bare_task(application: Coroutine[Any, Any, None]) -> None:
-    """Run an application as servers do: on asyncio in a task that anyio knows nothing of."""
+    """Run an application as servers do: on asyncio, in a task that anyio does not know."""
     if not is_asyncio(current_loop()):
         await application
         return

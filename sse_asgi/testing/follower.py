@@ -1,4 +1,4 @@
-"""What a hub hears of its log, and what is in a log."""
+"""What a log tells a hub, and what it has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Follower", "read_all"]
 
 
 class Follower:
-    """What a hub hears of a log that it is attached to."""
+    """Takes the place of a hub, and records what its log tells it."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -29,12 +29,12 @@ class Follower:
         self.renewed.append((topic, position))
 
     def follow(self, topic: str, after: Position) -> None:
-        """Follow a topic. What was delivered before that was not asked for, and does not count."""
+        """Follow a topic. Forget what was delivered before: nobody had asked for it."""
         self.delivered.clear()
         self.log.follow(topic, after)
 
     def offsets(self, topic: str, epoch: str) -> list[int]:
-        """Those that were delivered, as they came."""
+        """Return the offsets of the delivered records of a topic and epoch, in order."""
         return [
             record.offset
             for name, record in self.delivered
@@ -43,7 +43,7 @@ class Follower:
 
 
 async def read_all(log: Log, topic: str, after: int = 0) -> list[Record]:
-    """All that there is after an offset, page after page."""
+    """Read all records after an offset, page by page, and return them."""
     records: list[Record] = []
     while True:
         page = await log.read(topic, after, 100)

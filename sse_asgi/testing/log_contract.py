@@ -1,4 +1,4 @@
-"""The tests of what a hub needs of its log, for any log."""
+"""The tests of the contract between a hub and its log, for any log."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ __all__ = ["LogContract"]
 
 
 class LogContract:
-    """The tests of :class:`sse_asgi.hub.Log`, for any log.
+    """The tests of the contract of :class:`sse_asgi.hub.Log`, for any log.
 
-    Say how a log is made, and run them, in pytest with its plugin of anyio or by :meth:`run`::
+    Define how a log is made. Then run the tests in pytest, with anyio's plugin, or by :meth:`run`::
 
         @pytest.mark.anyio
         class TestMyLog(LogContract):
             def make_log(self, *, max_events, max_bytes):
                 return my_log(max_events=max_events, max_bytes=max_bytes)
 
-    A test that fails raises :class:`AssertionError`, or what the log has raised. Each begins with a
-    log that has no topics.
+    A test that fails raises :class:`AssertionError`, or the exception that the log has raised. Each
+    test begins with a log that has no topics.
     """
 
-    #: How long, in seconds, a log may take to deliver what was appended.
+    #: How long a log may take to deliver an event, in seconds.
     patience: float = 10.0
 
-    #: Whether the log keeps no more than ``max_events`` and ``max_bytes``, to the event.
+    #: Whether the log keeps exactly ``max_events`` and ``max_bytes``, or may keep some more events.
     exact: bool = True
 
     def make_log(self, *, max_events: int, max_bytes: int) -> AbstractAsyncContextManager[Log]:
-        """An async context manager that gives a log without topics.
+        """Return an async context manager that makes a log without topics.
 
-        It neither attaches the log nor has it :meth:`~sse_asgi.hub.Log.run`.
+        It does not call :meth:`~sse_asgi.hub.Log.attach` or :meth:`~sse_asgi.hub.Log.run`: the
+        tests do.
 
-        :param max_events: how many events of each topic it keeps.
+        :param max_events: how many events of each topic the log keeps.
         :param max_bytes: how many bytes of their bodies.
         """
         raise NotImplementedError
@@ -54,15 +55,16 @@ class LogContract:
     async def make_logs(
         self, *, max_events: int, max_bytes: int
     ) -> AsyncGenerator[Sequence[Log], None]:
-        """Logs that share what they keep, as those of several processes do; by default only one.
+        """Make logs that share their events, as the logs of several processes do.
 
-        A context manager as that of :meth:`make_log`. The first one appends, all are followed.
+        By default this makes one log. The tests append to the first log, and follow all of them.
+        The parameters are those of :meth:`make_log`.
         """
         async with self.make_log(max_events=max_events, max_bytes=max_bytes) as log:
             yield (log,)
 
     async def run(self) -> None:
-        """Run all tests, one after another, without pytest; the first that fails raises."""
+        """Run all tests without pytest, one after another. The first that fails raises."""
         for name in dir(self):
             if name.startswith("test_"):
                 await getattr(self, name)()
@@ -84,7 +86,7 @@ class LogContract:
                     with anyio.fail_after(10 * self.patience):
                         yield followers
                 except Exception as exc:
-                    failure = exc  # to be raised as itself, not in a group
+                    failure = exc  # raised below, not in an exception group
                 tasks.cancel_scope.cancel()
             if failure is not None:
                 raise failure
@@ -104,7 +106,7 @@ class LogContract:
     # -- append ----------------------------------------------------------------------------------
 
     async def test_offsets_begin_with_1_and_have_no_holes(self) -> None:
-        """And what is read is what was appended, in order."""
+        """Reading returns what was appended, in order."""
         async with self._open() as (node, *_):
             bodies = [b"data: %d\n\n" % number for number in range(20)]
             positions = [await node.log.append("t", body) for body in bodies]
@@ -117,7 +119,7 @@ class LogContract:
             assert (page.epoch, page.first, page.last) == (epoch, 1, 20)
 
     async def test_each_topic_has_its_own_log(self) -> None:
-        """With an epoch that no other has, of lower-case letters and digits."""
+        """Each has an epoch of its own, of lower-case letters and digits."""
         async with self._open() as (node, *_):
             topics = [f"t/{number}" for number in range(10)]
             positions = [await node.log.append(topic, b"x") for topic in topics]
@@ -131,7 +133,7 @@ class LogContract:
                 assert len(epoch) <= 32
 
     async def test_appends_at_the_same_time(self) -> None:
-        """Each gets an offset of its own, and all have the same order everywhere."""
+        """Each gets an offset of its own, and all logs have the same order."""
         async with self._open() as nodes:
             stored: dict[int, bytes] = {}
 
@@ -151,7 +153,7 @@ class LogContract:
                 assert {record.offset: record.body for record in records} == stored
 
     async def test_a_key_appends_once(self) -> None:
-        """In its topic, one after another and at the same time."""
+        """Of appends to a topic with the same key, one takes place, also if they are concurrent."""
         async with self._open() as nodes:
             log = nodes[0].log
             first = await log.append("t", b"1", key="k")
@@ -173,7 +175,7 @@ class LogContract:
             assert [r.body for r in await read_all(log, "t")] == [b"1", b"2", b"1", b"both"]
 
     async def test_a_key_is_known_as_long_as_its_event(self) -> None:
-        """After that, the same key appends again."""
+        """When its event is gone, the same key appends again."""
         async with self._open(max_events=2) as (node, *_):
             first = await node.log.append("t", b"x", key="k")
             for _ in range(2):
@@ -187,7 +189,7 @@ class LogContract:
             assert (await read_all(node.log, "t"))[-1].body == b"x"
 
     async def test_a_cancelled_append(self) -> None:
-        """Took place, or did not; and the log goes on."""
+        """It has taken place or not, and the log goes on."""
         async with self._open() as (node, *_):
             done: list[Position] = []
 
@@ -200,7 +202,7 @@ class LogContract:
                     for _ in range(steps):
                         await checkpoint()
                     tasks.cancel_scope.cancel()
-                # A publisher that does not know does it again.
+                # A publisher that was cancelled does not know, and appends again.
                 await append(b"cancelled %d" % steps)
                 await append(b"%d" % steps)
             with anyio.CancelScope() as scope:
@@ -213,7 +215,7 @@ class LogContract:
             assert {position.offset for position in done} == set(range(1, 41))
 
     async def test_bodies_are_any_bytes(self) -> None:
-        """Nothing is taken off, and the key for conflation is kept."""
+        """The body and the collapse key come back unchanged."""
         bodies = [bytes(range(256)), b"", b"\r\n\0", "\u2028\U0001f600".encode(), b"x" * 70000]
         async with self._open() as (node, *others):
             topic = "t\u00e4 :{}"
@@ -231,7 +233,7 @@ class LogContract:
             assert [(record.body, record.collapse_key) for _, record in node.delivered] == expected
 
     async def test_a_body_that_is_too_large(self) -> None:
-        """Is refused, and leaves nothing behind; one that fits is not."""
+        """It is refused, and leaves nothing behind. A body that just fits is accepted."""
         async with self._open(max_bytes=1000) as (node, *_):
             await node.log.append("t", b"x" * 1000)
             try:
@@ -246,7 +248,7 @@ class LogContract:
     # -- read ------------------------------------------------------------------------------------
 
     async def test_reading_after_an_offset(self) -> None:
-        """So many bytes of bodies, but at least one event."""
+        """A page has up to so many bytes of bodies, and at least one event."""
         async with self._open() as (node, *_):
             for number in range(10):
                 await node.log.append("t", b"%d" % number * 10)
@@ -267,7 +269,7 @@ class LogContract:
                 assert await read(beyond, 1000) == []
 
     async def test_a_topic_that_was_not_there(self) -> None:
-        """Is there when it was read, and stays the same."""
+        """Reading creates it, and it keeps its epoch."""
         async with self._open() as (node, *_):
             page = await node.log.read("t", None, 0)
             assert (page.first, page.last, list(page.records)) == (1, 0, [])
@@ -276,7 +278,7 @@ class LogContract:
             assert (await node.log.append("t", b"x")).epoch == page.epoch
 
     async def test_old_events_go(self) -> None:
-        """By count and by bytes; what is left has no hole, and begins where the page says."""
+        """Both limits hold. The rest has no hole, and begins where the page says."""
         for max_events, max_bytes in ((5, 2**20), (1000, 50)):
             async with self._open(max_events, max_bytes) as (node, *_):
                 for number in range(1, 401):
@@ -296,7 +298,7 @@ class LogContract:
     # -- follow ----------------------------------------------------------------------------------
 
     async def test_following(self) -> None:
-        """All after a position is delivered: once, in order, by each of the logs."""
+        """Each log delivers all events after a position, once and in order."""
         for back in (0, 1, 3):
             async with self._open() as nodes:
                 log = nodes[0].log
@@ -320,7 +322,7 @@ class LogContract:
                     )
 
     async def test_following_while_others_append(self) -> None:
-        """Whenever it begins, nothing is missing after the position that was read."""
+        """Whenever following begins, no event after the position that was read is missing."""
         for steps in range(20):
             async with self._open() as nodes:
                 first = await nodes[0].log.append("t", b"x")
@@ -343,7 +345,7 @@ class LogContract:
                 assert offsets == list(range(page.last + 1, 12))
 
     async def test_following_no_longer(self) -> None:
-        """And again, from where it was left."""
+        """A topic can be followed again, from an earlier position."""
         async with self._open() as nodes:
             log, node = nodes[0].log, nodes[-1]
             newest = await log.append("t", b"x")
@@ -362,7 +364,7 @@ class LogContract:
     # -- topics ----------------------------------------------------------------------------------
 
     async def test_topics_are_said_when_they_are_new(self) -> None:
-        """Once, by each of the logs, whether it was appended to or read; and are known then."""
+        """Each log tells of a new topic once, whether it was appended to or read, and knows it."""
         async with self._open() as nodes:
             log = nodes[0].log
             for node in nodes:
@@ -380,14 +382,14 @@ class LogContract:
                 assert sorted(node.log.topics() or ()) == ["appended", "read"]
 
     async def test_the_position_that_is_known(self) -> None:
-        """Is the newest, or none."""
+        """It is the newest one, or ``None``."""
         async with self._open() as (node, *_):
             for topic in ("t", "t", "u"):
                 position = await node.log.append(topic, b"x")
                 assert node.log.position(topic) in (None, position)
 
     async def test_a_log_belongs_to_one_hub(self) -> None:
-        """Another one is refused."""
+        """A second hub is refused."""
         async with self._open() as (node, *_):
             try:
                 Follower(node.log)
