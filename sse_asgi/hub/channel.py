@@ -87,9 +87,9 @@ class Channel:
             self._notify_soon()
 
     def _notify_soon(self) -> None:
-        """Notify all subscribers in the next pass of the event loop.
+        """Notify all subscribers: on asyncio in the next pass of the event loop, on trio at once.
 
-        Until then more may be published, which they get joined.
+        On asyncio, they get all that is published until then, joined.
         """
         self._again = True
         if not self._notifying:
