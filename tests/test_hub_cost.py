@@ -14,9 +14,12 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from sse_asgi import SSERequest, loops, sse_app
+from sse_asgi import SSERequest, sse_app
 from sse_asgi.encoder import encode
 from sse_asgi.hub import Hub
+from sse_asgi.runtime import current
+from sse_asgi.runtime.asyncio import AsyncioRuntime
+from sse_asgi.runtime.trio import TrioRuntime
 from sse_asgi.types import ASGIApp
 
 from .streams import http_scope, on_mock_clock
@@ -74,7 +77,7 @@ async def clients_of(
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def calls(monkeypatch: pytest.MonkeyPatch, anyio_backend: object) -> Counter[str]:
     """How often the hub encodes an event, and a subscription parks and is woken."""
     counts: Counter[str] = Counter()
 
@@ -82,8 +85,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counts["encode"] += 1
         return encode(event, sep)
 
+    kind: Any = TrioRuntime if "trio" in str(anyio_backend) else AsyncioRuntime
+    parked = kind.parked
+
     async def counting_parked(
-        loop: object, hand_over: Callable[[Callable[[], object]], object]
+        runtime: Any, hand_over: Callable[[Callable[[], object]], object]
     ) -> None:
         def count(wake: Callable[[], object]) -> None:
             def counted() -> None:
@@ -93,11 +99,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             hand_over(counted)
 
         counts["park"] += 1
-        await loops.parked(loop, count)
+        await parked(runtime, count)
 
     for module in ("hub", "subscription"):
         monkeypatch.setattr(f"sse_asgi.hub.{module}.encode", counting_encode)
-    monkeypatch.setattr("sse_asgi.hub.subscription.parked", counting_parked)
+    monkeypatch.setattr(kind, "parked", counting_parked)
     return counts
 
 
@@ -182,7 +188,7 @@ class Never(AsyncIterator[bytes]):
     """Waits for ever, with nothing around it."""
 
     async def __anext__(self) -> bytes:
-        await loops.parked(loops.current_loop(), lambda wake: None)
+        await current().parked(lambda wake: None)
         raise AssertionError
 
     async def aclose(self) -> None:

@@ -20,7 +20,6 @@ PACKAGE = Path(sse_asgi.__file__).parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
-    "loops": set(),
     "runtime": {"runtime"},
     "event": {"errors", "types"},
     "encoder": {"errors", "types", "event"},
@@ -40,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compat": {"errors", "types", "event", "encoder"},
     "app": {"errors", "types", "answers", "options", "request", "source", "supervisor"},
     # It makes frames, and nothing that serves them.
-    "hub": {"errors", "types", "loops", "encoder", "hub"},
+    "hub": {"errors", "types", "runtime", "encoder", "hub"},
     # An adapter translates; it imports one framework, and never the hub.
     "starlette": {
         "errors", "types", "answers", "compat", "runtime", "source", "shutdown", "reasons",
@@ -49,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "fastapi": {"types", "event", "starlette"},
     # The hub for type checkers: what it tests is what it is given.
-    "testing": {"types", "errors", "decoder", "hub", "loops", "testing"},
+    "testing": {"types", "errors", "decoder", "hub", "runtime", "testing"},
     "__init__": {
         "app", "errors", "event", "options", "request", "shutdown", "source", "reasons",
     },

@@ -10,10 +10,12 @@ import anyio.from_thread
 from anyio.lowlevel import current_token
 
 from ..errors import HubClosedError
-from ..loops import clock, current_loop
+from ..runtime import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
+
+    from ..runtime.base import Runtime
 
 __all__ = ["Affinity"]
 
@@ -33,7 +35,7 @@ class Affinity:
         self._token: Any = None
         self._thread: int | None = None
         #: The event loop; ``None``: the hub has not been used yet.
-        self.loop: object = None
+        self.runtime: Runtime | None = None
         #: The clock of that event loop.
         self.clock: Callable[[], float] = float
         #: Whether the hub is open.
@@ -49,12 +51,12 @@ class Affinity:
         """
         if self.closed:
             raise HubClosedError("the hub is closed")
-        loop = current_loop()
-        if loop is self.loop:
+        runtime = current()
+        if runtime is self.runtime:
             return
         if self._users or self.open:
             raise RuntimeError("the hub belongs to another event loop: hub.publish_from_thread()")
-        self.loop, self.clock = loop, clock(loop)
+        self.runtime, self.clock = runtime, runtime.clock
         self._token, self._thread = current_token(), threading.get_ident()
 
     def run_from_thread(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:

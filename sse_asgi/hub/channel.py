@@ -5,7 +5,6 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from ..loops import soon
 from .log import TIME_SLICE
 from .positions import Position
 from .window import Window
@@ -13,6 +12,7 @@ from .window import Window
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ..runtime.base import Runtime
     from .log import Log, Page, Record
 
 __all__ = ["BATCH", "Channel", "Cursor"]
@@ -33,17 +33,18 @@ class Notified(Protocol):
 class Channel:
     """A topic that has subscribers in this process.
 
-    :param loop: the event loop of the hub.
+    :param runtime: the event loop of the hub.
     """
 
     __slots__ = (
-        "_again", "_log", "_notifying", "_remaining", "_soon", "subscriptions", "topic", "window",
+        "_again", "_log", "_notifying", "_remaining", "_runtime", "subscriptions", "topic",
+        "window",
     )  # fmt: skip
 
-    def __init__(self, topic: str, log: Log, loop: object) -> None:
+    def __init__(self, topic: str, log: Log, runtime: Runtime) -> None:
         self.topic: str = topic
         self._log = log
-        self._soon = soon(loop)
+        self._runtime = runtime
         self._remaining: Iterator[Notified] | None = None
         self._notifying = self._again = False
         #: The newest events; ``None`` until the channel follows the log.
@@ -94,7 +95,7 @@ class Channel:
         self._again = True
         if not self._notifying:
             self._notifying = True
-            self._soon(self._notify)
+            self._runtime.soon(self._notify)
 
     def _notify(self) -> None:
         """Notify the subscribers one after another, and let other tasks run if that takes long."""
@@ -105,13 +106,13 @@ class Channel:
         for subscription in self._remaining:
             subscription.notify()
             if monotonic() >= ends:
-                self._soon(self._notify)
+                self._runtime.soon(self._notify)
                 return
         self._remaining = None
         if self.window is not None:
             self.window.forget_joined()
         if self._again:
-            self._soon(self._notify)
+            self._runtime.soon(self._notify)
         else:
             self._notifying = False
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anyio import TASK_STATUS_IGNORED
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from ..loops import clock, current_loop
+from ..runtime import current
 from .log import IDLE, TIME_SLICE, Limits, Page, Record
 from .positions import Position, new_epoch
 from .window import Window
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
+    from ..runtime.base import Runtime
     from .log import Created, Deliver, Renewed
 
 __all__ = ["MemoryLog"]
@@ -62,7 +63,7 @@ class MemoryLog:
         # The least recently used first.
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
         self._burst = self._yielded = 0.0
-        self._loop: object = None
+        self._runtime: Runtime | None = None
         self._clock: Callable[[], float] = float
         self._deliver: Deliver | None = None
         self._created: Created | None = None
@@ -181,7 +182,7 @@ class MemoryLog:
 
     def _now(self) -> float:
         """Return the time of the running event loop."""
-        loop = current_loop()
-        if loop is not self._loop:  # the first one, or the next one
-            self._loop, self._clock = loop, clock(loop)
+        runtime = current()
+        if runtime is not self._runtime:  # the first one, or the next one
+            self._runtime, self._clock = runtime, runtime.clock
         return self._clock()

@@ -128,7 +128,8 @@ class Registry(Generic[S]):
         """Add a topic to a subscription, if it does not have it yet."""
         channel = self.channels.get(topic)
         if channel is None:
-            channel = self.channels[topic] = Channel(topic, self.log, self.affinity.loop)
+            assert self.affinity.runtime is not None
+            channel = self.channels[topic] = Channel(topic, self.log, self.affinity.runtime)
         if subscription not in channel.subscriptions:
             channel.subscriptions[subscription] = None
             subscription.add(Cursor(topic, channel), start)

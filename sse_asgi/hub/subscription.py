@@ -16,7 +16,7 @@ import anyio
 
 from ..encoder import encode
 from ..errors import HubClosedError, HubError
-from ..loops import current_loop, parked
+from ..runtime import current
 from .beginning import Beginning
 from .channel import BATCH, Cursor
 from .positions import join
@@ -53,7 +53,7 @@ class Subscription(AsyncIterator[bytes]):
 
     __slots__ = (
         "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_last", "_last_event_id",
-        "_loop", "_next", "_over", "_receiver", "_registry", "_simple", "_wake", "info",
+        "_next", "_over", "_receiver", "_registry", "_runtime", "_simple", "_wake", "info",
         "patterns", "policy", "topics",
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ class Subscription(AsyncIterator[bytes]):
         self._wake: Callable[[], object] | None = None
         self._receiver: FrameReceiver | None = None
         self._asking: anyio.CancelScope | None = None
-        self._loop: object = None
+        self._runtime: Any = None
         self._last: bytes | None = None
         self._over = False
 
@@ -110,7 +110,7 @@ class Subscription(AsyncIterator[bytes]):
                     self._next += 1
                 else:
                     try:  # not in another coroutine: it would take memory while it waits
-                        await parked(self._loop, self._wake_by)
+                        await self._runtime.parked(self._wake_by)
                     finally:
                         self._wake = None
             if frame is not None:
@@ -263,7 +263,7 @@ class Subscription(AsyncIterator[bytes]):
 
     async def _enter(self, beginning: Beginning) -> None:
         """Look up the topics, and then enter the registry, if not closed by then."""
-        self._loop = current_loop()  # looked up once
+        self._runtime = current()  # looked up once
         starts = beginning.starts
         if beginning.matching is not None and not self._registry.knows_topics():
             found = await self._retry(partial(self._registry.find, self.patterns))

@@ -11,8 +11,9 @@ from urllib.parse import unquote
 import anyio
 from anyio.lowlevel import checkpoint
 
+from .. import runtime
 from ..decoder import DecodedEvent, EventStreamDecoder
-from ..loops import current_loop, is_asyncio
+from ..runtime.asyncio import AsyncioRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -299,7 +300,7 @@ class Connection:
 
 async def _in_a_bare_task(application: Coroutine[Any, Any, None]) -> None:
     """Run an application as servers do: on asyncio, in a task that anyio does not know."""
-    if not is_asyncio(current_loop()):
+    if not isinstance(runtime.current(), AsyncioRuntime):
         await application
         return
     task = asyncio.ensure_future(application)
