@@ -1,4 +1,4 @@
-"""Responses that are no stream."""
+"""Responses that are not event streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["respond", "send_response"]
 
 
 async def respond(send: Send, answer: HTTPError) -> None:
-    """Answer a request with a status, and with the detail and header fields of an error."""
+    """Answer a request with the status, the detail and the header fields of an error."""
     body = b"" if answer.status_code in (204, 304) else answer.detail.encode()
     defaults = {b"content-type": b"text/plain; charset=utf-8"} if body else {}
     headers = merge_headers(defaults, answer.headers)
@@ -27,7 +27,7 @@ async def respond(send: Send, answer: HTTPError) -> None:
 async def send_response(
     send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
-    """Send a whole response. A client that is gone gets nothing, and that is no error."""
+    """Send a complete response. It is no error if the client has left."""
     with suppress(OSError):
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -25,7 +25,7 @@ P = ParamSpec("P")
 
 
 class SSEApp:
-    """What :func:`sse_app` returns: an ASGI application that answers requests with a stream."""
+    """An ASGI application that answers each request with an event stream: see :func:`sse_app`."""
 
     def __init__(self, factory: Factory, options: StreamOptions) -> None:
         if not callable(factory):
@@ -39,7 +39,7 @@ class SSEApp:
         self._methods = set(options.methods)
         if "GET" in self._methods:
             self._methods.add("HEAD")
-        # Streams may be in several event loops, each in its thread.
+        # Several event loops, each in a thread of its own, may serve one application.
         self._count_lock = threading.Lock()
         self._connections = 0
 
@@ -48,11 +48,11 @@ class SSEApp:
 
     @property
     def connections(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return self._connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection: http and lifespan; a websocket is refused."""
+        """Serve an ``http`` or ``lifespan`` scope, and refuse a ``websocket``."""
         if scope["type"] == "http":
             if await self._refuse(scope["method"], send):
                 return
@@ -74,7 +74,10 @@ class SSEApp:
             raise ValueError(f"unknown ASGI scope type {scope['type']!r}")
 
     async def _refuse(self, method: str, send: Send) -> bool:
-        """Answer a request that opens no stream; one that does is counted as one."""
+        """Answer the request if it opens no stream. Return whether it was answered.
+
+        If it opens a stream, this counts the stream as open.
+        """
         if method == "OPTIONS" and method not in self._methods:
             await respond(send, HTTPError(204, headers={"allow": self._allow()}))
         elif method not in self._methods:
@@ -88,7 +91,7 @@ class SSEApp:
         return True
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> Stream:
-        """Make a stream of what the factory gives."""
+        """Call the factory and make a stream from its source."""
         request = SSERequest(scope)
         source = self.factory(request) if self._takes_request else self.factory()
         if inspect.isawaitable(source):
@@ -140,14 +143,16 @@ def _no_lifespan(app: SSEApp) -> AbstractAsyncContextManager[None]:
 
 
 def _takes_request(factory: Factory) -> bool:
-    """Whether ``factory`` is called with the request, or with nothing.
+    """Return whether ``factory`` is called with the request, instead of with nothing.
 
-    With the request if it has to be called with something; one whose parameters all have defaults
-    has them for a purpose of its own, unless the first is named ``request``.
+    It is if its first parameter has no default, or is named ``request``. Parameters that all have
+    defaults serve another purpose.
+
+    :raises TypeError: for a factory that needs other arguments.
     """
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # some builtins have none
+    except (TypeError, ValueError):  # some builtins have no signature
         return True
     first = next(iter(signature.parameters.values()), None)
     takes = first is not None and (first.default is first.empty or first.name == "request")
@@ -161,7 +166,7 @@ def _takes_request(factory: Factory) -> bool:
 
 
 class _SSEAppFunction(Protocol[P]):
-    """The type of :func:`sse_app`: its keyword parameters are those of StreamOptions."""
+    """The type of :func:`sse_app`. Its keyword parameters are those of StreamOptions."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a factory is never an option
@@ -201,16 +206,17 @@ def sse_app(factory: Any = ..., **options: Any) -> Any:
 
         app = sse_app(clock)
 
-    It is a decorator too, as ``@sse_app`` and as ``@sse_app(ping=5)``.
+    It is also a decorator: ``@sse_app`` and ``@sse_app(ping=5)``.
 
-    :param factory: an async or sync generator function, or a function (a coroutine function too)
-        that returns an async iterable or an iterable of event-likes. Called for each request,
-        with the :class:`~sse_asgi.SSERequest`, or with nothing if it takes no argument, before
-        the response starts: it may raise :class:`~sse_asgi.HTTPError`.
+    :param factory: an async or sync generator function, or a function or coroutine function that
+        returns an async iterable or an iterable of event-likes. It is called for each request
+        before the response starts, with the :class:`~sse_asgi.SSERequest`, or with nothing if it
+        takes no argument. It may raise :class:`~sse_asgi.HTTPError`.
     :param options: see :class:`~sse_asgi.StreamOptions`.
     :returns: the application, an :class:`~sse_asgi.SSEApp`.
-    :raises TypeError: for a factory that can't be called so, or an option of a wrong type.
-    :raises ValueError: for an option out of range.
+    :raises TypeError: for a factory that can't be called like this, or an option of the wrong
+        type.
+    :raises ValueError: for an option that is out of range.
     """
     known = StreamOptions.__dataclass_fields__
     if unknown := [name for name in options if name not in known or not known[name].init]:

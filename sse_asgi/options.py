@@ -1,4 +1,4 @@
-"""The options of a stream: defined, documented and checked here, once, for every entry point."""
+"""The options of a stream, defined, documented and checked once for every entry point."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Mapping[str, A
 
 _DEFAULT_HEADERS = {
     b"content-type": b"text/event-stream; charset=utf-8",
-    # No cache may answer for a live stream, and no proxy may compress it, which would buffer it.
+    # A cache must not answer for a live stream. A proxy that compresses it would buffer it.
     b"cache-control": b"no-cache, no-transform",
     b"x-accel-buffering": b"no",  # nginx buffers responses otherwise
 }
 
-# They belong to one connection, not to the response (RFC 9110, 7.6.1), and HTTP/2 and HTTP/3
-# forbid them (RFC 9113, 8.2.2).
+# These belong to one connection, not to the response (RFC 9110, 7.6.1). HTTP/2 and HTTP/3 forbid
+# them (RFC 9113, 8.2.2).
 _HOP_BY_HOP = {
     b"connection",
     b"keep-alive",
@@ -42,7 +42,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 
 
 class Timing(NamedTuple):
-    """The times among the options, in seconds; ``inf`` is never. All streams share one object."""
+    """The options that are times, in seconds. ``inf`` means never. All streams share one object."""
 
     ping: float
     send_timeout: float
@@ -54,42 +54,45 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamOptions:
-    r"""What every entry point of the package takes, all of it keyword-only. Times are in seconds.
+    r"""The options that every entry point takes, all keyword-only. Times are in seconds.
 
-    :param ping: send a ping when nothing was written for so long; ``None`` or 0: never.
-    :param ping_message_factory: called for each ping, returns an event-like; by default a ping is
-        an empty comment.
-    :param sep: how lines end: ``"\n"``, ``"\r\n"`` or ``"\r"``.
-    :param headers: header fields to add, a mapping or pairs; one of yours wins over a default of
-        the same name. Hop-by-hop fields are left out.
+    :param ping: send a ping after this time without a write; ``None`` or 0: never.
+    :param ping_message_factory: a function that returns an event-like for each ping; by default a
+        ping is an empty comment.
+    :param sep: the line ending: ``"\n"``, ``"\r\n"`` or ``"\r"``.
+    :param headers: header fields to add, as a mapping or as pairs. A field replaces a default of
+        the same name. Hop-by-hop fields are dropped.
     :param retry: the reconnection time in milliseconds, sent when the stream opens. At a shutdown
-        each client is told a random time between this and twice as much, so that they do not all
-        come back at once.
+        each client gets a random time between this and twice as much, so that the clients do not
+        all reconnect at once. ``None``: send neither.
     :param send_timeout: how long one ``send`` to the server may take, that is, how long a client
-        may stop reading; ``None``: for ever.
-    :param cleanup_timeout: how long closing the source, the last chunk and ``on_close`` may take
-        each; ``None``: as long as they want.
-    :param shutdown: learn from this :class:`~sse_asgi.Shutdown` that it is time to end, instead
-        of the one that every event loop has.
-    :param shutdown_grace_period: how long a source may go on at a shutdown, to end by itself.
-    :param max_lifetime: end the stream, as at a shutdown, when it is so old; some are ended up to
-        a tenth earlier, so that streams opened together do not end together.
-    :param max_connections: how many streams may be open at once; one more gets 503.
-    :param methods: the HTTP methods that open a stream. HEAD comes with GET.
+        may stop reading; ``None``: no limit.
+    :param cleanup_timeout: how long each of these may take: closing the source, the last chunk,
+        ``on_close``; ``None``: no limit.
+    :param shutdown: the :class:`~sse_asgi.Shutdown` that tells streams to end; by default that of
+        the event loop.
+    :param shutdown_grace_period: how long a source may go on after its stream was told to end.
+    :param max_lifetime: the age at which a stream is told to end, as at a shutdown. Some streams
+        are told up to a tenth earlier, so that streams opened together do not end together.
+        ``None``: no limit.
+    :param max_connections: how many streams may be open at once; one more gets 503. ``None``: no
+        limit.
+    :param methods: the HTTP methods that open a stream. With GET, HEAD is answered too.
     :param defer_start: hold the response back until the first event, so that the source can still
-        raise :class:`~sse_asgi.HTTPError`: ``True`` for as long as that takes, or at most so many
-        seconds. By default headers leave as soon as the source waits for something.
-    :param compression: not there yet; anything but ``None`` and ``False`` is refused.
-    :param on_error: called with an exception that leaves the source; may return an event-like (or
-        be a coroutine function that does), which is sent as the last event, and the exception is
-        dealt with. Returns it ``None``, the exception leaves the application.
-    :param on_close: called with a :class:`~sse_asgi.CloseReport` when the stream is over; a
-        function or a coroutine function.
-    :param lifespan: an async context manager function, called with the application and entered
-        while the server runs; a mapping that it yields becomes the state of every request.
-    :raises TypeError: an option of a wrong type.
-    :raises ValueError: an option out of range.
-    :raises NotImplementedError: ``compression``.
+        raise :class:`~sse_asgi.HTTPError`. ``True``: however long that takes; a number: for at
+        most so many seconds. By default the headers are sent as soon as the source waits.
+    :param compression: not implemented yet. Any value except ``None`` and ``False`` is refused.
+    :param on_error: a function or coroutine function, called with an exception that leaves the
+        source. If it returns an event-like, this is sent before the response ends, and the
+        exception goes no further. If it returns ``None``, the exception leaves the application.
+    :param on_close: a function or coroutine function, called with a
+        :class:`~sse_asgi.CloseReport` when the stream has ended.
+    :param lifespan: a function that is called with the application and returns an async context
+        manager. This is entered when the server starts and left when it stops. A mapping that it
+        yields becomes the state of every request.
+    :raises TypeError: for an option of the wrong type.
+    :raises ValueError: for an option that is out of range.
+    :raises NotImplementedError: for ``compression``.
     """
 
     ping: float | None = 15.0
@@ -169,7 +172,11 @@ class StreamOptions:
 def merge_headers(
     defaults: Mapping[bytes, bytes], given: Headers | None
 ) -> list[tuple[bytes, bytes]]:
-    """The header fields of the response: those ``given``, and each default not given."""
+    """Return the header fields ``given``, and the defaults that are not among them.
+
+    :raises TypeError: for header fields of the wrong type.
+    :raises ValueError: for a name or value that is not allowed in a response of unknown length.
+    """
     pairs: Iterable[Any] = ()
     if isinstance(given, Mapping):
         pairs = given.items()
@@ -236,6 +243,9 @@ def _seconds(name: str, value: object, *, above_zero: bool = False) -> float | N
 
 
 def check_function(name: str, value: object) -> None:
-    """Refuse an option that can't be called."""
+    """Check that the option ``name`` is ``None`` or can be called.
+
+    :raises TypeError: if it is neither.
+    """
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable or None, not {value!r}")
