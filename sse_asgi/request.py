@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "MultiMapping", "SSERequest"]
 
-#: A longer Last-Event-ID is none of ours: ids are positions, names or digests. It comes from the
-#: network, and may end in a log line or a query.
+#: Ids are positions, names or digests, so a longer Last-Event-ID is not one of ours. It comes from
+#: the network, and may end up in a log line or a query.
 MAX_LAST_EVENT_ID_BYTES = 4096
 
 
 class Address(NamedTuple):
-    """Host and port of a peer."""
+    """The host and port of a peer."""
 
     host: str
     port: int
 
 
 class MultiMapping(Mapping[str, str]):
-    """Names and values in the order in which they came; a name may come more than once.
+    """Names and values in the order in which they came. A name may come more than once.
 
-    As a mapping it gives the last value of a name; :meth:`getlist` gives all.
+    As a mapping this has the last value of a name. :meth:`getlist` returns all values.
     """
 
     def __init__(self, items: Iterable[tuple[str, str]], fold: Callable[[str], str] = str) -> None:
@@ -38,7 +38,7 @@ class MultiMapping(Mapping[str, str]):
             self._lists.setdefault(fold(name), []).append(value)
 
     def getlist(self, name: str) -> list[str]:
-        """All values of ``name``, in the order in which they came; ``[]`` where there is none."""
+        """Return all values of ``name`` in the order in which they came, or ``[]``."""
         return list(self._lists.get(self._fold(name), ()))
 
     def __getitem__(self, name: str) -> str:
@@ -58,14 +58,14 @@ class MultiMapping(Mapping[str, str]):
 
 
 class SSERequest:
-    """The request that opened a stream, as the factory sees it."""
+    """The request that opened a stream: the argument of the factory."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._draining: Callable[[], bool] = bool  # False, until there is a stream
+        self._draining: Callable[[], bool] = bool  # returns False until there is a stream
 
     def follow(self, draining: Callable[[], bool]) -> None:
-        """Have ``shutting_down`` answered by the stream. For the application, not for factories."""
+        """Let ``draining`` answer ``shutting_down``. The application calls this, not a factory."""
         self._draining = draining
 
     @property
@@ -80,32 +80,32 @@ class SSERequest:
 
     @property
     def path(self) -> str:
-        """The path, percent-decoded, with the part that a mount took off (``root_path``)."""
+        """The path, percent-decoded, including the ``root_path`` of a mount."""
         return str(self._scope["path"])
 
     @property
     def path_params(self) -> Mapping[str, Any]:
-        """What a router in front found in the path; empty without one."""
+        """The path parameters that a router has found; empty without a router."""
         params: Mapping[str, Any] = self._scope.get("path_params") or {}
         return params
 
     @cached_property
     def headers(self) -> MultiMapping:
-        """The header fields; names in any case, values decoded as Latin-1 (RFC 9110, 5.5)."""
+        """The header fields: names in any case, values decoded as Latin-1 (RFC 9110, 5.5)."""
         fields = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in self._scope["headers"]]
         return MultiMapping(fields, fold=str.lower)
 
     @cached_property
     def query_params(self) -> MultiMapping:
-        """The parameters of the query string, decoded; those without a value included."""
-        from urllib.parse import parse_qsl  # slow to import, and few ask
+        """The decoded parameters of the query string, including those without a value."""
+        from urllib.parse import parse_qsl  # slow to import, and rarely needed
 
         query: bytes = self._scope.get("query_string") or b""
         return MultiMapping(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
 
     @cached_property
     def cookies(self) -> Mapping[str, str]:
-        """The cookies (RFC 6265, 5.4); quotes around a value are taken off."""
+        """The cookies (RFC 6265, 5.4), without quotes around a value."""
         cookies: dict[str, str] = {}
         for line in self.headers.getlist("cookie"):
             for pair in line.split(";"):
@@ -116,13 +116,13 @@ class SSERequest:
 
     @property
     def client(self) -> Address | None:
-        """Host and port of the client, where the server knows them."""
+        """The host and port of the client, or ``None`` if the server does not know them."""
         client = self._scope.get("client")
         return Address(*client) if client else None
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the lifespan of the application has left for its requests."""
+        """The state that the lifespan of the application shares with its requests."""
         state: dict[str, Any] = self._scope.setdefault("state", {})
         return state
 
@@ -130,9 +130,9 @@ class SSERequest:
     def last_event_id(self) -> str | None:
         """The id of the last event that the client has seen (WHATWG HTML 9.2.4).
 
-        Read from the ``Last-Event-ID`` header, else from the query parameter ``last_event_id``,
-        for clients that can't set a header. ``None`` where there is none, and for one of more
-        than 4 KiB. It comes from the client: do not trust it.
+        It is read from the ``Last-Event-ID`` header. If that is missing, it is read from the query
+        parameter ``last_event_id``, for clients that can't set a header. ``None``: there is no id,
+        or it is longer than 4 KiB. It comes from the client: do not trust it.
         """
         for name, value in self._scope["headers"]:
             if name.lower() == b"last-event-id" and value:
@@ -142,9 +142,9 @@ class SSERequest:
 
     @property
     def shutting_down(self) -> bool:
-        """Whether the stream is about to be ended, by a shutdown or at its ``max_lifetime``.
+        """Whether the stream was told to end, by a shutdown or at its ``max_lifetime``.
 
-        A source that looks at it can end by itself within ``shutdown_grace_period``.
+        A source that checks this can end by itself within ``shutdown_grace_period``.
         """
         return self._draining()
 
@@ -155,4 +155,4 @@ def _decoded_id(value: bytes) -> str | None:
     try:
         return value.decode()  # browsers send UTF-8, as the standard says
     except UnicodeDecodeError:
-        return value.decode("latin-1")  # npm's fetch does not
+        return value.decode("latin-1")  # the fetch of npm sends Latin-1

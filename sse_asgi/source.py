@@ -1,4 +1,4 @@
-"""What a factory returned, as one kind of thing: something to step, and to close."""
+"""One interface to every source, async or sync: to step it, and to close it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = [
     "open_source",
 ]
 
-#: How many sync iterables an event loop serves at once. Each may block a thread for as long as
-#: it likes, so they have a pool of their own; a thread that waits costs some 50 KiB.
+#: How many sync iterables an event loop serves at once. Each may block a thread for any time, so
+#: they have a limiter of their own. A thread that waits costs some 50 KiB.
 SYNC_STREAMS = 256
 
 _END = cast("EventLike", object())
@@ -38,23 +38,23 @@ class OpenSource(Protocol):
     """A source that is being read."""
 
     def step(self) -> Awaitable[EventLike]:
-        """Start on the next event; ``StopAsyncIteration`` comes out of it at the end."""
+        """Return an awaitable of the next event. At the end it raises ``StopAsyncIteration``."""
         ...
 
     def give_to(self, receiver: FrameReceiver) -> None:
-        """Give events to ``receiver`` that come while a step waits, if it can."""
+        """Let the source give ``receiver`` the events that come while a step waits, if it can."""
         ...
 
     async def aclose(self) -> None:
-        """Close the source. Anything that its cleanup raises comes out."""
+        """Close the source. This raises what its cleanup raises."""
         ...
 
 
 def open_source(source: object) -> OpenSource:
-    """Make ``source`` ready to be read.
+    """Open ``source`` for reading.
 
-    :raises TypeError: for what is no iterable of events.
-    :raises HTTPError: 503, where all threads for sync iterables are taken.
+    :raises TypeError: if it is not an iterable of events.
+    :raises HTTPError: 503, if all threads for sync iterables are busy.
     """
     if isinstance(source, AsyncIterable):
         return AsyncSource(source)
@@ -62,9 +62,9 @@ def open_source(source: object) -> OpenSource:
 
 
 def check_source(source: Any) -> Any:
-    """Return ``source``, if it can be one: it is not touched.
+    """Return ``source`` untouched, if it can be a source.
 
-    :raises TypeError: for what is no iterable of events.
+    :raises TypeError: if it is not an iterable of events.
     """
     if not isinstance(source, AsyncIterable) and (
         isinstance(source, (str, bytes, dict)) or not isinstance(source, Iterable)
@@ -77,7 +77,7 @@ def check_source(source: Any) -> Any:
 
 
 async def discard(source: object, timeout: float | None) -> None:
-    """Close a source that will not be read, in at most ``timeout`` seconds."""
+    """Close a source that will not be read. This takes at most ``timeout`` seconds."""
     with anyio.move_on_after(timeout, shield=True):
         if (aclose := getattr(source, "aclose", None)) is not None:
             await aclose()
@@ -86,17 +86,17 @@ async def discard(source: object, timeout: float | None) -> None:
 
 
 class AsyncSource:
-    """An async iterable: its code runs in the task of the stream."""
+    """An async iterable. Its code runs in the task of the stream."""
 
     __slots__ = ("_iterator", "step")
 
     def __init__(self, source: AsyncIterable[EventLike]) -> None:
         self._iterator: AsyncIterator[EventLike] = aiter(source)
-        # Its own, with nothing around it.
+        # The iterator's own method: a wrapper would cost time for each event.
         self.step: Callable[[], Awaitable[EventLike]] = self._iterator.__anext__
 
     def give_to(self, receiver: FrameReceiver) -> None:
-        """Give events to ``receiver``, if it is a subscription."""
+        """Let the iterator give events to ``receiver``, if it is a subscription."""
         give_to = getattr(self._iterator, "give_to", None)
         if give_to is not None:
             give_to(receiver)
@@ -109,10 +109,12 @@ class AsyncSource:
 
 
 class ThreadSource:
-    """A sync iterable: its code runs in worker threads, one call at a time.
+    """A sync iterable. Its code runs in worker threads, one call at a time.
 
-    It holds a place in the limiter from before the first step to the end of ``close()``, so a
+    It holds a token of the limiter from before its first step until ``close()`` has returned. So a
     thread that nobody waits for any longer still counts.
+
+    :raises HTTPError: 503, if the limiter has no token left.
     """
 
     def __init__(self, source: Iterable[EventLike]) -> None:
@@ -124,8 +126,8 @@ class ThreadSource:
         self._source = source
         # Not iter() here: it is user code, and may block.
         self._iterator = source if isinstance(source, Iterator) else None
-        # One context for all calls, as in one thread: a ContextVar set in one step is there in
-        # the next, and its token is good in the last.
+        # One context for all calls, as in one thread: the next step sees a ContextVar that a step
+        # has set, and the last can reset it.
         self._context = contextvars.copy_context()
         self._running = threading.Lock()
         self._closing = False
@@ -133,7 +135,7 @@ class ThreadSource:
         self._close_error: BaseException | None = None
 
     async def step(self) -> EventLike:
-        """Call ``next()``; one that is left alone goes on in its thread."""
+        """Call ``next()`` in a thread. If this is cancelled, the call goes on there."""
         event = await anyio.to_thread.run_sync(
             self._next, abandon_on_cancel=True, limiter=_unlimited()
         )
@@ -142,15 +144,15 @@ class ThreadSource:
         return event
 
     def give_to(self, receiver: FrameReceiver) -> None:
-        """Give nothing but what its steps return."""
+        """Do nothing: a sync iterable gives events only when it is stepped."""
 
     async def aclose(self) -> None:
-        """Call ``close()`` when the last step has ended; it goes on without us if need be."""
+        """Call ``close()`` after the last step. If this is cancelled, the call goes on."""
         self._closing = True
         if not hasattr(self._iterator, "close") and not self._running.locked():
             self._note_closed()
             return
-        # In a thread of its own: a worker thread that is abandoned in time never starts.
+        # Not a worker thread: if that were abandoned early, it would never start.
         threading.Thread(target=self._close, name="sse_asgi close", daemon=True).start()
         await self._closed.wait()
         if self._close_error is not None:
@@ -158,11 +160,11 @@ class ThreadSource:
             try:
                 raise error
             finally:
-                del error  # its traceback has this frame: no cycle for the collector
+                del error  # its traceback refers to this frame: avoid a cycle
 
     def _next(self) -> EventLike:
         with self._running:
-            if self._closing:  # a thread that was abandoned may start late
+            if self._closing:  # an abandoned thread may start late
                 return _END
             if self._iterator is None:
                 self._iterator = self._context.run(iter, self._source)
@@ -184,9 +186,10 @@ class ThreadSource:
 
 
 def current_thread_limiter() -> anyio.CapacityLimiter:
-    """The limiter of this event loop for streams from sync iterables, one token a stream.
+    """Return the limiter of this event loop for streams from sync iterables.
 
-    Set its ``total_tokens`` to allow more or fewer; a stream that finds none gets 503.
+    Each stream takes one token. Set ``total_tokens`` to allow more or fewer streams. A stream that
+    finds no token gets 503.
     """
     return current().own(_limiter)
 
