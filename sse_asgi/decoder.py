@@ -1,9 +1,9 @@
-"""Bytes to events, incrementally: the event stream of WHATWG HTML 9.2.5 and 9.2.6. Pure, no I/O.
+"""Decode bytes to events as they come (WHATWG HTML 9.2.5 and 9.2.6). Pure, no I/O.
 
-The stream is cut into lines and fields as bytes, and only what ends up in an event is decoded. That
-is the same as decoding first: the UTF-8 decoder never takes an ASCII byte for part of a broken
-sequence, so CR, LF, colon and space are what they are on either side of it. And it keeps a
-character that is split between two chunks whole, with no decoder state to carry.
+The bytes are cut into lines and fields, and only the values of an event are decoded. The result is
+the same as if all was decoded first: a UTF-8 decoder never takes an ASCII byte for part of a broken
+sequence, so it leaves CR, LF, colon and space alone. A character that is split between two chunks
+stays whole, and there is no decoder state to keep.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_MAX_EVENT_SIZE", "MAX_RECONNECTION_TIME", "DecodedEvent", "EventStreamDecoder"]
 
-#: In bytes. The websockets library limits a message to as much, and an event is the same kind of
-#: thing: what can be sent over one should pass through the other.
+#: In bytes. This is the limit of the websockets library for a message. An event is the same kind
+#: of thing: what can be sent as one should pass as the other.
 DEFAULT_MAX_EVENT_SIZE = 2**20
 
-#: In milliseconds; a larger ``retry`` counts as this. The largest integer that JavaScript holds
-#: exactly, so the largest that a client in a browser or in Node can mean.
+#: In milliseconds; a larger ``retry`` counts as this. It is the largest integer that JavaScript
+#: holds exactly, so the largest that a client in a browser or in Node can mean.
 MAX_RECONNECTION_TIME = 2**53 - 1
 
 _BOM = b"\xef\xbb\xbf"
 
-# A chunk is taken apart block by block: a list of all its lines could need twenty times its memory.
+# A chunk is cut into lines block by block: a list of all its lines could need 20 times its memory.
 _BLOCK_SIZE = 2**14
 
 
@@ -36,8 +36,8 @@ _BLOCK_SIZE = 2**14
 class DecodedEvent:
     """An event as a browser's ``EventSource`` dispatches it (WHATWG HTML 9.2.6).
 
-    ``id`` is the last event ID of the stream when the event was dispatched: an event without an
-    id of its own has that of an earlier one.
+    ``id`` is the last event ID of the stream when the event was dispatched. So an event without an
+    id of its own has the id of an earlier one.
     """
 
     event: str = "message"
@@ -46,24 +46,24 @@ class DecodedEvent:
 
 
 class EventStreamDecoder:
-    """A parser of one event stream (WHATWG HTML 9.2.6). Feed it bytes, cut anywhere.
+    """A parser of one event stream (WHATWG HTML 9.2.6). The bytes may be cut anywhere.
 
-    :param max_event_size: in bytes, a bound on what is kept of an unfinished event: its data,
-        event type and id, and the line being received, be it a comment or an unknown field.
-        Where chunks begin and end makes no difference to it.
-    :param on_comment: called, within :meth:`feed`, with the text of each comment: what follows
-        the colon. The standard ignores comments, so it says nothing about a space there; one is
-        removed, as in a field, so that ``: text`` gives ``text``. It must not raise.
-    :param last_event_id: for a client that connects again: the last event ID until the stream
-        sets another. (By the letter each connection starts from an empty one, and the first
-        event without an id makes the client forget its position. Chromium keeps it, too.)
-    :raises ValueError: ``max_event_size`` is less than 1.
+    :param max_event_size: in bytes, the limit for what is kept of an unfinished event: its data,
+        event type and id, and the line being received, even a comment or an unknown field. The
+        borders of chunks make no difference to it.
+    :param on_comment: called within :meth:`feed` with the text of each comment. It must not raise.
+        The text is what follows the colon, without a first space: ``: text`` gives ``text``. (This
+        is as in a field. The standard ignores comments, and says nothing about the space.)
+    :param last_event_id: the last event ID until the stream sets another, for a client that
+        reconnects. (By the letter of the standard it is empty at the start of each connection, and
+        the first event without an id makes the client forget its position. Chromium keeps it too.)
+    :raises ValueError: for a ``max_event_size`` less than 1.
     """
 
     last_event_id: str
-    """What a client that connects again sends as ``Last-Event-ID``.
+    """The id that a client sends as ``Last-Event-ID`` when it reconnects.
 
-    It is set when an event is dispatched, even one that has no data and so goes nowhere.
+    It is set when an event is dispatched, even if the event has no data and is not returned.
     """
 
     reconnection_time: int | None
@@ -86,12 +86,12 @@ class EventStreamDecoder:
         self.last_event_id = last_event_id
         self.reconnection_time = None
 
-        # What may still be the beginning of a byte order mark; None once that is decided.
+        # The first bytes while they may begin a byte order mark; None once that is decided.
         self._start: bytes | None = b""
-        # The line being received, and whether an LF right now would belong to the CR before it.
+        # The line being received, and whether an LF that comes now belongs to the CR before it.
         self._line = bytearray()
         self._after_cr = False
-        # The buffers of the event being received, still UTF-8. An id waits here until dispatch:
+        # The buffers of the event being received, in UTF-8. An id stays here until dispatch:
         # together with `last_event_id` it is the standard's last event ID buffer.
         self._data = bytearray()
         self._event_type = b""
@@ -103,10 +103,10 @@ class EventStreamDecoder:
     def feed(self, chunk: bytes) -> list[DecodedEvent]:
         """Return the events that ``chunk`` completes, in order.
 
-        :raises EventTooLargeError: an event is larger than ``max_event_size``. The events that
-            the same chunk completed before it are not lost: they are returned, and the next call
-            raises. From then on every call does, since after a lost event a stream is not whole.
-        :raises ValueError: the stream has ended (:meth:`feed_eof`).
+        :raises EventTooLargeError: if an event is larger than ``max_event_size``. Events that the
+            same chunk completed before it are returned, and the next call raises. Every call after
+            that raises too, since the stream has lost an event.
+        :raises ValueError: if the stream has ended (:meth:`feed_eof`).
         """
         if self._too_large:
             raise self._error()
@@ -134,10 +134,10 @@ class EventStreamDecoder:
         return events
 
     def feed_eof(self) -> None:
-        """Say that the stream has ended: discard an unfinished event, as WHATWG HTML 9.2.6 demands.
+        """End the stream, and discard an unfinished event as WHATWG HTML 9.2.6 demands.
 
-        :raises EventTooLargeError: an event was too large. Without this call, one in the last
-            chunk, behind events that were returned, would go unnoticed.
+        :raises EventTooLargeError: if an event was too large. Only this call tells so if the event
+            was in the last chunk, after events that were returned.
         """
         if self._too_large:
             raise self._error()
@@ -170,8 +170,10 @@ class EventStreamDecoder:
     def _check_size(self, line_size: int) -> None:
         """Check that the event has room for a line of this size.
 
-        While it is still a line, whatever it will turn out to be: a decision that a later byte
-        could change would depend on how the stream is cut into chunks.
+        Every line counts, even one that will be ignored: what an unfinished line will be is known
+        only later, so the limit would depend on how the stream is cut into chunks.
+
+        :raises EventTooLargeError: if it has no room.
         """
         held = len(self._data) + len(self._event_type) + len(self._id or b"")
         if held + line_size > self.max_event_size:
@@ -192,14 +194,14 @@ class EventStreamDecoder:
             if b"\0" not in value:
                 self._id = value
         elif field == b"retry":
-            # Of bytes, `isdigit()` accepts ASCII digits only, and at least one of them.
+            # For bytes, `isdigit()` accepts only ASCII digits, and at least one of them.
             if value.isdigit():
                 self.reconnection_time = _saturated_int(value)
         elif not field and self.on_comment is not None:
             self.on_comment(_decode(value))
 
     def _dispatch(self, events: list[DecodedEvent]) -> None:
-        """Dispatch the event (9.2.6), if it has data, and get ready for the next."""
+        """Dispatch the event (9.2.6) if it has data, and prepare for the next."""
         if self._id is not None:
             self.last_event_id = _decode(self._id)
             self._id = None
@@ -223,8 +225,8 @@ class EventStreamDecoder:
 
 
 def _decode(text: bytes | bytearray) -> str:
-    # With "replace", Python puts a U+FFFD for each maximal broken part, as the Encoding Standard's
-    # UTF-8 decoder does. And it leaves a BOM alone: only the one that starts the stream is removed.
+    # With "replace", Python puts a U+FFFD for each maximal broken part, as the UTF-8 decoder of the
+    # Encoding Standard does. It keeps a BOM: only one at the start of the stream is removed.
     return text.decode("utf-8", "replace")
 
 

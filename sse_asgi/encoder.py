@@ -1,7 +1,7 @@
-"""From an event-like to a frame: the bytes of one event, blank line included. Pure, no I/O.
+"""Encode an event-like as a frame: the bytes of one event with its blank line. Pure, no I/O.
 
-The inverse of WHATWG HTML 9.2.6. Data is split at CRLF, CR and LF and nowhere else: those are
-the line ends of an event stream, and U+2028 or a vertical tab is a character like any other.
+This is the inverse of WHATWG HTML 9.2.6. Data is split only at CRLF, CR and LF, the line ends of an
+event stream. U+2028 and a vertical tab are characters like any other.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
     r"""Encode one event-like as a frame.
 
     :param event: a :class:`~sse_asgi.ServerSentEvent`, a mapping of its fields, a ``str`` (the
-        data), ``bytes`` (a frame encoded already: returned untouched), or an object with the
+        data), ``bytes`` (a frame already encoded, returned unchanged), or an object with the
         attributes ``data``, ``event``, ``id``, ``retry`` and ``comment``, such as FastAPI's
         ``ServerSentEvent``.
-    :param sep: how lines end: ``"\n"``, ``"\r\n"`` or ``"\r"``; not checked here, since it is
-        the same for a whole stream (see :func:`check_separator`).
-    :raises TypeError: something that is no event-like, a mapping with an unknown key, a field
-        of a wrong type.
+    :param sep: the line ending: ``"\n"``, ``"\r\n"`` or ``"\r"``. It is not checked here, since it
+        is the same for a whole stream (see :func:`check_separator`).
+    :raises TypeError: for something that is not an event-like, a mapping with an unknown key, or a
+        field of the wrong type.
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
     """
-    # What most streams send takes no detour. What is wrong with it is for _frame to say.
+    # A short path for what most streams send. For a wrong value, _frame raises the error.
     if type(event) is str:
         lines = _folded(event, sep, "data: ") if "\n" in event or "\r" in event else event
         try:
@@ -81,14 +81,17 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
             f"{type(event).__name__}; to send it as data, yield ServerSentEvent(data=...)"
         ) from None
     raw_data = getattr(event, "raw_data", ...)
-    if raw_data is not ...:  # FastAPI's ServerSentEvent: what is not raw is JSON, a str too
+    if raw_data is not ...:  # FastAPI's ServerSentEvent: what is not raw is JSON, even a str
         data = raw_data if fields[0] is None else json_text(fields[0])
         return _frame(sep, data, *fields[1:])
     return _frame(sep, *fields)
 
 
 def check_separator(sep: object) -> str:
-    """``sep``, if lines of an event stream may end so; else a :class:`ValueError`."""
+    """Return ``sep`` if the lines of an event stream may end with it.
+
+    :raises ValueError: if it is not.
+    """
     if sep not in SEPARATORS:
         raise ValueError(f"sep must be one of {', '.join(map(repr, SEPARATORS))}, not {sep!r}")
     return str(sep)
@@ -117,18 +120,18 @@ def _frame(
         after = f"retry: {milliseconds(retry)}{sep}"
     if data is None:
         return f"{before}{after}{sep}".encode()
-    # Nearly all data is one line: looking for line ends is far cheaper than splitting.
+    # Nearly all data is one line, and looking for line ends is far cheaper than splitting.
     lines = _folded(data, sep, "data: ") if "\n" in data or "\r" in data else data
     try:
         return f"{before}data: {lines}{sep}{after}{sep}".encode()
     except UnicodeEncodeError:
-        # Only data comes here unchecked, since encoding checks it anyway.
+        # Only the data was not checked before, since encoding checks it anyway.
         text("data", data)
         raise
 
 
 def _folded(value: str, sep: str, prefix: str) -> str:
-    """``value``, with ``prefix`` before each line but the first."""
+    """Join the lines of ``value`` by ``sep``, with ``prefix`` before each line except the first."""
     if "\r" in value:
         value = value.replace("\r\n", "\n").replace("\r", "\n")
     return value.replace("\n", sep + prefix)

@@ -1,7 +1,7 @@
-"""An event of an event stream: checked when it is built, immutable from then on.
+"""An event of an event stream: checked when it is built, and immutable from then on.
 
-WHATWG HTML 9.2.5 defines the fields. What an event can't carry without changing its meaning is
-refused here, where the mistake was made, and never repaired on the way out.
+WHATWG HTML 9.2.5 defines the fields. A value that could not be sent without changing its meaning
+is refused here, where the mistake was made. Nothing repairs it later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    # What is not said is Any: nobody has to write ServerSentEvent[Any].
+    # The default is Any, so that nobody has to write ServerSentEvent[Any].
     DataT_co = TypeVar("DataT_co", covariant=True, default=Any)
 else:
     from typing import TypeVar
@@ -27,28 +27,30 @@ __all__ = ["JSONServerSentEvent", "ServerSentEvent"]
 
 @dataclasses.dataclass(frozen=True, init=False)
 class ServerSentEvent(Generic[DataT_co]):
-    """One event: what the browser's ``EventSource`` dispatches.
+    """One event, as the browser's ``EventSource`` dispatches it.
 
-    All fields but ``data`` are keyword-only. ``ServerSentEvent[Model]`` says to a type checker
+    All fields except ``data`` are keyword-only. ``ServerSentEvent[Model]`` tells a type checker
     what the data is made from.
 
-    :param data: the data field. A ``str`` is sent as it is, one ``data:`` line for each of its
-        lines; ``bytes`` are decoded as UTF-8; Pydantic models, dataclasses, msgspec structs,
-        ``dict``, ``list``, ``tuple``, numbers and ``bool`` become JSON. ``None``: no data field,
-        so a browser dispatches nothing.
-    :param event: the event name; a browser calls it ``message`` where there is none.
+    :param data: the data field. A ``str`` is sent unchanged, with one ``data:`` line for each of
+        its lines. ``bytes`` are decoded as UTF-8. Pydantic models, dataclasses, msgspec structs,
+        ``dict``, ``list``, ``tuple``, numbers and ``bool`` become JSON. ``None``: there is no data
+        field, so a browser dispatches no event.
+    :param event: the event name; without one a browser uses ``message``.
     :param id: the event id, which a client sends back as ``Last-Event-ID``. An ``int`` becomes
         decimal digits; ``""`` makes the client forget the last id.
     :param retry: the reconnection time in milliseconds.
     :param comment: a comment, which clients ignore.
-    :raises TypeError: a field of a wrong type, or ``data`` that has no defined text.
-    :raises ValueError: CR or LF in ``event`` or ``id``, NUL in ``id``, a negative ``retry``, text
-        that UTF-8 can't carry (lone surrogates), ``bytes`` that are not UTF-8, NaN or infinity.
+    :raises TypeError: for a field of the wrong type, or ``data`` that has no defined text.
+    :raises ValueError: for CR or LF in ``event`` or ``id``, NUL in ``id``, a negative ``retry``,
+        text that UTF-8 can't carry (lone surrogates), ``bytes`` that are not UTF-8, NaN or
+        infinity.
 
     After construction ``data`` is the text that will be sent, or ``None``.
     """
 
-    # Not slots=True, which copies the class: its __setattr__ would not know subclasses of the copy.
+    # Not slots=True, which copies the class: the __setattr__ of a frozen class refers to the
+    # original, and fails for subclasses of the copy.
     __slots__ = ("comment", "data", "event", "id", "retry")
 
     data: str | None
@@ -73,25 +75,25 @@ class ServerSentEvent(Generic[DataT_co]):
         _set_comment(self, None if comment is None else text("comment", comment))
 
     def __setstate__(self, state: tuple[dict[str, Any] | None, dict[str, Any]]) -> None:
-        """Restore a copy, or one that was pickled: what sets attributes otherwise is frozen."""
+        """Restore a copied or unpickled event, past the frozen ``__setattr__``."""
         for part in state:
             for name, value in (part or {}).items():
                 object.__setattr__(self, name, value)
 
 
-# Past __setattr__, which is frozen; the slots themselves are faster than object.__setattr__.
+# These go past the frozen __setattr__, and are faster than object.__setattr__.
 _set_data, _set_event, _set_id, _set_retry, _set_comment = (
     vars(ServerSentEvent)[name].__set__ for name in ("data", "event", "id", "retry", "comment")
 )
 
 
 class JSONServerSentEvent(ServerSentEvent[DataT_co]):
-    """An event whose data is always JSON: a ``str`` too, and ``None``, which becomes ``null``.
+    """An event whose data is always JSON. A ``str`` is quoted, and ``None`` becomes ``null``.
 
     The parameters are those of :class:`ServerSentEvent`.
 
-    :raises TypeError: ``data`` that JSON has no form for.
-    :raises ValueError: NaN or infinity, and what :class:`ServerSentEvent` refuses.
+    :raises TypeError: for ``data`` that has no JSON form.
+    :raises ValueError: for NaN or infinity, and for what :class:`ServerSentEvent` refuses.
     """
 
     __slots__ = ()
@@ -109,15 +111,15 @@ class JSONServerSentEvent(ServerSentEvent[DataT_co]):
         super().__init__(as_json, event=event, id=id, retry=retry, comment=comment)
 
 
-# The checks, one for each kind of field. The encoder uses them for events given as a dict, so
-# that an event is refused for the same reason and in the same words however it was given.
+# The checks, one for each kind of field. The encoder uses them for a dict, so that an event is
+# refused for the same reason and in the same words, whatever its form.
 
 
 def text(name: str, value: object) -> str:
-    """``value``, if it is a ``str`` that UTF-8 can carry."""
+    """Return ``value``, or raise if it is not a ``str`` that UTF-8 can carry."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}: {_short(value)}")
-    if type(value) is not str:  # an Enum, say, whose str() may be its name
+    if type(value) is not str:  # such as an Enum, whose str() may be its name
         value = str.__str__(value)
     if not value.isascii():
         try:
@@ -131,7 +133,7 @@ def text(name: str, value: object) -> str:
 
 
 def single_line(name: str, value: object) -> str:
-    """``value``, if it is a ``str`` without CR and LF, which would end the field."""
+    """Return ``value``, or raise if it is not a ``str`` without CR and LF, which end a field."""
     if type(value) is str and value.isprintable():  # no control character, no surrogate
         return value
     value = text(name, value)
@@ -141,7 +143,7 @@ def single_line(name: str, value: object) -> str:
 
 
 def id_text(value: object) -> str:
-    """``value`` as an event id."""
+    """Return ``value`` as an event id, or raise if it can't be one."""
     if type(value) is str and value.isprintable():  # no control character, no surrogate
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -153,7 +155,7 @@ def id_text(value: object) -> str:
 
 
 def milliseconds(value: object) -> int:
-    """``value``, if it can be a reconnection time."""
+    """Return ``value``, or raise if it can't be a reconnection time."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(
             f"retry must be an int (milliseconds), not {type(value).__name__}: {_short(value)}"
@@ -164,7 +166,7 @@ def milliseconds(value: object) -> int:
 
 
 def data_text(value: object) -> str:
-    """``value`` as the text of a data field."""
+    """Return ``value`` as the text of a data field."""
     if type(value) is str and value.isascii():
         return value
     if isinstance(value, str):
@@ -178,9 +180,9 @@ def data_text(value: object) -> str:
 
 
 def json_text(value: object) -> str:
-    """``value`` as JSON, compact, in UTF-8 rather than in escapes."""
-    # A model's own serializer knows its custom types; it is asked first. With aliases, as in the
-    # model's JSON schema, and in the responses of FastAPI.
+    """Return ``value`` as compact JSON, without escapes for characters that are not ASCII."""
+    # A model's own serializer knows its custom types, so it comes first. It uses aliases, as the
+    # model's JSON schema and the responses of FastAPI do.
     if (dump := getattr(value, "model_dump_json", None)) is not None and not isinstance(
         value, type
     ):
@@ -193,8 +195,8 @@ def json_text(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Turn what :mod:`json` does not know into something that it knows. Never ``repr``."""
-    # Imported here, since that takes long and few values need them.
+    """Return something that :mod:`json` can encode in place of ``value``, but no ``repr``."""
+    # Imported here: the imports take long, and few values need them.
     from datetime import date, datetime, time
     from decimal import Decimal
     from uuid import UUID
@@ -207,7 +209,7 @@ def _plain(value: object) -> object:
     elif dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif hasattr(kind, "__struct_fields__"):
-        import msgspec  # the value is one of its structs, so it is there
+        import msgspec  # installed, since the value is one of its structs
 
         return msgspec.to_builtins(value)
     elif isinstance(value, (datetime, date, time)):
@@ -226,8 +228,8 @@ def _plain(value: object) -> object:
     )
 
 
-# Made once: json.dumps() makes one at each call. NaN and infinity are not JSON: JSON.parse() in
-# the browser would throw.
+# Made once: json.dumps() makes an encoder at each call. NaN and infinity are not JSON, and
+# JSON.parse() in the browser would throw.
 _to_json = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
 ).encode

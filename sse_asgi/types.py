@@ -1,4 +1,4 @@
-"""The types of the ASGI interface, and of what a source may yield."""
+"""The types of ASGI, and of what a source may yield."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Exchange(NamedTuple):
-    """What a server calls an application with."""
+    """The arguments that a server calls an application with."""
 
     scope: Scope
     receive: Receive
@@ -54,11 +54,11 @@ class EventDict(TypedDict, total=False):
 
 @runtime_checkable
 class HasEventFields(Protocol):
-    """Any object that has the five fields of an event as attributes."""
+    """An object that has the five fields of an event as attributes."""
 
     @property
     def data(self) -> Any:
-        """The data field, before it is turned into text."""
+        """The data, before it becomes text."""
         ...
 
     @property
@@ -78,30 +78,30 @@ class HasEventFields(Protocol):
 
     @property
     def comment(self) -> str | None:
-        """A comment."""
+        """The comment."""
         ...
 
 
 class FrameReceiver(Protocol):
-    """Where a source may put frames that come while its step waits, without ending that step."""
+    """A receiver of the frames that come while a source's step waits. The step goes on waiting."""
 
     def ready(self) -> bool:
-        """Whether it takes one now."""
+        """Return whether a frame can be accepted now."""
         ...
 
     def accept(self, frame: bytes) -> None:
-        """Take one."""
+        """Accept a frame."""
         ...
 
 
 #: What a source may yield: an event, a mapping of its fields, a ``str`` (the data), ``bytes``
-#: (a frame that is encoded already), or an object with the five fields as attributes.
+#: (a frame that is already encoded), or an object with the five fields as attributes.
 EventLike: TypeAlias = HasEventFields | EventDict | Mapping[str, Any] | str | bytes
 
 Source: TypeAlias = AsyncIterable[EventLike] | Iterable[EventLike]
 
-#: A generator function, or a function that returns a source; called with the request or with
-#: nothing.
+#: A generator function, or a function that returns a source. It is called with the request, or
+#: with nothing.
 Factory: TypeAlias = Callable[..., Source | Awaitable[Source]]
 
 Headers: TypeAlias = (
