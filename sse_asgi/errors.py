@@ -1,4 +1,4 @@
-"""The exceptions that sse_asgi raises on purpose, as one tree."""
+"""The exceptions that sse_asgi defines. All are subclasses of :class:`SSEError`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["EventTooLargeError", "HTTPError", "HubClosedError", "HubError", "SSE
 
 
 class SSEError(Exception):
-    """Base of every exception that this package defines."""
+    """The base class of every exception that this package defines."""
 
 
 class EventTooLargeError(SSEError, ValueError):
@@ -20,7 +20,7 @@ class EventTooLargeError(SSEError, ValueError):
 
 
 class HubError(SSEError):
-    """A hub can't do what it was asked to."""
+    """A hub can't do what it was asked to do."""
 
 
 class HubClosedError(HubError):
@@ -28,17 +28,17 @@ class HubClosedError(HubError):
 
 
 class HTTPError(SSEError):
-    """Answer the request with an HTTP status instead of an event stream.
+    """An HTTP status that answers the request instead of an event stream.
 
     Raise it in the factory, or in the source before the response has started. A client that
     gets 204 (No Content) does not reconnect (WHATWG HTML 9.2.3).
 
     :param status_code: 200 to 599.
-    :param detail: the body, sent as ``text/plain``; by default the phrase that belongs to the
-        status. Never sent with 204 and 304, which have no body (RFC 9110, 6.4.1).
-    :param headers: header fields to send with it, such as ``Retry-After`` or ``Location``.
-    :raises ValueError: for a status that can't be a final response.
-    :raises TypeError: for a detail that is no text.
+    :param detail: the body, sent as ``text/plain``; by default the phrase of the status. It is not
+        sent with 204 and 304, which have no body (RFC 9110, 6.4.1).
+    :param headers: header fields to send, such as ``Retry-After`` or ``Location``.
+    :raises ValueError: for a ``status_code`` that is not an ``int`` in this range.
+    :raises TypeError: for a ``detail`` that is not a ``str``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Why a stream has ended, and what is told about it."""
+"""Why a stream has ended, and the report about it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ __all__ = ["CloseReason", "CloseReport"]
 
 
 class CloseReason(str, Enum):
-    """Why a stream has ended."""
+    """The reason why a stream has ended."""
 
-    FINISHED = "finished"  #: the source came to its end
-    CLIENT_DISCONNECTED = "client_disconnected"  #: the client went away
+    FINISHED = "finished"  #: the source has ended
+    CLIENT_DISCONNECTED = "client_disconnected"  #: the client has left
     SHUTDOWN = "shutdown"  #: the server or the application is stopping
-    SEND_TIMEOUT = "send_timeout"  #: the client stopped reading
-    MAX_LIFETIME = "max_lifetime"  #: the stream was old enough
-    ERROR = "error"  #: the source, or a function of the application's, raised
+    SEND_TIMEOUT = "send_timeout"  #: the client has stopped reading
+    MAX_LIFETIME = "max_lifetime"  #: the stream has reached its ``max_lifetime``
+    ERROR = "error"  #: the source, or a function of the application, has raised
     CANCELLED = "cancelled"  #: the server, or a scope around the application, cancelled it
 
 
 @dataclass(frozen=True)
 class CloseReport:
-    """What ``on_close`` gets.
+    """The argument of ``on_close``.
 
     :param reason: why the stream has ended.
-    :param events: how many events were sent; pings are none.
-    :param bytes: how many bytes of body were sent.
+    :param events: how many events were sent, without pings.
+    :param bytes: how many bytes of the body were sent.
     :param duration: how long the stream was open, in seconds.
-    :param error: what the source raised, where the reason is an error.
+    :param error: the exception, if the reason is ``ERROR``.
     """
 
     reason: CloseReason

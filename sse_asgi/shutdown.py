@@ -20,35 +20,35 @@ __all__ = ["Shutdown", "server_shutdown"]
 
 
 class Listener(Protocol):
-    """What is told to end: a stream. It is an object since a method kept is memory for each."""
+    """An object that is told to end, such as a stream. A bound method would take more memory."""
 
     def shut_down(self, grace: float | None) -> None:
-        """End within so many seconds, if :meth:`Shutdown.drain` was given them.
+        """End within ``grace`` seconds. ``None``: within a grace period of the listener's own.
 
         This is called in the event loop of the listener.
         """
         ...
 
 
-#: How often, in seconds, to tell some streams to end where not all are told at once.
+#: With ``streams_per_second``: how often, in seconds, some more streams are told to end.
 TICK = 0.05
 
 
 class Shutdown:
     """How an application says, or learns, that it is stopping.
 
-    Every event loop has one of its own, used by the streams that were given no other; it learns
-    from the signals of the server. Make one to say so yourself, or to wait for it::
+    Every event loop has a Shutdown that learns from the signals of the server. A stream listens to
+    it unless it was given another. Make one to tell streams to end, or to wait for a shutdown::
 
         shutdown = Shutdown()
         app = sse_app(clock, shutdown=shutdown)
 
-    It may serve any number of applications, event loops and threads.
+    A Shutdown may serve any number of applications, event loops and threads.
 
-    :param streams_per_second: how many streams are told to end in a second, in each event loop,
-        the oldest first, so that their clients do not all come back at once; ``None``: no limit.
-        Give the server as long as that takes.
-    :raises TypeError: for what is no number.
+    :param streams_per_second: how many streams of an event loop are told to end in a second, the
+        oldest first, so that their clients do not all reconnect at once. The server has to wait as
+        long as that takes. ``None``: no limit.
+    :raises TypeError: for a limit that is not a number.
     :raises ValueError: for a limit that is not above 0.
     """
 
@@ -64,26 +64,27 @@ class Shutdown:
                 raise ValueError(f"streams_per_second must be > 0, not {streams_per_second!r}")
         self._streams_per_second = None if streams_per_second == math.inf else streams_per_second
         self._said = False
-        # Apart from what was said: this is about one server, and another may follow it.
+        # Not the same as `_said`: this is about one server, and another may follow it.
         self.signalled: bool = False
         self.is_of_loop: bool = False  # and of no other
-        self._listeners: dict[Listener, Runtime] = {}  # and their event loops
+        self._listeners: dict[Listener, Runtime] = {}  # with the runtime of its event loop
         self._hear_at_once: set[Listener] = set()
-        self._queues: dict[Runtime, _Queue] = {}  # of the event loops where not all are told yet
+        self._queues: dict[Runtime, _Queue] = {}  # of event loops with listeners still to tell
 
     def __repr__(self) -> str:
         return f"<Shutdown draining={self.draining} streams={len(self._listeners)}>"
 
     @property
     def draining(self) -> bool:
-        """Whether streams are being told to end. A stream that starts now ends at once."""
+        """Whether streams are told to end. A stream that starts now ends at once."""
         return self._said or self.signalled
 
     def drain(self, grace: float | None = None) -> None:
-        """Tell every stream to end. Safe from any thread and from a signal handler.
+        """Tell every stream to end. Any thread and any signal handler may call this.
 
-        :param grace: seconds that sources get to end by themselves, instead of the
-            ``shutdown_grace_period`` of each application. Called again, the earlier end counts.
+        :param grace: how many seconds sources have to end by themselves, instead of the
+            ``shutdown_grace_period`` of each application. After a second call the earlier end
+            counts.
         :raises ValueError: for a negative grace.
         """
         if grace is not None and not grace >= 0:
@@ -94,7 +95,7 @@ class Shutdown:
     async def wait(self) -> None:
         """Wait until :meth:`drain` is called or the server is told to stop.
 
-        Whoever waits is told at once, whatever ``streams_per_second`` says.
+        ``streams_per_second`` does not delay this.
         """
         listener = _Waits()
         self.listen(listener, at_once=True)
@@ -106,14 +107,15 @@ class Shutdown:
         finally:
             self.forget(listener)
 
-    # What follows is for the supervisor.
+    # The supervisor uses the methods that follow.
 
     def listen(
         self, listener: Listener, runtime: Runtime | None = None, *, at_once: bool = False
     ) -> None:
-        """Call ``listener`` in this event loop when draining starts; look at ``draining`` too.
+        """Call ``listener`` in this event loop when draining starts.
 
-        It waits for its turn where not all are told at once, unless it is to hear ``at_once``.
+        The caller checks :attr:`draining` too, since draining may have started before. With
+        ``streams_per_second`` the listener is told after those before it, unless ``at_once``.
         """
         runtime = runtime or current()
         self._listeners[listener] = runtime
@@ -132,14 +134,14 @@ class Shutdown:
         runtime.own(ServerSignals).detach(self)
 
     def note(self, stopping: bool) -> None:
-        """Note whether the server was told to stop."""
+        """Note whether the server is stopping, and tell every listener if that is new."""
         if stopping and not self.signalled:
             self._notify()
         self.signalled = stopping
 
     def _notify(self, grace: float | None = None) -> None:
-        # One call an event loop: each wakes its loop by a system call. No lock: this may run in
-        # a signal handler, on top of a thread that holds it.
+        # One call for each event loop, since a call wakes the loop by a system call. No lock: this
+        # may run in a signal handler, which has interrupted the thread that holds the lock.
         for runtime in set(self._listeners.values()):
             runtime.from_thread(self._notify_here, runtime, grace)
 
@@ -156,7 +158,7 @@ class Shutdown:
 
 
 class _Waits:
-    """Somebody who waits in :meth:`Shutdown.wait`."""
+    """A listener that waits in :meth:`Shutdown.wait`."""
 
     def __init__(self) -> None:
         self.event = anyio.Event()
@@ -166,7 +168,7 @@ class _Waits:
 
 
 class _Queue:
-    """Tells the listeners of one event loop, so many a second."""
+    """The listeners of one event loop that are still to be told, so many a second."""
 
     def __init__(self, runtime: Runtime, per_second: float) -> None:
         self._runtime = runtime
@@ -179,7 +181,7 @@ class _Queue:
     def append(self, listener: Listener, grace: float | None) -> None:
         self.waiting.setdefault(listener, []).append(grace)
         if self._stop is None:
-            self._ticked = self._runtime.clock() + TICK  # one at the first tick
+            self._ticked = self._runtime.clock() + TICK  # the first tick tells one
             self._stop = self._runtime.every(TICK, self._tell_some)
 
     def forget(self, listener: Listener) -> None:
