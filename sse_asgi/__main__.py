@@ -1,4 +1,4 @@
-"""``python -m sse_asgi``: a page with this machine's load, and a log file, as they change."""
+"""``python -m sse_asgi``: a page that shows the load of this machine and a log file, live."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the demo until SIGINT or SIGTERM; return the exit status."""
+    """Serve the demo until SIGINT or SIGTERM. Return the exit status."""
     parser = _make_parser()
     options = parser.parse_args(arguments)
     try:
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
 
-        # uvicorn stops on these signals, and sends them again to whoever was there before it.
-        # As that is this function, the process ends by returning from here.
+        # uvicorn stops on these signals, and then raises them for the handlers it has replaced.
+        # This is such a handler, so `run` returns and the process exits by itself.
         def stop(signum: int, frame: FrameType | None) -> None:
             server.should_exit = True
 
@@ -79,10 +79,10 @@ def _make_parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=15.0,
         metavar="SECONDS",
-        help="send a comment after so long a silence; 0: never (%(default)s)",
+        help="send a comment after so many seconds of silence; 0: never (%(default)s)",
     )
     parser.add_argument(
-        "--tail", type=_log_file, metavar="FILE", help="stream the lines of this log file, too"
+        "--tail", type=_log_file, metavar="FILE", help="also stream the lines of this log file"
     )
     return parser
 
@@ -109,7 +109,7 @@ def _seconds(text: str) -> float:
 
 def _log_file(text: str) -> str:
     try:
-        # Opening a pipe would wait for somebody to write to it.
+        # Opening a pipe would wait for a writer.
         if not stat.S_ISREG(os.stat(text).st_mode):
             raise argparse.ArgumentTypeError(f"{text!r} is not a regular file")
         with open(text, "rb"):
@@ -121,7 +121,8 @@ def _log_file(text: str) -> str:
 def _listen(host: str, port: int) -> socket.socket:
     """Listen on the first address of ``host`` that this machine has.
 
-    :raises OSError: the name has no address, none is this machine's, or the port is taken.
+    :raises OSError: if the name has no address, no address is this machine's, or the port is
+        taken.
     """
     failure = OSError(errno.EADDRNOTAVAIL, "no address")
     for family, _, _, _, address in socket.getaddrinfo(
@@ -137,7 +138,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _reason(exc: OSError | UnicodeError) -> str:
-    if isinstance(exc, UnicodeError):  # what encoding the name for DNS ends with
+    if isinstance(exc, UnicodeError):  # from encoding the name for DNS
         return "not a host name"
     if isinstance(exc, socket.gaierror) or exc.errno is None:
         return exc.strerror or str(exc)
@@ -145,7 +146,7 @@ def _reason(exc: OSError | UnicodeError) -> str:
 
 
 def _url(host: str, listener: socket.socket) -> str:
-    # No browser can go to the address that stands for all addresses.
+    # A browser can't open the address that stands for all addresses.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{listener.getsockname()[1]}/"
@@ -154,5 +155,5 @@ def _url(host: str, listener: socket.socket) -> str:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:  # before there was a server to stop
+    except KeyboardInterrupt:  # before the server has started
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The events of sse-starlette, in the same bytes: without a framework, for all adapters."""
+"""The events of sse-starlette, sent as the same bytes. All adapters share them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class SendTimeoutError(SSEError, TimeoutError):
 
 
 class ServerSentEvent(StrictEvent[DataT_co]):
-    r"""An event that takes what sse-starlette's takes.
+    r"""An event that accepts what sse-starlette's event accepts.
 
-    It leaves line breaks in ``event`` and ``id``, and NUL in ``id``, out, where
-    :class:`sse_asgi.ServerSentEvent` refuses them. Data with a ``str()`` of its own (numbers,
-    ``bool``, ``UUID``, ``datetime``, ``Enum`` ...) is sent as that; Pydantic models, dataclasses,
-    msgspec structs, ``dict``, ``list`` and ``tuple`` become JSON.
+    It removes line breaks from ``event`` and ``id``, and NUL from ``id``.
+    :class:`sse_asgi.ServerSentEvent` refuses them. Data of a type with its own ``str()`` (numbers,
+    ``bool``, ``UUID``, ``datetime``, ``Enum`` ...) is sent as that text. Pydantic models,
+    dataclasses, msgspec structs, ``dict``, ``list`` and ``tuple`` become JSON.
 
-    :param sep: how the lines of this event end, whatever those of the stream do: ``"\r\n"``
+    :param sep: the line ending of this event, also if the stream has another: ``"\r\n"``
         (default), ``"\n"`` or ``"\r"``.
-    :raises TypeError: a field of a wrong type, or ``data`` that has no defined text.
-    :raises ValueError: a negative ``retry``, another ``sep``, text that UTF-8 can't carry.
+    :raises TypeError: for a field of the wrong type, or ``data`` that has no defined text.
+    :raises ValueError: for a negative ``retry``, another ``sep``, or text that UTF-8 can't carry.
     """
 
     DEFAULT_SEPARATOR: str = "\r\n"
@@ -64,12 +64,12 @@ class ServerSentEvent(StrictEvent[DataT_co]):
 
 
 class JSONServerSentEvent(ServerSentEvent[DataT_co]):
-    """An event whose data is JSON, a ``str`` too; ``None`` is no data, as in sse-starlette.
+    """An event whose data is JSON. A ``str`` is quoted; ``None`` is no data, as in sse-starlette.
 
     The parameters are those of :class:`ServerSentEvent`.
 
-    :raises TypeError: ``data`` that JSON has no form for.
-    :raises ValueError: NaN or infinity, and what :class:`ServerSentEvent` refuses.
+    :raises TypeError: for ``data`` that has no JSON form.
+    :raises ValueError: for NaN or infinity, and for what :class:`ServerSentEvent` refuses.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class JSONServerSentEvent(ServerSentEvent[DataT_co]):
 
 
 def encode(event: Any, sep: str) -> bytes:
-    """Encode what sse-starlette can: any event-like, and anything else as data."""
+    """Encode an event-like, or anything else as data, as sse-starlette does."""
     if isinstance(event, ServerSentEvent):
         return event.encode()
     if type(event) is str or isinstance(event, (bytes, StrictEvent)):
@@ -107,7 +107,7 @@ def encode(event: Any, sep: str) -> bytes:
 
 
 def _text(data: Any) -> str:
-    """``str(data)``, which is what sse-starlette sends; JSON where that is a ``repr`` only."""
+    """Return ``str(data)``, as sse-starlette sends it, or JSON if that is only a ``repr``."""
     kind = type(data)
     plain: Any = object.__str__  # calls repr()
     only_repr = kind.__str__ is plain and not isinstance(data, (int, float))

@@ -1,4 +1,4 @@
-"""Event streams in FastAPI: the response of Starlette, and the stream in the OpenAPI document."""
+"""Event streams in FastAPI: the response for Starlette, and its part of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ def sse_responses(
             responses=sse_responses(Token, usage=Usage),
         )
 
-    :param events: what the data of an event without a name is made from: a Pydantic model, or any
-        type that Pydantic has a schema for, or ``ServerSentEvent[Model]``; ``str`` is text, all
-        else is JSON. A mapping gives the types of events with names.
-    :param named_events: the types of events with names, too.
-    :param item_schema: give ``itemSchema``, which OpenAPI has since 3.2 for the items of a stream,
-        besides the ``schema`` that all tools know. FastAPI calls its documents 3.1: a validator
-        may mind, unless ``app.openapi_version`` is set to ``"3.2.0"``.
-    :raises TypeError: without any event.
-    :raises pydantic.errors.PydanticSchemaGenerationError: a type that Pydantic has no schema for.
+    :param events: the type that the data of an event without a name is made from: a Pydantic
+        model, any type that Pydantic has a schema for, or ``ServerSentEvent[Model]``. ``str`` is
+        text; any other type is JSON. A mapping of names to types describes named events.
+    :param named_events: more named events: the type for each name.
+    :param item_schema: add ``itemSchema``, which describes each item of a stream since OpenAPI
+        3.2, to the ``schema`` that all tools know. The documents of FastAPI say 3.1, so a
+        validator may complain unless ``app.openapi_version`` is set to ``"3.2.0"``.
+    :raises TypeError: if no event is given.
+    :raises pydantic.errors.PydanticSchemaGenerationError: for a type that Pydantic has no schema
+        for.
     """
     by_name = list(_by_name(*events, named_events))
     if not by_name:
@@ -65,7 +66,7 @@ def sse_responses(
     return {
         200: {
             "description": "A stream of server-sent events",
-            # By way of "model" FastAPI learns of our models, and puts them into the components.
+            # From "model" FastAPI learns of our models, and puts them into the components.
             "model": Annotated[str, _AsStream(models)],
             "content": {"text/event-stream": content},
         }
@@ -80,13 +81,13 @@ def _by_name(*events: Any) -> Iterator[tuple[str, Any]]:
             yield "message", event  # what a browser calls an event without a name
 
 
-#: The models that are in use: FastAPI would rename two of the same name, and references by name
-#: would lead nowhere.
+#: The models in use. FastAPI renames models that have the same name, and then a reference by name
+#: would lead nowhere. So each name is given once.
 _event_models: WeakValueDictionary[tuple[str, Any], type[BaseModel]] = WeakValueDictionary()
 
 
 def _event_model(event: str, data: Any) -> type[BaseModel]:
-    """A model whose JSON schema is that of an event (OpenAPI 3.2, 4.14.4)."""
+    """Return a model whose JSON schema is that of an event (OpenAPI 3.2, 4.14.4)."""
     origin = get_origin(data)
     if isinstance(origin, type) and issubclass(origin, AnyServerSentEvent):
         (data,) = get_args(data)
@@ -118,7 +119,7 @@ def _event_model(event: str, data: Any) -> type[BaseModel]:
 
 
 class _AsStream:
-    """A text that is a stream of events."""
+    """An annotation: the JSON schema of a text that is a stream of events."""
 
     def __init__(self, models: list[type[BaseModel]]) -> None:
         self.models = models

@@ -1,7 +1,7 @@
 """Server-Sent Events as a Starlette response: a drop-in for sse-starlette's.
 
-Names, parameters, their order and their defaults are those of sse-starlette 3, and what a program
-written for it yields leaves in the same bytes. The stream itself is that of
+The names, the parameters, their order and their defaults are those of sse-starlette 3. What a
+program written for it yields is sent as the same bytes. The stream itself is that of
 :func:`~sse_asgi.sse_app`.
 """
 
@@ -44,43 +44,43 @@ class _HasSet(Protocol):
 
 
 class EventSourceResponse(Response):
-    r"""A response that streams events, for Starlette and all that is built on it.
+    r"""A response that streams events, for Starlette and every framework built on it.
 
-    The parameters up to ``cleanup_timeout`` are those of sse-starlette, with its defaults; the
-    keyword-only ones are those of :func:`~sse_asgi.sse_app`. Times are in seconds.
+    The parameters up to ``cleanup_timeout`` are those of sse-starlette, with its defaults. The
+    keyword-only parameters are those of :func:`~sse_asgi.sse_app`. Times are in seconds.
 
-    :param content: an async iterable or an iterable of what :func:`~sse_asgi.sse_app` streams;
-        besides, anything else is sent as data (see :class:`ServerSentEvent`). It is not touched
-        before the response starts, and closed when the stream is over.
-    :param status_code: the status; an ``EventSource`` takes 200 only.
-    :param headers: header fields to add; one of yours wins over a default of the same name.
-        Hop-by-hop fields are left out.
-    :param media_type: the type of the response.
-    :param background: called when the stream is over, unless it ended with an exception.
-    :param ping: send a ping when nothing was written for so long; 0: never. Default 15.
-    :param sep: how lines end: ``"\r\n"`` (default), ``"\n"`` or ``"\r"``.
-    :param ping_message_factory: called for each ping, returns an event; by default a ping is an
-        empty comment.
-    :param data_sender_callable: a coroutine function that runs while the stream is open, to feed
-        a memory channel, say; an exception that leaves it ends the stream with that exception.
-    :param send_timeout: how long one ``send`` to the server may take; then
-        :class:`SendTimeoutError` leaves the response. ``None``: for ever.
-    :param client_close_handler_callable: a coroutine function, called with the ``http.disconnect``
-        message when the client has left and the content is closed.
-    :param shutdown_event: set when the stream is told to end, at a shutdown of the server or at
-        its ``max_lifetime``.
-    :param shutdown_grace_period: how long the content may then go on, to end by itself.
-    :param cleanup_timeout: how long closing the content may take; so long may the last chunk,
-        ``client_close_handler_callable`` and ``on_close`` take, too. ``None``: as long as they
-        want.
+    :param content: an async iterable or an iterable of what :func:`~sse_asgi.sse_app` streams.
+        Anything else that it yields is sent as data (see :class:`ServerSentEvent`). It is not
+        touched before the response starts, and it is closed when the stream ends.
+    :param status_code: the status; an ``EventSource`` accepts only 200.
+    :param headers: header fields to add. A field replaces a default of the same name. Hop-by-hop
+        fields are dropped.
+    :param media_type: the media type of the response.
+    :param background: called after the stream, unless it ended with an exception.
+    :param ping: send a ping after this time without a write; 0: never. Default 15.
+    :param sep: the line ending: ``"\r\n"`` (default), ``"\n"`` or ``"\r"``.
+    :param ping_message_factory: a function that returns an event for each ping; by default a ping
+        is an empty comment.
+    :param data_sender_callable: a coroutine function that runs while the stream is open, for
+        example to feed a memory channel. If it raises, the stream ends with that exception.
+    :param send_timeout: how long one ``send`` to the server may take. After that the response
+        raises :class:`SendTimeoutError`. ``None``: no limit.
+    :param client_close_handler_callable: a coroutine function that is called with the
+        ``http.disconnect`` message when the client has left and the content is closed.
+    :param shutdown_event: an event that is set when the stream is told to end, by a shutdown or
+        at its ``max_lifetime``.
+    :param shutdown_grace_period: how long the content may go on after the stream was told to end.
+    :param cleanup_timeout: how long each of these may take: closing the content, the last chunk,
+        ``client_close_handler_callable``, ``on_close``; ``None``: no limit.
     :param max_connections: how many streams of this endpoint may be open at once in an event
-        loop; one more is answered with 503.
-    :param methods: the HTTP methods that are answered, others get 405. HEAD comes with GET. By
-        default all that the route lets through.
-    :param lifespan: refused: it is the application that has a lifespan.
-    :raises TypeError: an option of a wrong type, or content that is no iterable of events.
-    :raises ValueError: an option out of range.
-    :raises NotImplementedError: ``compression``.
+        loop; one more gets 503.
+    :param methods: the HTTP methods that are answered; others get 405. With GET, HEAD is answered
+        too. By default all methods are answered that the route allows.
+    :param lifespan: refused, since only an application has a lifespan.
+    :raises TypeError: for an option of the wrong type, or content that is not an iterable of
+        events.
+    :raises ValueError: for an option that is out of range.
+    :raises NotImplementedError: for ``compression``.
     """
 
     media_type: str = "text/event-stream"
@@ -158,7 +158,7 @@ class EventSourceResponse(Response):
 
     @property
     def ping_interval(self) -> float:
-        """Seconds without a write after which a ping is sent; 0: never."""
+        """The time without a write after which a ping is sent, in seconds; 0: never."""
         return self._options.ping or 0
 
     @ping_interval.setter
@@ -172,12 +172,12 @@ class EventSourceResponse(Response):
         replace(self._options, compression=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the response. HEAD gets its headers; a websocket is denied with it."""
+        """Serve the response. HEAD gets only its headers. A websocket is denied with it."""
         if scope["type"] == "websocket":
             receive, send = _as_http(receive, send)
         stream = None
         try:
-            headers = merge_headers({}, self.raw_headers)  # they may have been changed
+            headers = merge_headers({}, self.raw_headers)  # the caller may have changed them
             self._check_method(scope)
             if scope.get("method") == "HEAD":
                 await discard(self.body_iterator, self._options.cleanup_timeout)
@@ -231,7 +231,7 @@ class EventSourceResponse(Response):
 
 
 async def _refuse(error: HTTPError, scope: Scope, send: Send) -> None:
-    if scope["type"] == "http" and "app" in scope:  # which has handlers for it
+    if scope["type"] == "http" and "app" in scope:  # whose exception handlers answer
         raise HTTPException(error.status_code, error.detail, error.headers) from None
     await respond(send, error)
 
@@ -242,7 +242,10 @@ class _OpenStreams(Counter[object]):
 
 @contextmanager
 def _place(scope: Scope, most: int | None) -> Iterator[None]:
-    """Take one of the ``most`` places for streams that the endpoint of a request has."""
+    """Hold one of the ``most`` places that the endpoint of the request has for streams.
+
+    :raises HTTPError: 503, if all places are taken.
+    """
     if most is None:
         yield
         return
@@ -260,9 +263,9 @@ def _place(scope: Scope, most: int | None) -> Iterator[None]:
 
 
 def _as_http(receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """A websocket, before it is accepted, as a request that is answered over HTTP.
+    """Return a ``receive`` and a ``send`` that answer a websocket with an HTTP response.
 
-    See the Websocket Denial Response extension of ASGI.
+    This is the Websocket Denial Response extension of ASGI.
     """
 
     async def receive_http() -> Message:
