@@ -1,1 +1,1 @@
-"""What sse_asgi costs, beside what it is compared with, in one run: ``python -m benchmarks``."""
+"""What sse_asgi and others cost, measured in one run: ``python -m benchmarks``."""

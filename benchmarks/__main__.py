@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .servers import Before
 
-#: Beside the peers: each has a ``run`` that takes the session.
+#: Compared with the peers. Each module has a ``run`` that takes the session.
 BESIDE_PEERS = {
     "encode": "encode",
     "stream": "stream",

@@ -1,4 +1,4 @@
-"""The encoder, beside an f-string and the encoders of others. In process: no server, no socket."""
+"""The encoder, compared with an f-string and other encoders. In process: no server, no socket."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What it costs to have an event at 500 streams: the hub, beside a queue for each client.
+"""What it costs to send an event to 500 streams: the hub, compared with a queue for each client.
 
-In process, on asyncio; the server is a ``send`` that does nothing. Beside sse-starlette there is
+In process, on asyncio; the server is a ``send`` that does nothing. With sse-starlette there is
 what people build on it: an ``asyncio.Queue`` each, and a list of what came before to replay.
 """
 

@@ -2,7 +2,7 @@
 
 Sockets and epoll, no parser: each read goes into one large buffer, and the last byte of an event's
 text, which stands nowhere else, is counted in it. What a read costs is a tenth of what the
-cheapest server spends on the send; how busy the client was is told beside each result.
+cheapest server spends on the send; each result says how busy the client was.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Watch:
     """Who is how busy from now on.
 
     :param server: the process that is measured.
-    :param clients: processes of the load, beside this one.
+    :param clients: processes of the load, besides this one.
     """
 
     def __init__(self, server: int, clients: tuple[int, ...] = ()) -> None:

@@ -1,4 +1,4 @@
-"""What a stream costs an event, beside the bare loop: ``async for … await send(…)``.
+"""What a stream costs for an event, compared with a bare loop: ``async for … await send(…)``.
 
 The server is a ``send`` that does nothing, the worst case for the ratio; send timeout and ping are
 on, as they are by default.

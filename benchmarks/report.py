@@ -51,7 +51,7 @@ def summary(content: dict[str, Any]) -> str:
 
 
 def ratios(rows: list[Row]) -> str:
-    """What is ours, beside those whom one would choose otherwise."""
+    """Return the table of our results, with their ratios to what one would choose otherwise."""
     bases = (BEFORE, *BASES) if any(BEFORE in row.samples for row in rows) else BASES
     heads = " | ".join(f"x {base.replace('_', '-')}" for base in bases)
     lines = [f"| | {OURS} | {heads} |", "|---|---:" + "|---:" * len(bases) + "|"]

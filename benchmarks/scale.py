@@ -57,7 +57,7 @@ RATE, SECONDS = 10, 5
 #: Connections that come and go first: what is loaded once, or grows once, is then there.
 WARM = 200
 
-#: Files that a process has open beside its connections.
+#: Files that a process has open besides its connections.
 SPARE = 100
 
 

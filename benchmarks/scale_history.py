@@ -53,7 +53,7 @@ COLUMNS = {
     "all_first_ms": ("first ms", "9.2f"),
     "all_ms": ("all ms", "9.2f"),
     "all_event_us": ("an event", "9.2f"),
-    "all_turn_ms": ("turn ms", "9.2f"),
+    "all_loop_ms": ("loop ms", "9.2f"),
 }
 
 
@@ -152,7 +152,7 @@ class History:
             "all_first_ms": statistics.median(each["first"] for each in again) * 1e3,
             "all_ms": cpu * 1e3,
             "all_event_us": cpu / self.length * 1e6,
-            "all_turn_ms": max(each["turn"] for each in (first, *again)) * 1e3,
+            "all_loop_ms": max(each["loop"] for each in (first, *again)) * 1e3,
         }
 
     async def publishing(self) -> float:
@@ -164,20 +164,20 @@ class History:
     async def come_back(self, count: int, missed: int) -> dict[str, float]:
         """Have so many clients come back at once, until they have all.
 
-        In seconds: processor time, time to the first event of the first, and the longest turn of
-        the event loop.
+        In seconds: processor time, time to the first event of the first, and the longest
+        iteration of the event loop.
         """
         clients, ago = [Client() for _ in range(count)], await self.ago(missed)
         cpu, began = time.process_time(), time.perf_counter()
         transports = [self.server.connect(client, ago) for client in clients]
-        turn, now = 0.0, time.perf_counter()
+        longest, now = 0.0, time.perf_counter()
         while not clients[-1].had_all.is_set():
             await asyncio.sleep(0)
             before, now = now, time.perf_counter()
-            turn = max(turn, now - before)
+            longest = max(longest, now - before)
         cpu = time.process_time() - cpu
         await self.server.disconnect(transports)
-        return {"cpu": cpu, "first": clients[0].first - began, "turn": turn}
+        return {"cpu": cpu, "first": clients[0].first - began, "loop": longest}
 
     def traced(self) -> int:
         gc.collect()
@@ -204,7 +204,8 @@ def against_history(rounds: int, quick: bool) -> dict[str, Any]:
     print("\nthe history of a topic: bytes an event takes, and once it was sent to somebody; µs of")
     print("processor time to publish one, without and with a subscriber; for a client that comes")
     print(f"back and has missed {MISSED}, and each of {HERD} that come at once; for one that has")
-    print("missed all: ms to its first event and to have all, µs an event, the loop's longest turn")
+    print("missed all: ms to its first event and to have all, µs an event, and ms of the longest")
+    print("iteration of the event loop")
     print(" " * 9 + " ".join(f"{title:>9}" for title, _ in COLUMNS.values()))
     for length, rows in samples.items():
         figures = {key: statistics.median(row[key] for row in rows) for key in COLUMNS}

@@ -19,7 +19,7 @@ import uvicorn
 from .scale_app import app, nothing, question, start
 from .scale_clients import REQUEST, Heard, shared, watches
 
-#: So many connections come in one turn of the event loop.
+#: So many connections come in one iteration of the event loop.
 AT_ONCE = 20
 
 

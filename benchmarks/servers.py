@@ -38,7 +38,7 @@ class Peer:
     """One of those that are measured."""
 
     name: str
-    #: The distribution, and the modules that must be there beside uvicorn's.
+    #: The distribution, and the modules that must be there besides uvicorn's.
     package: str = ""
     modules: tuple[str, ...] = ()
     #: The paths that it has (peers/__init__.py).

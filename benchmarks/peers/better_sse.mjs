@@ -2,7 +2,7 @@
 // It writes JSON unless it is told otherwise.
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
-import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as iteration, setTimeout as sleep } from "node:timers/promises";
 import { once } from "node:events";
 
 const { createSession, createChannel } = createRequire(process.env.BENCHMARK_NODE + "/")("better-sse");
@@ -21,7 +21,7 @@ async function stream(request, response, pause) {
   while (session.isConnected) {
     session.push(TEXT);
     if (response.writableNeedDrain) await once(response, "drain");
-    else if (pause) await turn();
+    else if (pause) await iteration();
   }
 }
 
@@ -30,7 +30,7 @@ async function publish(rate, burst) {
   for (;;) {
     for (let i = 0; i < burst; i++) channel.broadcast(now());
     if (rate === 0) {
-      await turn();
+      await iteration();
       continue;
     }
     due += (burst / rate) * 1000;
