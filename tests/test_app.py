@@ -535,12 +535,12 @@ async def test_a_sync_source_is_never_begun_when_its_stream_is_over() -> None:
         pass
 
     app = sse_app(source)
-    for turns in range(30):
+    for iterations in range(30):
         gone = anyio.Event()
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(app, http_scope(), receive, send)
-            for _ in range(turns):
+            for _ in range(iterations):
                 await anyio.lowlevel.checkpoint()
             gone.set()
         assert begun == closed

@@ -1,4 +1,4 @@
-"""Clients that take nothing any more: their connections are given up, and nobody else's."""
+"""Clients that take nothing any more: their connections are aborted, and no other ones."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ async def test_a_receive_that_raises_when_the_connection_was_given_up(
 async def test_a_client_that_takes_its_time_and_a_source_too(
     connection: Connection, shielded: bool
 ) -> None:
-    """What takes longer than `cleanup_timeout` is both together, and no reason to give up."""
+    """Only both together take longer than `cleanup_timeout`: the connection is not aborted."""
     shutdown = Shutdown()
     recorder = Recorder()
 
@@ -454,7 +454,7 @@ async def test_a_file_that_is_no_connection_any_more() -> None:
 async def test_many_that_stall_together(
     connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The open files are not looked at for each of them; who was missed gets his turn."""
+    """The open files are not listed for each of them. One that was missed is aborted later."""
     looked = []
     listdir = os.listdir
 

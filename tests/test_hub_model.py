@@ -1,8 +1,8 @@
 """The hub against a model: whatever happens, a subscriber has it all, or is told what is missing.
 
 The model is a list of events for each topic. Clients subscribe with any id that somebody ever had,
-read, are too slow, give up in the middle of a step, go and come back; the clock leaps, the hub is
-replaced by a new one. Each frame that a client gets is held against what comes next for it.
+read, are too slow, are cancelled in the middle of a step, go and come back. The clock leaps, and the
+hub is replaced by a new one. Each frame that a client gets is compared with what comes next for it.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ class HubMachine(RuleBasedStateMachine):
     )
     @precondition(lambda self: self.clients)
     def step(self, data: Any, wait: int, publish: list[tuple[str, int]], cancel: int) -> None:
-        """One step of a client, while something is published; and it may be given up."""
+        """One step of a client, while something is published. The step may be cancelled."""
         self.step_of(data.draw(st.sampled_from(self.clients)), wait, publish, cancel)
 
     def step_of(

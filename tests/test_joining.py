@@ -166,7 +166,7 @@ async def test_a_client_that_leaves_within_a_burst_is_noticed() -> None:
 
 #: What a source does next, and what its client does meanwhile.
 STEPS = st.lists(
-    st.sampled_from(["yield", "yield", "yield", "burst", "turn", "wait", "timeout", "pause"]),
+    st.sampled_from(["yield", "yield", "yield", "burst", "checkpoint", "wait", "timeout", "pause"]),
     max_size=30,
 )
 
@@ -194,7 +194,7 @@ def test_whatever_a_source_does_its_events_come_in_order(
 
         async def source() -> AsyncIterator[Any]:
             for step in steps:
-                if step == "turn":
+                if step == "checkpoint":
                     await asyncio.sleep(0)
                 elif step == "wait":
                     await asyncio.sleep(0.001)

@@ -361,7 +361,7 @@ async def test_an_event_of_a_subclass_says_how_it_is_encoded() -> None:
     assert await body_of([Shouted("x")]) == b"data: X!\n\n"
 
 
-# -- what runs beside and after a stream -----------------------------------------------------------
+# -- what runs during and after a stream -----------------------------------------------------------
 
 
 async def test_a_memory_channel_that_is_fed_meanwhile() -> None:

@@ -925,11 +925,11 @@ async def test_a_source_that_is_cancelled_may_say_one_last_thing(
             await anyio.sleep_forever()
         except anyio.get_cancelled_exc_class():
             if end != "finally":
-                yield "last words"
+                yield "last event"
             raise
         finally:
             if end == "finally":
-                yield "last words"
+                yield "last event"
             cleaned_up.append(True)
 
     app = sse_app(source, shutdown=shutdown, on_close=recorder.on_close)
@@ -944,7 +944,7 @@ async def test_a_source_that_is_cancelled_may_say_one_last_thing(
         await anyio.wait_all_tasks_blocked()  # the source is past its yield
         if end != "disconnect":
             scope.cancel() if end == "cancelled" else shutdown.drain()
-            assert (await stream.receive()).data == "last words"
+            assert (await stream.receive()).data == "last event"
             await stream.read()
             assert stream.complete
             assert recorder.report.events == 2

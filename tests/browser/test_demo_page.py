@@ -198,7 +198,7 @@ def test_log_grows(context: BrowserContext, log: Path) -> None:
         assert demo.evaluate("document.querySelectorAll('#lines :is(b, script)').length") == 0
         assert demo.text("#lines .bad > :last-child") == "an ERROR"
         assert demo.text("#lines .warn > :last-child") == "a warning"
-        # The id of a line is what is beside it, and what the stream says it has.
+        # The id of a line is next to it, and is what the stream says it has.
         assert demo.text("#lines .row:last-child > :first-child") == str(log.stat().st_size)
         assert demo.text("#log-status [data-is=id]") == str(log.stat().st_size)
         rotate(log, b"new\n")

@@ -34,7 +34,7 @@ _serial = itertools.count()
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a program has to offer, beside a page of its framework at `/`."""
+    """What a program has to offer, besides a page of its framework at `/`."""
 
     package: str
     #: The paths of its streams; where there is no {room}, the room is the lobby.

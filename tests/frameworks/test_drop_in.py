@@ -1,7 +1,7 @@
 """Programs for sse-starlette, as its documentation has them, and the same with another import.
 
-Both are served, by uvicorn, and both have to give the client the same bytes, and the program the
-same turns of fate. What differs on purpose: the default ping, and when it is due; there is no
+Both are served by uvicorn. Both have to give the client the same bytes, and the same has to happen
+to the program. What differs on purpose: the default ping, and when it is due; there is no
 `connection` header; and a response that the server's shutdown ends is complete.
 """
 
@@ -255,7 +255,7 @@ async def endless_channel(request):
     return EventSourceResponse(receive, data_sender_callable=producer)
 
 
-async def last_words(request):
+async def unheard(request):
     send, receive = anyio.create_memory_object_stream(10)
 
     async def producer():
@@ -419,7 +419,7 @@ app = Catch(
             Route("/goodbye", stream_of(goodbye)),
             Route("/ticks", leaving(ticks)),
             Route("/endless-channel", endless_channel),
-            Route("/last-words", last_words),
+            Route("/unheard", unheard),
             Route("/flood", stream_of(flood, send_timeout=0.5)),
             Route("/fails", stream_of(fails)),
             Route("/fails-at-once", stream_of(fails_at_once)),
@@ -546,7 +546,7 @@ def test_same_answer_to_head(both: Pair, path: str) -> None:
 
 
 def test_merged_producers(both: Pair) -> None:
-    """What each of them produces is in order; how they take turns is up to the event loop."""
+    """What each of them produces is in order. The event loop decides how they alternate."""
 
     def of_each(answer: Answer) -> list[list[bytes]]:
         events = answer.body.split(b"\r\n\r\n")
@@ -578,7 +578,7 @@ def test_ping(both: Pair) -> None:
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
-@pytest.mark.parametrize("path", ["/wait", "/ticks", "/endless-channel", "/last-words"])
+@pytest.mark.parametrize("path", ["/wait", "/ticks", "/endless-channel", "/unheard"])
 def test_client_leaves(both: Pair, path: str, how: str) -> None:
     """The same code of the program runs, and the server has nothing to complain about."""
 
@@ -635,7 +635,7 @@ def test_send_timeout(both: Pair) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: str(n.name))
 @pytest.mark.parametrize(
     "path",
-    ["/wait", "/ticks", "/endless-channel", "/last-words", "/farewell", "/goodbye", "/stubborn"],
+    ["/wait", "/ticks", "/endless-channel", "/unheard", "/farewell", "/goodbye", "/stubborn"],
 )
 def test_server_is_stopped(both_to_stop: Pair, path: str, number: signal.Signals) -> None:
     """The same last events, the same end of the program, the same exit code."""

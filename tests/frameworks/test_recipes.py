@@ -120,7 +120,7 @@ def test_routes_of_the_framework(server: RecipeServer) -> None:
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
 def test_client_leaves(server: RecipeServer, how: str) -> None:
-    """The source is closed, though it has nothing to say, and the stream beside it stays."""
+    """The source is closed, though it has nothing to say, and another stream stays."""
     for path, room in streams(server, "green").items():
         start_of_log = len(server.log_file.read_bytes())
         with server.open(path) as stays:
@@ -212,7 +212,7 @@ def test_root_path(start_recipe: StartRecipe, name: str) -> None:
     assert lost == [*server.recipe.lost_with_root_path]
 
 
-#: A site with users, beside the private stream of the page.
+#: A site with users, for the private stream of the page.
 DJANGO_SITE = """
 import threading
 from pathlib import Path

@@ -501,7 +501,7 @@ async def test_a_slow_connection(seconds: float) -> None:
 
 
 async def test_a_connection_that_is_half_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given up; those that the process still has don't stay in a pool."""
+    """It is thrown away, and no other connection of the process stays in a pool."""
     monkeypatch.setattr(reader, "BLOCK", 0.5)
     with behind_a_proxy() as proxy:
         async with new_hub(proxy.url) as hub, world() as all_:

@@ -1,7 +1,7 @@
 """Two hubs on one Redis against a model: whatever happens, a subscriber has it all, or is told.
 
-Both publish, clients come to either with any id that somebody ever had, are too slow, give up in
-the middle; nodes go and come back, connections are cut, and Redis comes back empty or with older
+Both publish, clients come to either with any id that somebody ever had, are too slow, are cancelled
+in the middle; nodes go and come back, connections are cut, and Redis comes back empty or with older
 data. What an id says once it says for ever.
 """
 
@@ -78,7 +78,7 @@ class TwoNodes(RuleBasedStateMachine):
         self.collapse_keys: dict[str, str | None] = {}
         self.clients: list[NodeClient] = []
         self.ids: list[str] = []
-        #: All commands: they go on where a caller gives up.
+        #: All commands: they go on when a caller is cancelled.
         self.calls: list[Call[Any]] = []
         self.saved: tuple[dict[str, str | None], dict[str, Topic]] = {}, {}
 
@@ -311,7 +311,7 @@ class TwoNodes(RuleBasedStateMachine):
     def publish_again(
         self, name: str, node: int, count: int, cancel: int | None, cut: bool
     ) -> None:
-        """The same event, at both nodes, given up, and once more: it is there once."""
+        """Publish an event at both nodes, cancel that, and publish it again: it is there once."""
 
         async def publish() -> None:
             data = self.new_data(name)
@@ -333,7 +333,7 @@ class TwoNodes(RuleBasedStateMachine):
             await one(1 - node)
             assert len(set(found)) == 1
             self.appended(name, found[0], data, None)
-            for call in self.calls:  # of those that gave up
+            for call in self.calls:  # of those that were cancelled
                 await call.done.wait()
 
         self.call(publish)
@@ -425,7 +425,7 @@ class TwoNodes(RuleBasedStateMachine):
         cut=st.sampled_from([False, False, True]),
     )
     def step(self, which: set[int], cancel: int, publish: list[tuple[int, str]], cut: bool) -> None:
-        """Steps of several clients, given up in the middle, while something is published."""
+        """Steps of several clients, cancelled in the middle, while something is published."""
         chosen = [client for number, client in enumerate(self.clients) if number in which]
 
         async def step() -> None:

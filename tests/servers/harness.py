@@ -76,7 +76,7 @@ class Kind:
     shows_errors: bool = True
     #: See tests/entry_points.py.
     entry_point: str = "sse_app"
-    #: Beside HTTP/2, by which it is asked for its status.
+    #: In addition to HTTP/2, by which it is asked for its status.
     http3: bool = False
     workers: int = 1
     signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)

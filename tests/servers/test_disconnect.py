@@ -57,7 +57,7 @@ def test_client_leaves(
 @on_servers(kinds(lambda kind: kind.http2))
 @pytest.mark.parametrize("path", ["/idle", "/clock"])
 def test_client_resets_one_stream(server: Server, tag: str, path: str) -> None:
-    """Regression 19: HTTP/2 gives up a stream, not its connection (granian#917)."""
+    """Regression 19: a client of HTTP/2 resets a stream, not its connection (granian#917)."""
     with server.open(f"{path}?tag={tag}") as response:
         assert response.status == 200
         assert isinstance(response, HTTP2Response)
@@ -101,8 +101,8 @@ def test_client_stops_reading(server: Server, tag: str, path: str) -> None:
         assert response.status == 200
         before = server.left()["files"]
         assert server.wait_for_end(tag) == STALLED
-        # Its connection is given up, too, though it is still there; but for those that may have
-        # other streams.
+        # Its connection is aborted too, though the client is still there, unless it may have other
+        # streams.
         if not server.kind.http2:
             wait_for(lambda: server.left()["files"] < before, lambda: server.left()["files"])
             assert response.read_to_end() == "broken"
@@ -151,7 +151,7 @@ def reading(response: Response) -> Iterator[None]:
 
 
 def test_source_that_never_waits(server: Server, tag: str) -> None:
-    """Regression 16: others are served beside it, and it ends with its client (fastapi#14680)."""
+    """Regression 16: others are served meanwhile, and it ends with its client (fastapi#14680)."""
     # asyncio's complaint about those who write to a connection in the moment when it is lost, and
     # before they can be told.
     server.forgive("socket.send() raised exception.")
