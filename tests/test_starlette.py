@@ -731,7 +731,7 @@ async def test_the_shutdown_event_lets_the_content_end_by_itself() -> None:
             yield "a"
             await event.wait()
             await anyio.sleep(4)
-            yield "farewell"
+            yield "goodbye"
 
         response = EventSourceResponse(
             content(),
@@ -745,7 +745,7 @@ async def test_the_shutdown_event_lets_the_content_end_by_itself() -> None:
             assert not event.is_set()
             if max_lifetime is None:
                 shutdown.drain()
-            assert (await stream.receive()).data == "farewell"
+            assert (await stream.receive()).data == "goodbye"
             await stream.read()
             assert stream.complete
 

@@ -319,7 +319,7 @@ async def producer_fails(request):
     return EventSourceResponse(receive, data_sender_callable=producer)
 
 
-async def farewell(request):
+async def until_told(request):
     shutdown = anyio.Event()
 
     async def source():
@@ -426,7 +426,7 @@ app = Catch(
             Route("/fails-to-encode", stream_of(fails_to_encode)),
             Route("/handles-errors", stream_of(handles_errors)),
             Route("/producer-fails", producer_fails),
-            Route("/farewell", farewell),
+            Route("/until-told", until_told),
             Route("/stubborn", stubborn),
             Mount("/fast", fast),
         ]
@@ -635,7 +635,7 @@ def test_send_timeout(both: Pair) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: str(n.name))
 @pytest.mark.parametrize(
     "path",
-    ["/wait", "/ticks", "/endless-channel", "/unheard", "/farewell", "/goodbye", "/stubborn"],
+    ["/wait", "/ticks", "/endless-channel", "/unheard", "/until-told", "/goodbye", "/stubborn"],
 )
 def test_server_is_stopped(both_to_stop: Pair, path: str, number: signal.Signals) -> None:
     """The same last events, the same end of the program, the same exit code."""
