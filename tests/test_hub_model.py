@@ -1,8 +1,8 @@
 """The hub against a model: whatever happens, a subscriber has it all, or is told what is missing.
 
 The model is a list of events for each topic. Clients subscribe with any id that somebody ever had,
-read, are too slow, are cancelled in the middle of a step, go and come back. The clock leaps, and the
-hub is replaced by a new one. Each frame that a client gets is compared with what comes next for it.
+read, are too slow, are cancelled in the middle of a step, go and come back. The clock leaps, and a
+new hub replaces the old one. Each frame that a client gets is held against what comes next for it.
 """
 
 from __future__ import annotations
