@@ -145,8 +145,8 @@ def _no_lifespan(app: SSEApp) -> AbstractAsyncContextManager[None]:
 def _takes_request(factory: Factory) -> bool:
     """Return whether ``factory`` is called with the request, instead of with nothing.
 
-    It is if its first parameter has no default, or is named ``request``. Parameters that all have
-    defaults serve another purpose.
+    The first parameter is the request if it has no default, or if it is named ``request``. Other
+    parameters with defaults serve another purpose.
 
     :raises TypeError: for a factory that needs other arguments.
     """

@@ -22,7 +22,7 @@ class SendTimeoutError(SSEError, TimeoutError):
 class ServerSentEvent(StrictEvent[DataT_co]):
     r"""An event that accepts what sse-starlette's event accepts.
 
-    It removes line breaks from ``event`` and ``id``, and NUL from ``id``.
+    It removes line breaks from ``event`` and ``id``, and NUL from ``id``;
     :class:`sse_asgi.ServerSentEvent` refuses them. Data of a type with its own ``str()`` (numbers,
     ``bool``, ``UUID``, ``datetime``, ``Enum`` ...) is sent as that text. Pydantic models,
     dataclasses, msgspec structs, ``dict``, ``list`` and ``tuple`` become JSON.

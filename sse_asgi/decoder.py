@@ -170,8 +170,8 @@ class EventStreamDecoder:
     def _check_size(self, line_size: int) -> None:
         """Check that the event has room for a line of this size.
 
-        Every line counts, even one that will be ignored: what an unfinished line will be is known
-        only later, so the limit would depend on how the stream is cut into chunks.
+        Every line counts, even one that is ignored later. What an unfinished line will be is not
+        known yet, so any other limit would depend on how the stream is cut into chunks.
 
         :raises EventTooLargeError: if it has no room.
         """

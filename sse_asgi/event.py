@@ -116,7 +116,7 @@ class JSONServerSentEvent(ServerSentEvent[DataT_co]):
 
 
 def text(name: str, value: object) -> str:
-    """Return ``value``, or raise if it is not a ``str`` that UTF-8 can carry."""
+    """Return ``value`` if it is a ``str`` that UTF-8 can carry; else raise."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}: {_short(value)}")
     if type(value) is not str:  # such as an Enum, whose str() may be its name
@@ -133,7 +133,7 @@ def text(name: str, value: object) -> str:
 
 
 def single_line(name: str, value: object) -> str:
-    """Return ``value``, or raise if it is not a ``str`` without CR and LF, which end a field."""
+    """Return ``value`` if it is a ``str`` without CR and LF, which end a field; else raise."""
     if type(value) is str and value.isprintable():  # no control character, no surrogate
         return value
     value = text(name, value)
@@ -143,7 +143,7 @@ def single_line(name: str, value: object) -> str:
 
 
 def id_text(value: object) -> str:
-    """Return ``value`` as an event id, or raise if it can't be one."""
+    """Return ``value`` as an event id; raise if it can't be one."""
     if type(value) is str and value.isprintable():  # no control character, no surrogate
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -155,7 +155,7 @@ def id_text(value: object) -> str:
 
 
 def milliseconds(value: object) -> int:
-    """Return ``value``, or raise if it can't be a reconnection time."""
+    """Return ``value`` if it can be a reconnection time; else raise."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(
             f"retry must be an int (milliseconds), not {type(value).__name__}: {_short(value)}"
@@ -195,7 +195,7 @@ def json_text(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return something that :mod:`json` can encode in place of ``value``, but no ``repr``."""
+    """Return something that :mod:`json` can encode in place of ``value``; never a ``repr``."""
     # Imported here: the imports take long, and few values need them.
     from datetime import date, datetime, time
     from decimal import Decimal

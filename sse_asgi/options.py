@@ -71,7 +71,8 @@ class StreamOptions:
         ``on_close``; ``None``: no limit.
     :param shutdown: the :class:`~sse_asgi.Shutdown` that tells streams to end; by default that of
         the event loop.
-    :param shutdown_grace_period: how long a source may go on after its stream was told to end.
+    :param shutdown_grace_period: how long a source may go on after its stream was told to end. Then
+        the source is closed.
     :param max_lifetime: the age at which a stream is told to end, as at a shutdown. Some streams
         are told up to a tenth earlier, so that streams opened together do not end together.
         ``None``: no limit.
@@ -79,8 +80,8 @@ class StreamOptions:
         limit.
     :param methods: the HTTP methods that open a stream. With GET, HEAD is answered too.
     :param defer_start: hold the response back until the first event, so that the source can still
-        raise :class:`~sse_asgi.HTTPError`. ``True``: however long that takes; a number: for at
-        most so many seconds. By default the headers are sent as soon as the source waits.
+        raise :class:`~sse_asgi.HTTPError`. ``True``: without a limit; a number: for at most so
+        many seconds. By default the headers are sent as soon as the source waits.
     :param compression: not implemented yet. Any value except ``None`` and ``False`` is refused.
     :param on_error: a function or coroutine function, called with an exception that leaves the
         source. If it returns an event-like, this is sent before the response ends, and the
@@ -175,7 +176,7 @@ def merge_headers(
     """Return the header fields ``given``, and the defaults that are not among them.
 
     :raises TypeError: for header fields of the wrong type.
-    :raises ValueError: for a name or value that is not allowed in a response of unknown length.
+    :raises ValueError: for a malformed header field, or a ``content-length``.
     """
     pairs: Iterable[Any] = ()
     if isinstance(given, Mapping):

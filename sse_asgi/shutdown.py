@@ -168,7 +168,7 @@ class _Waits:
 
 
 class _Queue:
-    """The listeners of one event loop that are still to be told, so many a second."""
+    """The listeners of one event loop that wait to be told, so many in a second."""
 
     def __init__(self, runtime: Runtime, per_second: float) -> None:
         self._runtime = runtime

@@ -77,7 +77,10 @@ def check_source(source: Any) -> Any:
 
 
 async def discard(source: object, timeout: float | None) -> None:
-    """Close a source that will not be read. This takes at most ``timeout`` seconds."""
+    """Close a source that will not be read.
+
+    :param timeout: how long that may take, in seconds; ``None``: no limit.
+    """
     with anyio.move_on_after(timeout, shield=True):
         if (aclose := getattr(source, "aclose", None)) is not None:
             await aclose()
