@@ -590,6 +590,16 @@ def test_large_chunks(end: bytes) -> None:
     assert [len(event.data) for event in result.events] == [size]
 
 
+def test_a_decoded_event_is_a_value() -> None:
+    """It can't be changed, and equal events are one key."""
+    event = message("a", id="1")
+    for name in ("event", "data", "id"):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(event, name, "b")
+    assert event == message("a", id="1")
+    assert len({event, message("a", id="1"), message("a", id="2"), message("b", id="1")}) == 3
+
+
 def test_many_blocks_of_random_lines() -> None:
     """Lines, line ends and characters also lie across the blocks of a large chunk."""
     rng = random.Random(1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from itertools import pairwise
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,25 @@ class Key(str, enum.Enum):
 )
 def test_frames(event: Any, frame: bytes) -> None:
     assert encode(event) == frame
+
+
+@pytest.mark.parametrize(("way", "limit"), [("constants", "Infinity"), ("null", "null")])
+def test_a_model_is_the_json_that_it_makes_itself(
+    way: Literal["constants", "null"], limit: str
+) -> None:
+    """Not what JSON its fields would make: that is refused here."""
+
+    class Range(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(ser_json_inf_nan=way)
+
+        limit: float
+
+    model = Range(limit=float("inf"))
+    with pytest.raises(ValueError, match="data can't be JSON"):
+        encode({"data": model.model_dump()})
+    expected = f'data: {{"limit":{limit}}}\n\n'.encode()
+    for event in ({"data": model}, ServerSentEvent(model)):
+        assert encode(event) == expected
 
 
 def test_separators() -> None:
