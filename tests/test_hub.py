@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import threading
+import time
 import weakref
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -13,10 +15,12 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
+from anyio.abc import TaskStatus
 
 from sse_asgi import CloseReason, ServerSentEvent, SSERequest, sse_app
 from sse_asgi.decoder import DecodedEvent
-from sse_asgi.hub import EventTooLargeError, Hub, HubClosedError
+from sse_asgi.hub import EventTooLargeError, Hub, HubClosedError, HubError, MemoryLog, Page
+from sse_asgi.hub.subscription import PAUSE
 from sse_asgi.testing import Connection, connect
 from sse_asgi.types import ASGIApp
 
@@ -529,6 +533,116 @@ async def test_closing_the_hub_ends_the_streams() -> None:
     async with hub:  # and again, with what there was
         async with connect(stream_of(hub, "news", history=1)) as stream:
             assert await receive(stream, 1) == ["x"]
+
+
+class FailsToRun(MemoryLog):
+    """A log that raises an error when it is run, before it has started or afterwards."""
+
+    error: Exception | None = None
+    starts_first = False
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        if self.error is not None:
+            if self.starts_first:
+                task_status.started()
+            await anyio.lowlevel.checkpoint()
+            raise self.error
+        await super().run(task_status=task_status)
+
+
+@pytest.mark.parametrize("error", [LookupError("no log"), HubError("no log")])
+async def test_a_log_that_does_not_start(error: Exception) -> None:
+    """The error leaves as itself, and the hub can be opened when the log can run."""
+    log = FailsToRun()
+    hub = Hub(log)
+    for _ in range(2):
+        log.error = error
+        with pytest.raises(type(error)) as caught:
+            async with hub:
+                raise AssertionError("the hub is open")
+        assert caught.value is error
+        log.error = None
+        async with hub, connect(stream_of(hub, "news")) as stream:
+            await anyio.wait_all_tasks_blocked()
+            await hub.publish("news", "x")
+            assert await receive(stream, 1) == ["x"]
+    with pytest.raises(HubClosedError):
+        await hub.publish("news", "x")
+
+
+async def test_a_hub_that_could_not_be_opened_belongs_to_no_event_loop() -> None:
+    log = FailsToRun()
+    hub = Hub(log)
+    log.error = LookupError("no log")
+    with pytest.raises(LookupError):
+        await hub.__aenter__()
+    log.error = None
+
+    async def elsewhere() -> None:
+        async with hub:
+            await hub.publish("news", "x")
+
+    await anyio.to_thread.run_sync(anyio.run, elsewhere)
+
+
+async def test_a_log_that_fails_while_the_hub_is_open() -> None:
+    """The streams end, the error comes out, and the hub can be opened again."""
+    log = FailsToRun()
+    hub = Hub(log)
+    log.error, log.starts_first = LookupError("the log is gone"), True
+    with pytest.raises(ExceptionGroup) as caught:
+        async with hub:
+            await anyio.sleep_forever()
+    assert caught.value.exceptions == (log.error,)
+    with pytest.raises(HubClosedError):
+        await hub.publish("news", "x")
+    log.error = None
+    async with hub:
+        await hub.publish("news", "x")
+
+
+class OutOfReach(MemoryLog):
+    """A log whose reads fail so many times, and the times at which they came."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+        self.asked: list[float] = []
+
+    async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
+        self.asked.append(anyio.current_time())
+        if len(self.asked) <= self.failures:
+            raise HubError("out of reach")
+        return await super().read(topic, after, max_bytes)
+
+
+@on_mock_clock
+async def test_a_log_out_of_reach_is_asked_again_after_a_pause() -> None:
+    """The stream stays open meanwhile, and loses nothing."""
+    log = OutOfReach(failures=20)
+    hub = Hub(log)
+    ids = [await hub.publish("news", data) for data in ("a", "b")]
+    async with connect(stream_of(hub, "news"), headers=back(ids[0])) as stream:
+        assert (await stream.receive()).data == "b"
+        await hub.publish("news", "c")
+        assert (await stream.receive()).data == "c"
+    assert len(log.asked) >= 21
+    shortest, longest = PAUSE
+    pauses = [later - earlier for earlier, later in pairwise(log.asked[:21])]
+    assert all(shortest <= pause <= longest for pause in pauses)
+    assert len(set(pauses)) > 10  # many subscribers do not ask in step
+    assert max(log.asked[21:], default=0) <= log.asked[20] + longest  # and then no more
+
+
+async def test_a_log_out_of_reach_is_not_asked_without_end() -> None:
+    log = OutOfReach(failures=10**9)
+    hub = Hub(log)
+    begin = time.monotonic()
+    async with connect(stream_of(hub, "news"), headers=back("?")) as stream:
+        await anyio.sleep(0.05)
+        assert not stream.returned
+        await stream.disconnect()  # at once, not after the pause
+    assert 1 <= len(log.asked) <= 1 + (time.monotonic() - begin) / PAUSE[0]
 
 
 async def test_lifespan() -> None:
