@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -624,6 +625,46 @@ async def test_drain_does_not_wait_for_a_client_that_does_not_read() -> None:
         assert recorder.report.duration == pytest.approx(10 + 2 + 3)
 
 
+@on_mock_clock
+async def test_a_client_that_leaves_within_the_grace_period() -> None:
+    """The reason is the client's, and nothing is sent to it any more."""
+    for events in ([], ["a"], ["a", "b"]):  # the source waits, or the client does not read
+        shutdown, recorder, gone = Shutdown(), Recorder(), trio.Event()
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message.get("body") == b"data: b\n\n":
+                await trio.sleep_forever()
+            sent.append(message)
+
+        app = sse_app(
+            lambda: recorder.source(*events, cleanup=1),
+            ping=None,
+            retry=1000,
+            shutdown=shutdown,
+            shutdown_grace_period=10,
+            on_close=recorder.on_close,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app, http_scope(), receive, send)
+            await trio.sleep(1)
+            shutdown.drain()
+            await trio.sleep(3)
+            assert not recorder.cleanup_began
+            gone.set()
+        assert recorder.closed
+        assert recorder.report.reason is CloseReason.CLIENT_DISCONNECTED
+        assert recorder.report.duration == 1 + 3 + 1
+        assert sent[0]["type"] == "http.response.start"
+        body = b"".join(message["body"] for message in sent[1:])
+        assert body == b"retry: 1000\n\n" + b"data: a\n\n" * len(events[:1])
+        assert all(message["more_body"] for message in sent[1:])
+
+
 @pytest.mark.parametrize("grace", [None, 0, 3600])
 async def test_a_stream_that_starts_while_draining_ends_at_once(grace: float | None) -> None:
     shutdown = Shutdown()
@@ -1132,6 +1173,67 @@ async def test_a_native_cancellation_and_another_end_leave_the_cleanup_alone(the
     assert len(recorder.reports) == 1
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(("pings", "send_timeout"), [("go out", None), ("are stuck", 0.2)])
+async def test_a_native_cancellation_then_a_ping_then_a_cleanup_that_hangs(
+    pings: str, send_timeout: float | None
+) -> None:
+    """The watchdog has other things to do meanwhile; all of it takes a bounded time."""
+    # Cancelled at the end of the cleanup, or given up by a client that takes nothing.
+    assert await cancelled_before_a_ping(pings == "are stuck", send_timeout, 20) in (
+        CloseReason.CANCELLED,
+        CloseReason.SEND_TIMEOUT,
+    )
+
+
+@pytest.mark.sse_app_only
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.xfail(reason="the watchdog forgets the cancellation while its ping is stuck")
+async def test_a_native_cancellation_then_a_ping_that_may_be_stuck_for_ever() -> None:
+    assert await cancelled_before_a_ping(True, None, 2) is CloseReason.CANCELLED
+
+
+async def cancelled_before_a_ping(
+    stuck: bool, send_timeout: float | None, patience: float
+) -> CloseReason | None:
+    """Cancel a stream whose source hangs in its cleanup; return why it has ended, if it has."""
+    recorder, taken = Recorder(), anyio.Event()
+    sent: list[bytes] = []
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await anyio.sleep_forever()
+        finally:
+            recorder.cleanup_began = True
+            await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+        if stuck and recorder.cleanup_began:
+            await taken.wait()
+
+    app = sse_app(
+        source,
+        ping=0.02,
+        send_timeout=send_timeout,
+        cleanup_timeout=0.5,
+        on_close=recorder.on_close,
+    )
+    task = asyncio.ensure_future(app(http_scope(), never, send))
+    while b"data: a\n\n" not in sent:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=patience)
+    reason = recorder.report.reason if done else None
+    taken.set()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert recorder.cleanup_began
+    assert b":\n\n" in sent
+    return reason
+
+
 # -- the last chunk --------------------------------------------------------------------------------
 
 
@@ -1421,6 +1523,98 @@ async def test_bytes_count_everything_in_the_body() -> None:
     assert recorder.report.events == 2
     assert recorder.report.bytes == len(b"retry: 5\n\ndata: a\n\ndata: b\n\n")
     assert math.isfinite(recorder.report.duration)
+
+
+@pytest.mark.parametrize("way", ["finish", "drain", "disconnect", "error", "on_error", "stall"])
+def test_bytes_count_what_the_watchdog_has_sent(way: str) -> None:
+    """The start of the body, pings and a farewell, whichever way the stream ends."""
+
+    @on_mock_clock
+    async def test() -> None:
+        recorder, shutdown, gone = Recorder(), Shutdown(), trio.Event()
+        bodies: list[bytes] = []
+
+        async def source() -> AsyncIterator[str]:
+            await trio.sleep(12)
+            yield "a"
+            await trio.sleep(8)
+            if way in ("error", "on_error"):
+                raise LookupError
+            if way == "stall":
+                yield "too much"
+            if way != "finish":
+                await trio.sleep_forever()
+
+        async def receive() -> Any:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if b"too much" in message.get("body", b""):
+                await trio.sleep_forever()
+            bodies.append(message.get("body", b""))
+
+        app = sse_app(
+            source,
+            ping=5,
+            retry=1000,
+            shutdown=shutdown,
+            on_close=recorder.on_close,
+            on_error=(lambda exc: "sorry") if way == "on_error" else None,
+        )
+        async with trio.open_nursery() as nursery:
+
+            async def client() -> None:
+                with pytest.raises(LookupError) if way == "error" else nullcontext():
+                    await app(http_scope(), receive, send)
+
+            nursery.start_soon(client)
+            await trio.sleep(21)
+            if way == "disconnect":
+                gone.set()
+            elif way == "drain":
+                shutdown.drain()
+        body = b"".join(bodies)
+        assert body.startswith(b"retry: 1000\n\n:\n\n:\n\ndata: a\n\n:\n\n")
+        farewell, _, rest = body.partition(b"data: a\n\n:\n\n")[2].partition(b": ")
+        expected = {"drain": (b"retry", 6), "on_error": (b"data", 7)}.get(way, (b"", 0))
+        assert (farewell, len(rest)) == expected
+        assert recorder.report.bytes == len(body)
+        assert recorder.report.events == 1
+
+    test()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("ends", ["finish", "drain"])
+async def test_bytes_count_what_was_handed_over_to_the_watchdog(ends: str) -> None:
+    """Events that the source has yielded in a row, before it waits."""
+    recorder, shutdown = Recorder(), Shutdown()
+    bodies: list[bytes] = []
+    handed_over = anyio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        for number in range(100):
+            yield str(number)
+        await handed_over.wait()
+        if ends == "drain":
+            await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        await checkpoint()
+        bodies.append(message.get("body", b""))
+        if b"data: 99\n" in bodies[-1]:
+            handed_over.set()
+
+    app = sse_app(source, shutdown=shutdown, retry=7, ping=None, on_close=recorder.on_close)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, http_scope(), never, send)
+        await handed_over.wait()
+        if ends == "drain":
+            shutdown.drain()
+    assert b"".join(bodies).count(b"data: ") == 100
+    assert recorder.report.bytes == len(b"".join(bodies))
+    assert recorder.report.events == 100
 
 
 async def test_what_a_source_has_handled_is_not_the_context_of_what_it_raises_later() -> None:
