@@ -478,6 +478,46 @@ async def test_sync_sources_whose_clients_leave_release_their_threads() -> None:
     assert closed == [True] * count
 
 
+class Blocked:
+    """An iterator that can't be closed, and blocks at its second step."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.release = threading.Event()
+
+    def __iter__(self) -> Blocked:
+        return self
+
+    def __next__(self) -> str:
+        self.steps += 1
+        if self.steps > 1:
+            self.release.wait(20)
+        return str(self.steps)
+
+
+async def test_an_iterator_without_close_keeps_its_place_while_its_thread_runs() -> None:
+    limiter = current_thread_limiter()
+    limiter.total_tokens = 1
+    blocked = Blocked()
+    app = sse_app(lambda: blocked, cleanup_timeout=0.02)
+    async with connect(app) as stream:
+        assert (await stream.receive()).data == "1"
+        while blocked.steps < 2:
+            await anyio.sleep(0.001)
+    assert stream.returned
+    for _ in range(3):
+        await anyio.sleep(0.01)
+        assert limiter.borrowed_tokens == 1
+        async with connect(app) as another:
+            assert another.status_code == 503
+    blocked.release.set()
+    with anyio.fail_after(20):
+        while limiter.borrowed_tokens:
+            await anyio.sleep(0.01)
+    assert blocked.steps == 2
+    assert await events_of(sse_app(lambda: ["a"])) == ["a"]
+
+
 class NeverRead:
     closed = False
 

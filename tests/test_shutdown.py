@@ -6,6 +6,7 @@ import math
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -197,6 +198,38 @@ async def test_two_servers_in_one_event_loop_both_hear_the_signal() -> None:
     first.stop()
 
 
+@pytest.mark.parametrize("signalled", [False, True])
+async def test_the_handlers_after_a_stream_are_those_before_it(signalled: bool) -> None:
+    """The very same objects; and what is ignored, or not handled at all, stays so."""
+    received: list[int] = []
+
+    def terminate(number: int, frame: Any) -> None:
+        received.append(number)
+
+    found = [signal.getsignal(number) for number in NUMBERS]
+    try:
+        for interrupt in (signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(signal.SIGTERM, terminate)
+            signal.signal(signal.SIGINT, interrupt)
+            async with connect(sse_app(lambda: Recorder().source("a"))) as stream:
+                await stream.receive()
+                assert signal.getsignal(signal.SIGTERM) is not terminate
+                assert signal.getsignal(signal.SIGINT) is interrupt
+                if interrupt is signal.SIG_IGN:
+                    signal.raise_signal(signal.SIGINT)
+                    with anyio.move_on_after(0.02):
+                        raise AssertionError(await stream.receive())
+                if signalled:
+                    signal.raise_signal(signal.SIGTERM)
+                    assert [event async for event in stream] == []
+            assert signal.getsignal(signal.SIGTERM) is terminate
+            assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        for number, handler in zip(NUMBERS, found, strict=True):
+            signal.signal(number, handler)
+    assert received == [signal.SIGTERM] * 3 * signalled
+
+
 async def test_a_server_that_handles_only_one_of_the_signals() -> None:
     signals: list[int] = []
     found = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
@@ -246,6 +279,33 @@ def test_one_shutdown_for_several_event_loops(anyio_backend: str) -> None:
         thread.join(20)
     assert complete == [True] * 3
     shutdown.drain()  # their event loops are gone
+
+
+async def test_another_thread_does_not_take_back_what_the_main_thread_was_told(
+    anyio_backend: str,
+) -> None:
+    """A server in a thread hears of no signal: that is no reason to go on."""
+    server, shutdown = Server(), Shutdown()
+    server.start()
+    app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown, shutdown_grace_period=20)
+    seen: list[bool] = []
+
+    async def client() -> None:
+        with anyio.fail_after(5):
+            async with connect(app) as late:
+                assert [event async for event in late] == []
+                seen.append(late.complete)
+
+    async with connect(app) as stream:
+        await stream.receive()
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(2):
+            await anyio.to_thread.run_sync(partial(anyio.run, client, backend=anyio_backend))
+            assert shutdown.draining
+        async with connect(app) as late:
+            assert [event async for event in late] == []
+    assert seen == [True, True]
+    server.stop()
 
 
 async def test_wait() -> None:
