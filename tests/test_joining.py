@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_asgi import CloseReason, ServerSentEvent, sse_app
+from sse_asgi import supervisor as pump
 from sse_asgi.decoder import EventStreamDecoder
 from sse_asgi.testing import connect
 
@@ -160,6 +162,136 @@ async def test_a_client_that_leaves_within_a_burst_is_noticed() -> None:
         stream.stall()
     assert recorder.report.reason is CloseReason.CLIENT_DISCONNECTED
     assert recorder.closed
+
+
+# -- the bounds, to the event ----------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Batches:
+    """How many events each message has had, and when each event was yielded and sent."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.sizes: list[int] = []
+        self.bytes: list[int] = []
+        self.yielded: list[float] = []
+        self.sent: list[float] = []
+
+    async def source(self, gaps: Iterable[float], size: int = 0) -> AsyncIterator[str]:
+        """Take so long for each event, without waiting."""
+        for gap in gaps:
+            self.clock.now += gap
+            self.yielded.append(self.clock.now)
+            yield "x" * size
+
+    async def send(self, message: Any) -> None:
+        if body := message.get("body"):
+            self.sizes.append(body.count(b"data: "))
+            self.bytes.append(len(body))
+            self.sent += [self.clock.now] * self.sizes[-1]
+
+
+async def batches(gaps: Iterable[float], size: int = 0) -> Batches:
+    """Run a stream whose source takes so long for each event, by a clock that it moves itself."""
+    clock = Clock()
+    found = Batches(clock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pump, "monotonic", clock)
+        app = sse_app(lambda: found.source(gaps, size))
+        await app(http_scope(), never, found.send)
+    return found
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_first_events_in_a_row_go_alone_and_then_so_many_together() -> None:
+    found = await batches([0.0] * 1000)
+    alone, joined = pump.ALONE, pump.JOINED_EVENTS
+    assert (alone, joined) == (4, 256)
+    rest = 1000 - alone - 3 * joined
+    assert found.sizes == [1] * alone + [joined] * 3 + [rest]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("frame", [1000, 1024, 1025, 40_000])
+async def test_so_many_bytes_are_sent_together(frame: int) -> None:
+    """As many events as it takes to reach the bound, and not one more."""
+    found = await batches([0.0] * 200, frame - len(b"data: \n\n"))
+    together = math.ceil(pump.JOINED_BYTES / frame)
+    assert pump.JOINED_BYTES == 32768
+    whole, rest = divmod(200 - pump.ALONE, together)
+    assert found.sizes == [1] * pump.ALONE + [together] * whole + [rest] * (rest > 0)
+    assert max(found.bytes) < pump.JOINED_BYTES + frame
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_events_are_held_for_so_long() -> None:
+    """Until one comes when the time is over."""
+    gap = 2.0**-13  # a tenth of a millisecond, which adds up without an error
+    found = await batches([gap] * 500)
+    assert gap < pump.QUICK < pump.JOINED_FOR == 0.002
+    together = math.ceil(pump.JOINED_FOR / gap) + 1
+    whole, rest = divmod(500 - pump.ALONE, together)
+    assert found.sizes == [1] * pump.ALONE + [together] * whole + [rest] * (rest > 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_event_that_took_its_time_takes_those_along_that_are_held() -> None:
+    slow = 2 * pump.QUICK
+    found = await batches([0.0] * 10 + [slow] * 3 + [0.0] * 10 + [slow])
+    # After a slow one events begin a row anew.
+    assert found.sizes == [1] * 4 + [7] + [1] * 2 + [1] * 3 + [8]
+
+
+#: A source that never waits: so long for each of so many events.
+RUNS = st.lists(
+    st.tuples(st.sampled_from([0.0, 1e-5, 1e-4, 4e-4, 6e-4, 1e-3, 0.5]), st.integers(1, 40))
+)
+
+
+@given(runs=RUNS)
+@settings(deadline=None)
+def test_no_event_is_held_for_longer_whatever_a_source_does(runs: list[tuple[float, int]]) -> None:
+    """What is held is sent with the first event that came too late, or that took too long.
+
+    A source that blocks is not interrupted: what it has yielded before waits for its next event.
+    """
+    found = asyncio.run(batches([gap for gap, count in runs for _ in range(count)]))
+    assert len(found.yielded) == len(found.sent) == sum(count for _, count in runs)
+    for size in found.sizes:
+        (sent,) = set(found.sent[:size])
+        yielded = found.yielded[:size]
+        assert sent == yielded[-1]
+        in_time = yielded[:-1]
+        assert all(time - in_time[0] < pump.JOINED_FOR for time in in_time)
+        assert all(later - earlier <= pump.QUICK for earlier, later in itertools.pairwise(in_time))
+        del found.sent[:size], found.yielded[:size]
+
+
+async def test_each_event_of_a_source_that_blocks_for_each_is_sent_at_once() -> None:
+    """By the real clock: no event waits until the source has the next one."""
+    late: list[int] = []
+    sent = Sent()
+
+    async def source() -> AsyncIterator[str]:
+        for number in range(300):
+            time.sleep(0.001)
+            yield str(number)
+            if len(sent) != number + 1:
+                late.append(number)
+
+    await sse_app(source)(http_scope(), never, sent)
+    assert late == []
+    assert list(sent) == frames(300)
 
 
 # -- against a model -------------------------------------------------------------------------------
