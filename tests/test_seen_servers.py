@@ -156,7 +156,7 @@ async def test_a_server_that_stops_ends_its_streams(make: Callable[[], Any]) -> 
 
 
 async def test_streams_end_when_the_last_of_several_servers_stops() -> None:
-    servers = [Uvicorn(), Hypercorn(), UvicornAtItsLimit()]
+    servers: list[Any] = [Uvicorn(), Hypercorn(), UvicornAtItsLimit()]
     async with running(*servers), connect(idle()) as stream:
         await stream.receive()
         for server in servers:
