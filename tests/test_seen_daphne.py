@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from sse_asgi import CloseReason, sse_app
-from sse_asgi.daphne import LAST_WORDS
+from sse_asgi.daphne import LAST_WORDS, Throttle
 
 from .streams import Recorder
 
@@ -279,6 +279,25 @@ async def test_a_client_that_leaves(reactor: Reactor, reads: bool) -> None:
     assert request.calls == ["register", "lost"]
 
 
+@pytest.mark.parametrize("end", ["stopProducing", "release"])
+async def test_nobody_waits_for_room_when_there_is_nobody_to_read(
+    reactor: Reactor, end: str
+) -> None:
+    """Whoever waits in ``send`` then goes on, and finds that the connection is gone."""
+    request = Request(reactor)
+    throttle = Throttle(request, request.send)
+    throttle.pauseProducing()
+    sending = asyncio.ensure_future(throttle.send({"type": "http.response.start"}))
+    await asyncio.sleep(0.01)
+    assert request.sent == []
+    getattr(throttle, end)()
+    await end_of(sending)
+    assert len(request.sent) == 1
+    throttle.release()
+    assert request.calls == ["register", "unregister"]  # once
+    assert not throttle.abort()  # it has nothing to do with the request any more
+
+
 async def test_a_request_that_has_another_producer_is_left_with_it(reactor: Reactor) -> None:
     request = Request(reactor)
     request.registerProducer(SimpleNamespace(), True)
@@ -412,11 +431,7 @@ async def test_a_signal_then_daphne_cancels_its_applications(
 ) -> None:
     """They end in order, and none of them as one that was cancelled: it would wait no longer."""
     request, recorder = Request(reactor), Recorder()
-    app = sse_app(
-        lambda: recorder.source("a", cleanup=0.02),
-        shutdown_grace_period=20,
-        on_close=recorder.on_close,
-    )
+    app = sse_app(lambda: recorder.source("a", cleanup=0.02), on_close=recorder.on_close)
     task = serve(app, request)
     await request.has(b"data: a\n\n")
     signal.raise_signal(signal.SIGTERM)
