@@ -296,6 +296,9 @@ async def test_nobody_waits_for_room_when_there_is_nobody_to_read(
     throttle.release()
     assert request.calls == ["register", "unregister"]  # once
     assert not throttle.abort()  # it has nothing to do with the request any more
+    assert Throttle(request, request.send).abort()
+    assert request.channel is None
+    assert not throttle.abort()
 
 
 async def test_a_request_that_has_another_producer_is_left_with_it(reactor: Reactor) -> None:
