@@ -1,6 +1,6 @@
 """Change the package in small ways and see whether a test fails: a tool for whoever writes tests.
 
-``python -m tests.mutations --sample 20 --seed 1 sse_asgi/scopes.py`` prints the changes that no
+``python -m tests.mutations --sample 20 --seed 1 sse_asgi/servers`` prints the changes that no
 test has noticed. Some of them change nothing that matters; the others are tests to be written.
 """
 
@@ -25,17 +25,14 @@ PACKAGE = ROOT / "sse_asgi"
 
 #: The tests that look at a module, or at a package with all that is in it.
 RELEVANT = {
-    "connections": ["connections"],
-    "daphne": ["seen_daphne"],
     "decoder": ["decoder"],
     "encoder": ["encoder", "event"],
     "event": ["event", "encoder"],
     "hub": ["hub", "hub_log", "redis_parts", "at_once"],
-    "loops": ["supervisor", "hub", "at_once"],
-    "runtime": ["native_scope", "supervisor", "hub", "at_once"],
-    "scopes": ["native_scope", "supervisor"],
+    "runtime": ["runtime", "native_scope", "supervisor", "hub", "at_once"],
     "servers": ["seen_servers", "seen_daphne", "connections", "at_once"],
     "shutdown": ["shutdown", "seen_servers"],
+    "signals": ["shutdown", "seen_servers", "runtime"],
     "source": ["app", "supervisor"],
     "supervisor": ["supervisor", "joining", "at_once", "connections", "seen_servers"],
 }

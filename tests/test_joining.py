@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_asgi import CloseReason, ServerSentEvent, sse_app
-from sse_asgi import supervisor as pump
 from sse_asgi.decoder import EventStreamDecoder
+from sse_asgi.supervisor import pump
 from sse_asgi.testing import connect
 
 from .at_once import Cycle

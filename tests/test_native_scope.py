@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from sse_asgi.scopes import NativeScope
+from sse_asgi.runtime.native import NativeScope
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,7 @@ from sse_asgi.hub.positions import join, parse
 from sse_asgi.hub.redis import RedisLog
 from sse_asgi.hub.redis.keys import Entry, Keys, Top, parse_id
 from sse_asgi.hub.redis.link import LONGEST, SHORTEST, Call, Link, waits
-from sse_asgi.hub.redis.log import REMEMBERED
+from sse_asgi.hub.redis.script import REMEMBERED
 
 pytestmark = pytest.mark.anyio
 
@@ -226,12 +226,12 @@ async def test_the_newest_event_of_so_many_topics_is_remembered() -> None:
     """And of those that are followed, however many there are."""
     log = RedisLog("redis://localhost")
     log.follow("followed", log.keys.position("followed", Entry(1, 1)))
-    log.learn("followed", Top(1, 1, "k"))
-    log.learn("followed", Top(1, 0, "older"))
-    log.learn("followed", Top(0, 9, "older"))
+    log.script.learn("followed", Top(1, 1, "k"))
+    log.script.learn("followed", Top(1, 0, "older"))
+    log.script.learn("followed", Top(0, 9, "older"))
     for number in range(REMEMBERED + 10):
-        log.learn(str(number), Top(1, 1))
-    assert log._tops["followed"] == Top(1, 1, "k")
-    assert len(log._tops) == REMEMBERED + 1
-    assert "0" not in log._tops
-    assert str(REMEMBERED + 9) in log._tops
+        log.script.learn(str(number), Top(1, 1))
+    assert log.script._tops["followed"] == Top(1, 1, "k")
+    assert len(log.script._tops) == REMEMBERED + 1
+    assert "0" not in log.script._tops
+    assert str(REMEMBERED + 9) in log.script._tops

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from sse_asgi import CloseReason, sse_app
-from sse_asgi.daphne import LAST_WORDS, Throttle
+from sse_asgi.servers.daphne import SETTLE, Throttle
 
 from .streams import Recorder
 
@@ -279,13 +279,19 @@ async def test_a_client_that_leaves(reactor: Reactor, reads: bool) -> None:
     assert request.calls == ["register", "lost"]
 
 
+def throttled(request: Request) -> Throttle:
+    throttle = Throttle(request.send)
+    throttle.register(request)
+    return throttle
+
+
 @pytest.mark.parametrize("end", ["stopProducing", "release"])
 async def test_nobody_waits_for_room_when_there_is_nobody_to_read(
     reactor: Reactor, end: str
 ) -> None:
     """Whoever waits in ``send`` then goes on, and finds that the connection is gone."""
     request = Request(reactor)
-    throttle = Throttle(request, request.send)
+    throttle = throttled(request)
     throttle.pauseProducing()
     sending = asyncio.ensure_future(throttle.send({"type": "http.response.start"}))
     await asyncio.sleep(0.01)
@@ -296,7 +302,7 @@ async def test_nobody_waits_for_room_when_there_is_nobody_to_read(
     throttle.release()
     assert request.calls == ["register", "unregister"]  # once
     assert not throttle.abort()  # it has nothing to do with the request any more
-    assert Throttle(request, request.send).abort()
+    assert throttled(request).abort()
     assert request.channel is None
     assert not throttle.abort()
 
@@ -394,7 +400,7 @@ async def test_daphne_stops_when_the_last_stream_has_ended(reactor: Reactor) -> 
         await request.has(b"data: a\n\n")
     (ended,) = reactor.stop()
     await end_of(quick_task, serve(app, late))
-    await asyncio.sleep(1.2 * LAST_WORDS)
+    await asyncio.sleep(1.2 * SETTLE)
     assert ended.fired_at is None
     begin = asyncio.get_running_loop().time()
     may_end.set()
@@ -403,7 +409,7 @@ async def test_daphne_stops_when_the_last_stream_has_ended(reactor: Reactor) -> 
         while ended.fired_at is None:
             await asyncio.sleep(0.001)
     # What was written last leaves a connection in a later turn.
-    assert ended.fired_at - begin > 0.9 * LAST_WORDS
+    assert ended.fired_at - begin > 0.9 * SETTLE
     assert all(request.complete for request in (quick, slow, late))
     assert {report.reason for report in recorder.reports} == {CloseReason.SHUTDOWN}
 
