@@ -23,7 +23,6 @@ class Due(Enum):
     """What the watchdog has to do, the most urgent first."""
 
     MAX_LIFETIME = auto()  #: tell the stream to end: it is old enough
-    CLEANUP_OVER = auto()  #: see whether a source that somebody has cancelled goes on
     END = auto()  #: close the stream: its grace period is over
     SEND_TIMEOUT = auto()  #: close the stream: a send takes too long
     HANDED_OVER = auto()  #: send what the host could not send
@@ -39,7 +38,7 @@ class Deadlines:
     """
 
     __slots__ = (
-        "cancelled_since", "drain", "finishing", "handed_over", "last_write", "lifetime",
+        "drain", "finishing", "handed_over", "last_write", "lifetime",
         "pings_by_timer", "sending_since", "start", "started", "starting", "timing", "wait",
         "wakes",
     )  # fmt: skip
@@ -68,8 +67,6 @@ class Deadlines:
             self.lifetime = now + timing.max_lifetime * random.uniform(0.9, 1)
         #: When a stream that was told to end is closed.
         self.drain: float = math.inf
-        #: When somebody outside has cancelled the task of the source.
-        self.cancelled_since: float | None = None
         #: When the watchdog looks again, and the scope in which it waits until then.
         self.wakes: float = math.inf
         self.wait: Scope | None = None
@@ -88,11 +85,6 @@ class Deadlines:
         self.drain = min(self.drain, now + grace)
         self.wake(self._drained())
 
-    def cancelled(self, now: float) -> None:
-        """Note that somebody outside has cancelled the task of the source."""
-        self.cancelled_since = now
-        self.wake(now + self.timing.cleanup_timeout)
-
     def has_started(self) -> None:
         """Note that the start of the response was sent, after which other things are due."""
         self.started, self.starting = True, False
@@ -104,8 +96,6 @@ class Deadlines:
         """Return what has to be done now."""
         if now >= self.lifetime:
             return Due.MAX_LIFETIME
-        if now >= self._cleanup_over():
-            return Due.CLEANUP_OVER
         if now >= self._drained():
             return Due.END
         if self.sending_since is not None:
@@ -119,7 +109,7 @@ class Deadlines:
 
     def next(self, now: float) -> float:
         """Return when something is due next, as far as is known now."""
-        deadline = min(self.lifetime, self._cleanup_over(), self._drained())
+        deadline = min(self.lifetime, self._drained())
         if self.sending_since is not None:
             # It is not known when this send ends, so neither is when the next ping is due. It is
             # not earlier than this.
@@ -151,11 +141,6 @@ class Deadlines:
         if self.finishing:  # the stream is doing what it was told
             return self.drain + self.timing.cleanup_timeout
         return self.drain
-
-    def _cleanup_over(self) -> float:
-        if self.cancelled_since is None:
-            return math.inf
-        return self.cancelled_since + self.timing.cleanup_timeout
 
     def _next_ping(self) -> float:
         return math.inf if self.pings_by_timer else self.last_write + self.timing.ping

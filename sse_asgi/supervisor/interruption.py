@@ -17,10 +17,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..reasons import CloseReason
+from ..runtime.base import nothing
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from ..runtime.base import Runtime, Scope
+    from ..runtime.base import Cancel, Runtime, Scope
     from .deadlines import Deadlines
     from .life import Life
 
@@ -49,22 +52,27 @@ class Thrown(NamedTuple):
     error: BaseException
 
 
-class Waits(Protocol):
+class Cancellable(Protocol):
     """The pump, as far as this file knows it."""
 
     #: Whether the source has waited on its way to the next event.
     waited: bool
+    #: Whether somebody outside has cancelled the source there.
+    cancelled: bool
 
 
 class Interruption:
     """The scopes of the host, and who has cancelled it."""
 
     __slots__ = (
-        "_before", "_life", "_runtime", "_task", "_times", "cleanup", "entered", "feed", "outer",
+        "_before", "_cleanup_timer", "_life", "_pump", "_runtime", "_task", "_times", "cleanup",
+        "entered", "feed", "outer",
     )  # fmt: skip
 
-    def __init__(self, runtime: Runtime, life: Life, times: Deadlines) -> None:
+    def __init__(self, runtime: Runtime, life: Life, times: Deadlines, pump: Cancellable) -> None:
         self._runtime = runtime
+        self._pump = pump
+        self._cleanup_timer: Cancel = nothing
         self._life = life
         self._times = times
         self._task = runtime.task()
@@ -79,32 +87,32 @@ class Interruption:
     def now(self) -> None:
         """Wake the host, which then closes the source. What feeds the source ends, too."""
         self.stop_feed()
-        if self._times.cancelled_since is not None and self.by_task():
-            self.cleanup.shield = True  # the source is on its way out already
+        if self._in_cleanup():
+            self.cleanup.shield = True
         self.outer.cancel()
-
-    def stop_cleanup(self) -> None:
-        """End the cleanup of a source that somebody else has cancelled."""
-        self.stop_feed()
-        self.cleanup.cancel()
 
     def stop_feed(self) -> None:
         """Cancel what feeds the source, if something does."""
         if self.feed is not None:
             self.feed.cancel()
 
+    def stop(self) -> None:
+        """Interrupt nothing more: the host is done."""
+        self._cleanup_timer()
+        self.stop_feed()
+
     def bound(self) -> None:
         """Give the source ``cleanup_timeout`` to clean up, from now on."""
         if self.cleanup.deadline == math.inf:
             self.cleanup.deadline = self._runtime.clock() + self._times.timing.cleanup_timeout
 
-    def resume(self, running: Coroutine[Any, Any, None], value: Any, pump: Waits) -> object:
+    def resume(self, running: Coroutine[Any, Any, None], value: Any) -> object:
         """Resume the pump with an exception, or with an outcome of trio's.
 
         :returns: what the pump waits for next.
         """
         error: Any = getattr(value, "error", None)
-        cancels = pump.waited and isinstance(error, self._runtime.cancelled)
+        cancels = self._pump.waited and isinstance(error, self._runtime.cancelled)
         if cancels:
             self.entered = self._life.closing
         try:
@@ -118,7 +126,7 @@ class Interruption:
             raise GeneratorExit from None
         finally:
             del error, value  # its traceback has this frame: no cycle for the collector
-        if cancels and pump.waited:  # in the same step
+        if cancels and self._pump.waited:  # in the same step
             self._source_waits_again()
         return trap
 
@@ -132,9 +140,23 @@ class Interruption:
             self.cleanup.shield = True
         elif self.by_task():
             # By the server, it seems, which no scope can tell. (A scope of the source's own has
-            # taken its cancellation back, unless it is slow.) The watchdog has another look when
-            # the time for a cleanup is over.
-            self._times.cancelled(self._runtime.clock())
+            # taken its cancellation back, unless it is slow.) This is looked at again when the time
+            # for a cleanup is over.
+            self._pump.cancelled = True
+            self._cleanup_timer()
+            self._cleanup_timer = self._runtime.after(
+                self._times.timing.cleanup_timeout, self._cleanup_over
+            )
+
+    def _cleanup_over(self) -> None:
+        if self._in_cleanup():
+            self._life.close(CloseReason.CANCELLED)
+            self.stop_feed()
+            self.cleanup.cancel()
+
+    def _in_cleanup(self) -> bool:
+        """Return whether the source cleans up because somebody outside has cancelled it."""
+        return self._pump.cancelled and self.by_task()
 
     def by_task(self) -> bool:
         """Return whether somebody has called ``Task.cancel()`` on the host (asyncio)."""

@@ -44,7 +44,8 @@ class Pump:
     """What moves events from the source to the client."""
 
     __slots__ = (
-        "_life", "_response", "_source", "_times", "held", "stepping", "unsent", "waited",
+        "_life", "_response", "_source", "_times", "cancelled", "held", "stepping", "unsent",
+        "waited",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +60,8 @@ class Pump:
         #: Whether the source is on its way to the next event, and whether it has waited there.
         self.stepping: bool = False
         self.waited: bool = False
+        #: Whether somebody outside has cancelled the source there.
+        self.cancelled: bool = False
         #: The event that the source has yielded when the stream was closing already.
         self.unsent: Any = NOTHING
 
@@ -89,7 +92,7 @@ class Pump:
                 self.stepping = False
                 if self.waited:
                     self.waited = False
-                    times.cancelled_since = None  # if it was cancelled, it goes on
+                    self.cancelled = False  # if it was, it goes on
                     in_row, looped = 0, 0.0
                     if life.closing:
                         self.unsent = event

@@ -89,8 +89,8 @@ class Stream:
         self._response = response = Response(
             server, life, times, clock, options, start or options.response_start
         )
-        self._interruption = interruption = Interruption(loop, life, times)
-        self._pump = Pump(source, response, life, times)
+        self._pump = pump = Pump(source, response, life, times)
+        self._interruption = interruption = Interruption(loop, life, times, pump)
         self._watchdog = Watchdog(
             exchange.receive, response, life, times, interruption, source, options, loop,
             encode=encode, on_drain=on_drain,
@@ -132,7 +132,7 @@ class Stream:
                         with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
                             await self._response.flushed()
                 finally:
-                    self._interruption.stop_feed()
+                    self._interruption.stop()
                     self._watchdog.stop()
         except BaseException as exc:
             self._life.leaving = exc  # from around the application; leaves below
@@ -186,7 +186,7 @@ class Stream:
                             if value is None:
                                 trap = running.send(None)
                             else:
-                                trap = self._interruption.resume(running, value, pump)
+                                trap = self._interruption.resume(running, value)
                     except StopIteration:  # the pump has ended
                         self._keep_last_event()
                     except ClientGone:

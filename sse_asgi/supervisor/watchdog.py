@@ -111,11 +111,6 @@ class Watchdog:
         if due is Due.MAX_LIFETIME:
             times.lifetime = math.inf
             self.drain(CloseReason.MAX_LIFETIME, times.timing.grace)
-        elif due is Due.CLEANUP_OVER:
-            times.cancelled_since = None
-            if self._interruption.by_task():
-                self._life.close(CloseReason.CANCELLED)
-                self._interruption.stop_cleanup()
         elif due is Due.END:
             self.interrupt(self._life.reason or CloseReason.CLIENT_DISCONNECTED)
         elif due is Due.SEND_TIMEOUT:
