@@ -14,7 +14,6 @@ from .options import StreamOptions
 from .request import SSERequest
 from .source import discard, open_source
 from .supervisor import Stream
-from .types import Exchange
 
 if TYPE_CHECKING:
     from .types import Factory, Receive, Scope, Send
@@ -101,7 +100,7 @@ class SSEApp:
         except HTTPError:
             await discard(source, self.options.cleanup_timeout)
             raise
-        stream = Stream(opened, Exchange(scope, receive, send), self.options)
+        stream = Stream(opened, (scope, receive, send), self.options)
         request.follow(stream.draining)
         return stream
 

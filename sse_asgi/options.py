@@ -7,7 +7,8 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from functools import cached_property
+from typing import Any, TypeAlias
 
 from .encoder import check_separator
 from .event import milliseconds
@@ -41,15 +42,29 @@ _HOP_BY_HOP = {
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 
 
-class Timing(NamedTuple):
+class Timing:
     """The options that are times, in seconds. ``inf`` means never. All streams share one object."""
 
-    ping: float
-    send_timeout: float
-    cleanup_timeout: float
-    grace: float
-    defer_start: float
-    max_lifetime: float
+    __slots__ = (
+        "cleanup_timeout", "defer_start", "grace", "max_lifetime", "ping", "send_timeout",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        ping: float,
+        send_timeout: float,
+        cleanup_timeout: float,
+        grace: float,
+        defer_start: float,
+        max_lifetime: float,
+    ) -> None:
+        self.ping: float = ping
+        self.send_timeout: float = send_timeout
+        self.cleanup_timeout: float = cleanup_timeout
+        self.grace: float = grace
+        self.defer_start: float = defer_start
+        self.max_lifetime: float = max_lifetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +130,6 @@ class StreamOptions:
     lifespan: Lifespan | None = None
 
     response_headers: list[tuple[bytes, bytes]] = field(init=False, repr=False)
-    response_start: tuple[int, list[tuple[bytes, bytes]]] = field(init=False, repr=False)
-    timing: Timing = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         def normal(name: str, value: object) -> None:
@@ -153,10 +166,18 @@ class StreamOptions:
         check_function("on_close", self.on_close)
         check_function("lifespan", self.lifespan)
         normal("response_headers", merge_headers(_DEFAULT_HEADERS, self.headers))
-        normal("response_start", (200, self.response_headers))
-        normal("timing", self._timing())
 
-    def _timing(self) -> Timing:
+    # Not fields: each would take a dataclass longer to make.
+
+    @cached_property
+    def response_start(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """The status and the header fields of a response."""
+        return 200, self.response_headers
+
+    @cached_property
+    def timing(self) -> Timing:
+        """The times of a stream."""
+
         def or_never(seconds: float | None) -> float:
             return math.inf if seconds is None else seconds
 

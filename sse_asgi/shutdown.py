@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -13,21 +13,22 @@ from .signals import ServerSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from .runtime.base import Runtime
 
+    class Listener(Protocol):
+        """What is told to end, such as a stream. A bound method would take more memory."""
+
+        def shut_down(self, grace: float | None) -> None:
+            """End within ``grace`` seconds. ``None``: within a grace period of the listener's own.
+
+            This is called in the event loop of the listener.
+            """
+            ...
+
+
 __all__ = ["Shutdown", "server_shutdown"]
-
-
-class Listener(Protocol):
-    """An object that is told to end, such as a stream. A bound method would take more memory."""
-
-    def shut_down(self, grace: float | None) -> None:
-        """End within ``grace`` seconds. ``None``: within a grace period of the listener's own.
-
-        This is called in the event loop of the listener.
-        """
-        ...
 
 
 #: With ``streams_per_second``: how often, in seconds, some more streams are told to end.

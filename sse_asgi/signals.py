@@ -17,17 +17,24 @@ import signal
 import threading
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .runtime import current
-from .servers.running import stopping_servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
-    from typing import TypeGuard
+    from typing import Protocol, TypeGuard
 
-__all__ = ["Attached", "ServerSignals"]
+    class Attached(Protocol):
+        """What is told whether the server is stopping: a ``Shutdown``."""
+
+        def note(self, stopping: bool) -> None:
+            """Note whether the server was told to stop."""
+            ...
+
+
+__all__ = ["ServerSignals"]
 
 Handler: TypeAlias = "Callable[[int, FrameType | None], Any]"
 
@@ -39,14 +46,6 @@ WATCH = 0.1
 
 #: How soon to look for a server again if none was found.
 LOOK_AGAIN = 1.0
-
-
-class Attached(Protocol):
-    """What is told whether the server is stopping: a ``Shutdown``."""
-
-    def note(self, stopping: bool) -> None:
-        """Note whether the server was told to stop."""
-        ...
 
 
 class ServerSignals:
@@ -100,6 +99,8 @@ class ServerSignals:
         # for every stream: this looks at all tasks.
         if see is not None or self._runtime.clock() >= self._looked + LOOK_AGAIN:
             self._looked = self._runtime.clock()
+            from .servers.running import stopping_servers  # not before there is a stream
+
             self._see_stopping = see = stopping_servers()
         return see is not None and see()
 

@@ -37,7 +37,8 @@ _END = cast("EventLike", object())
 class OpenSource(Protocol):
     """A source that is being read."""
 
-    def step(self) -> Awaitable[EventLike]:
+    @property
+    def step(self) -> Callable[[], Awaitable[EventLike]]:
         """Return an awaitable of the next event. At the end it raises ``StopAsyncIteration``."""
         ...
 
@@ -96,7 +97,7 @@ class AsyncSource:
     def __init__(self, source: AsyncIterable[EventLike]) -> None:
         self._iterator: AsyncIterator[EventLike] = aiter(source)
         # The iterator's own method: a wrapper would cost time for each event.
-        self.step: Callable[[], Awaitable[EventLike]] = self._iterator.__anext__
+        self.step: Any = self._iterator.__anext__
 
     def give_to(self, receiver: FrameReceiver) -> None:
         """Let the iterator give events to ``receiver``, if it is a subscription."""

@@ -25,7 +25,6 @@ from .reasons import CloseReason
 from .runtime import current
 from .source import check_source, discard, open_source
 from .supervisor import Stream
-from .types import Exchange
 
 if TYPE_CHECKING:
     from starlette.background import BackgroundTask
@@ -206,7 +205,7 @@ class EventSourceResponse(Response):
         event = self.shutdown_event
         return Stream(
             open_source(self.body_iterator),
-            Exchange(scope, receive, send),
+            (scope, receive, send),
             self._options,
             start=(self.status_code, headers),
             encode=encode,

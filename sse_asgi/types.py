@@ -10,7 +10,7 @@ from collections.abc import (
     Mapping,
     MutableMapping,
 )
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 __all__ = [
     "ASGIApp",
@@ -31,15 +31,9 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+#: What a server calls an application with.
+Exchange: TypeAlias = tuple[Scope, Receive, Send]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-class Exchange(NamedTuple):
-    """The arguments that a server calls an application with."""
-
-    scope: Scope
-    receive: Receive
-    send: Send
 
 
 class EventDict(TypedDict, total=False):

@@ -61,11 +61,11 @@ def _make() -> Runtime:
         from .asyncio import AsyncioRuntime
 
         return AsyncioRuntime(native)
-    import trio.lowlevel
+    from trio.lowlevel import current_trio_token
 
     from .trio import TrioRuntime
 
-    return TrioRuntime(trio.lowlevel.current_trio_token())
+    return TrioRuntime(current_trio_token())
 
 
 def _is_bare_task() -> bool:

@@ -24,8 +24,8 @@ __all__ = ["AsyncioRuntime"]
 class AsyncioRuntime(Runtime):
     """See :class:`~sse_asgi.runtime.base.Runtime`."""
 
-    joins = True
-    cancelled = asyncio.CancelledError
+    joins: bool = True
+    cancelled: type[BaseException] = asyncio.CancelledError
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()

@@ -5,14 +5,58 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Protocol, Self
 
-__all__ = ["Cancel", "Runtime", "Scope", "nothing"]
+    class Scope(Protocol):
+        """A cancel scope: what a stream needs of :class:`anyio.CancelScope`."""
+
+        @property
+        def deadline(self) -> float:
+            """When the scope is cancelled, by the clock of the event loop."""
+            ...
+
+        @deadline.setter
+        def deadline(self, value: float) -> None: ...
+
+        @property
+        def shield(self) -> bool:
+            """Whether the scope keeps out the cancellation of a scope around it."""
+            ...
+
+        @shield.setter
+        def shield(self, value: bool) -> None: ...
+
+        @property
+        def cancel_called(self) -> bool:
+            """Whether the scope has been cancelled, by a call or by its deadline."""
+            ...
+
+        @property
+        def cancelled_caught(self) -> bool:
+            """Whether the scope was left by its own cancellation."""
+            ...
+
+        def cancel(self) -> None:
+            """Cancel whatever waits within the scope."""
+            ...
+
+        def __enter__(self) -> Self: ...
+
+        def __exit__(
+            self,
+            exc_type: type[BaseException] | None,
+            exc: BaseException | None,
+            traceback: TracebackType | None,
+        ) -> bool | None: ...
+
+
+__all__ = ["Cancel", "Runtime", "nothing"]
 
 T = TypeVar("T")
 
@@ -22,38 +66,6 @@ Cancel: TypeAlias = Callable[[], object]
 
 def nothing() -> None:
     """Do nothing. This is the :data:`Cancel` of what never happens."""
-
-
-class Scope(Protocol):
-    """A cancel scope: what a stream needs of :class:`anyio.CancelScope`."""
-
-    #: When the scope is cancelled, by the clock of the event loop.
-    deadline: float
-    #: Whether the scope keeps out the cancellation of a scope around it.
-    shield: bool
-
-    @property
-    def cancel_called(self) -> bool:
-        """Whether the scope has been cancelled, by a call or by its deadline."""
-        ...
-
-    @property
-    def cancelled_caught(self) -> bool:
-        """Whether the scope was left by its own cancellation."""
-        ...
-
-    def cancel(self) -> None:
-        """Cancel whatever waits within the scope."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None: ...
 
 
 class Runtime(ABC):
@@ -102,7 +114,9 @@ class Runtime(ABC):
         :param again: after how many seconds a task that goes on although it was cancelled is
             cancelled again. The scopes of anyio do that at once.
         """
-        return anyio.CancelScope(deadline=deadline, shield=shield)
+        anyios: Any = anyio.CancelScope(deadline=deadline, shield=shield)
+        scope: Scope = anyios
+        return scope
 
     def task_group(self) -> Any:
         """Make a task group, with the method ``start_soon`` of anyio's."""

@@ -96,8 +96,8 @@ class NativeScope:
         return self._deadline
 
     @deadline.setter
-    def deadline(self, deadline: float) -> None:
-        self._deadline = deadline
+    def deadline(self, value: float) -> None:
+        self._deadline = deadline = value
         if self._task is not None and not self.cancel_called:
             self._stop_timer()
             if deadline < math.inf:

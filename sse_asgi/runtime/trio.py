@@ -24,8 +24,8 @@ class TrioRuntime(Runtime):
     """See :class:`~sse_asgi.runtime.base.Runtime`. Make it within ``trio.run``."""
 
     #: A task that is about to wait can't be made to send first.
-    joins = False
-    cancelled = trio.Cancelled
+    joins: bool = False
+    cancelled: type[BaseException] = trio.Cancelled
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         super().__init__()

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import ClassVar
+    from typing import ClassVar, Protocol
 
     from ..types import Receive, Scope, Send
     from .sockets import Connections
 
-__all__ = ["Server", "Stopping"]
+    class Stopping(Protocol):
+        """Whatever knows whether the server was told to stop."""
+
+        signalled: bool
+
+
+__all__ = ["Server"]
 
 #: How long, in seconds, to wait until the server sees that a connection was aborted. HTTP/1.1 takes
 #: one iteration of the event loop. With HTTP/2 it takes a moment to see whether the connection is
 #: stuck.
 SEEN_HTTP1, SEEN_HTTP2 = 0.2, 1.0
-
-
-class Stopping(Protocol):
-    """Whatever knows whether the server was told to stop."""
-
-    signalled: bool
 
 
 class Server:

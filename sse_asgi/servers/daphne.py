@@ -46,7 +46,7 @@ class Daphne(Server):
         super().__init__(*args)
         self._let_stop: Callable[[], object] | None = None
         self._throttle = Throttle(self.send)
-        self.send = self._throttle.send
+        self.send: Send = self._throttle.send
 
     def attach(self, shut_down: Callable[[], object]) -> None:
         """Have ``send`` wait for the client, and Twisted for the stream."""
@@ -73,7 +73,7 @@ class Daphne(Server):
         if self.aborted:
             return
         if self._throttle.registered:
-            self.aborted = self._throttle.abort()
+            self.aborted: bool = self._throttle.abort()
         else:
             super().abort()
 

@@ -15,17 +15,27 @@ Scopes of the host, from the outside in:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..reasons import CloseReason
 from ..runtime.base import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from typing import Protocol
 
     from ..runtime.base import Cancel, Runtime, Scope
     from .deadlines import Deadlines
     from .life import Life
+
+    class Cancellable(Protocol):
+        """The pump, as far as this file knows it."""
+
+        #: Whether the source has waited on its way to the next event.
+        waited: bool
+        #: Whether somebody outside has cancelled the source there.
+        cancelled: bool
+
 
 __all__ = ["Destroyed", "Interruption", "Thrown"]
 
@@ -46,19 +56,13 @@ class Destroyed(BaseException):
     """
 
 
-class Thrown(NamedTuple):
+class Thrown:
     """What is thrown into the pump, in the place of a value that is sent."""
 
-    error: BaseException
+    __slots__ = ("error",)
 
-
-class Cancellable(Protocol):
-    """The pump, as far as this file knows it."""
-
-    #: Whether the source has waited on its way to the next event.
-    waited: bool
-    #: Whether somebody outside has cancelled the source there.
-    cancelled: bool
+    def __init__(self, error: BaseException) -> None:
+        self.error: BaseException = error
 
 
 class Interruption:

@@ -84,7 +84,7 @@ class Pump:
         at_once = response.server.sends_at_once
         straight = False  # whether there is nothing to an event except to send it
         in_row = size = 0  # events that were there at once; bytes that are held
-        came = held_since = looped = 0.0  # when the last one came, and the event loop ran
+        now = came = held_since = looped = 0.0  # when the last one came, and the event loop ran
         try:
             while not life.closing:
                 self.stepping = True

@@ -70,7 +70,7 @@ class Response:
         self._life = life
         self._times = times
         #: The clock of the event loop.
-        self.clock = clock
+        self.clock: Callable[[], float] = clock
         self._options = options
         self._start = start
         #: Whether the last message was sent, or is one because something went wrong.

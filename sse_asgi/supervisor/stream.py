@@ -80,10 +80,11 @@ class Stream:
         self._runtime = loop = runtime.of_task()
         clock = loop.clock
         self._opened = now = clock()
-        self._source, self._receive = source, exchange.receive
+        scope, receive, send = exchange
+        self._source, self._receive = source, receive
         self._options, self._encode = options, encode
         self._shutdown = options.shutdown or server_shutdown(loop)
-        server = servers.recognise(exchange.scope, exchange.send, loop, self._shutdown)
+        server = servers.recognise(scope, send, loop, self._shutdown)
         self._life = life = Life()
         self._times = times = Deadlines(options.timing, now)
         self._response = response = Response(
@@ -92,7 +93,7 @@ class Stream:
         self._pump = pump = Pump(source, response, life, times)
         self._interruption = interruption = Interruption(loop, life, times, pump)
         self._watchdog = Watchdog(
-            exchange.receive, response, life, times, interruption, source, options, loop,
+            receive, response, life, times, interruption, source, options, loop,
             encode=encode, on_drain=on_drain,
         )  # fmt: skip
         self._feed: Feed | None = None
