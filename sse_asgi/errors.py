@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ class HTTPError(SSEError):
             raise ValueError(f"status_code must be an int from 200 to 599, not {status_code!r}")
         if detail is None:
             try:
+                from http import HTTPStatus  # slow to import, and few ask
+
                 detail = HTTPStatus(status_code).phrase
             except ValueError:  # a status of the application's own, such as 499
                 detail = ""

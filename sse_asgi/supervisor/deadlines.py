@@ -6,7 +6,6 @@ Times are those of the event loop's clock, in seconds. ``inf`` is never.
 from __future__ import annotations
 
 import math
-import random
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -64,7 +63,9 @@ class Deadlines:
         #: opened together do not end together.
         self.lifetime: float = math.inf
         if timing.max_lifetime < math.inf:
-            self.lifetime = now + timing.max_lifetime * random.uniform(0.9, 1)
+            from random import uniform  # slow to import, and few ask
+
+            self.lifetime = now + timing.max_lifetime * uniform(0.9, 1)
         #: When a stream that was told to end is closed.
         self.drain: float = math.inf
         #: When the watchdog looks again, and the scope in which it waits until then.

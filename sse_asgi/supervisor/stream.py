@@ -11,7 +11,6 @@ so far (``response.py``).
 from __future__ import annotations
 
 import logging
-import random
 import types
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
@@ -337,7 +336,9 @@ class Stream:
         retry = self._options.retry
         if retry is None or not self._life.way_out.farewell:
             return b""
-        return encode({"retry": random.randint(retry, 2 * retry)}, self._options.sep)
+        from random import randint  # slow to import, and few ask
+
+        return encode({"retry": randint(retry, 2 * retry)}, self._options.sep)
 
     async def _leave_the_connection(self) -> None:
         """See to it that the server can leave the connection, too."""
