@@ -429,6 +429,56 @@ async def test_events_that_wait_for_the_watchdog_come_before_what_ends_the_strea
     assert recorder.report.events == 9
 
 
+class Giving(AsyncIterator[str]):
+    """A source with one event, that gives all others away while it waits."""
+
+    def __init__(self) -> None:
+        self.events = ["a"]
+        self.receiver: FrameReceiver | None = None
+
+    async def __anext__(self) -> str:
+        if not self.events:
+            await asyncio.sleep(1000)
+        return self.events.pop()
+
+    def give_to(self, receiver: FrameReceiver) -> None:
+        self.receiver = receiver
+
+
+@pytest.mark.parametrize("sends", ["a ping", "an event"])
+async def test_what_comes_while_the_watchdog_sends_is_not_lost_with_that(sends: str) -> None:
+    source, recorder, shutdown = Giving(), Recorder(), Shutdown()
+    app = sse_app(
+        lambda: source,
+        ping=0.02 if sends == "a ping" else None,
+        send_timeout=None,
+        shutdown=shutdown,
+        on_close=recorder.on_close,
+    )
+    events = ["b", "c", "d"]
+    async with with_a_ping_waiting(app) as (cycle, task):
+        receiver = source.receiver
+        assert receiver is not None
+        if sends == "an event":
+            assert receiver.ready()
+            receiver.accept(b"data: %s\n\n" % events.pop(0).encode())
+        await until(lambda: not receiver.ready())
+        await asyncio.sleep(0.01)  # the watchdog begins
+        for event in events:
+            receiver.accept(b"data: %s\n\n" % event.encode())
+        shutdown.drain()
+        await asyncio.sleep(0.01)
+        assert not task.done()
+        assert data(cycle) == ["a"]
+        cycle.resume()
+        await asyncio.wait([task], timeout=5)
+        assert task.done()
+    assert data(cycle) == ["a", "b", "c", "d"]
+    assert cycle.complete
+    assert recorder.report.reason is CloseReason.SHUTDOWN
+    assert recorder.report.events == 4
+
+
 async def test_a_function_that_makes_pings_has_a_task_around_it() -> None:
     def ping() -> dict[str, str]:
         return {"comment": str(anyio.current_time())}

@@ -216,6 +216,33 @@ async def test_defer_start_waits_so_long_and_no_longer() -> None:
     assert started_after == {None: 0, False: 0, 4: 4, 10.5: 10, True: 10}
 
 
+@on_mock_clock
+async def test_pings_begin_with_the_first_event_if_that_starts_the_response() -> None:
+    async def source() -> AsyncIterator[str]:
+        await trio.sleep(3)
+        yield "a"
+        await trio.sleep(2.5)
+        yield "b"
+
+    options: list[dict[str, Any]] = [{}, {"send_timeout": None}]
+    for option in options:
+        sent: list[tuple[float, bytes]] = []
+
+        async def send(message: Any) -> None:
+            sent.append((trio.current_time() - start, message.get("body")))
+
+        start = trio.current_time()
+        await sse_app(source, defer_start=True, ping=1, **option)(http_scope(), never, send)
+        assert sent == [
+            (3, None),
+            (3, b"data: a\n\n"),
+            (4, b":\n\n"),
+            (5, b":\n\n"),
+            (5.5, b"data: b\n\n"),
+            (5.5, b""),
+        ], option
+
+
 async def test_a_late_http_error_says_how_to_do_better(caplog: pytest.LogCaptureFixture) -> None:
     async def source() -> AsyncIterator[str]:
         yield "a"
