@@ -429,6 +429,26 @@ async def test_events_that_wait_for_the_watchdog_come_before_what_ends_the_strea
     assert recorder.report.events == 9
 
 
+@pytest.mark.xfail(
+    strict=True, reason="while the watchdog sends, it does not know that a cleanup has to end"
+)
+@pytest.mark.parametrize("first", ["the ping", "the cancellation"])
+async def test_a_cancelled_source_has_its_time_to_clean_up_while_a_ping_waits(first: str) -> None:
+    recorder = Recorder()
+    app = sse_app(
+        lambda: recorder.source("a", cleanup=0.6),
+        ping=0.02 if first == "the ping" else 0.1,
+        send_timeout=10,
+        cleanup_timeout=0.2,
+        on_close=recorder.on_close,
+    )
+    async with with_a_ping_waiting(app) as (_, task):
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+    assert recorder.report.reason is CloseReason.CANCELLED
+    assert not recorder.closed  # its cleanup takes longer than it may
+
+
 class Giving(AsyncIterator[str]):
     """A source with one event, that gives all others away while it waits."""
 

@@ -451,6 +451,7 @@ class AWatchedStream(RuleBasedStateMachine):
         assert self.times.drain == min(before, self.now + grace)
         self.settle()
 
+    # Not while the watchdog sends: see test_at_once.py for what that does.
     @precondition(lambda self: not (self.over or self.since is not None or self.host_sends))
     @rule()
     def the_source_is_cancelled(self) -> None:
