@@ -429,9 +429,6 @@ async def test_events_that_wait_for_the_watchdog_come_before_what_ends_the_strea
     assert recorder.report.events == 9
 
 
-@pytest.mark.xfail(
-    strict=True, reason="while the watchdog sends, it does not know that a cleanup has to end"
-)
 @pytest.mark.parametrize("first", ["the ping", "the cancellation"])
 async def test_a_cancelled_source_has_its_time_to_clean_up_while_a_ping_waits(first: str) -> None:
     recorder = Recorder()

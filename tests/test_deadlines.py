@@ -38,9 +38,23 @@ class Wait:
         self.deadline = deadline
 
 
+def changed(timing: Timing, **changes: float) -> Timing:
+    return Timing(**{name: getattr(timing, name) for name in Timing.__slots__} | changes)
+
+
 def never_due() -> Deadlines:
     """The deadlines of a stream that has started, with no time limit at all."""
-    times = Deadlines(Timing(inf, inf, inf, 0, 0, inf), 0)
+    times = Deadlines(
+        Timing(
+            ping=inf,
+            send_timeout=inf,
+            cleanup_timeout=inf,
+            grace=0,
+            defer_start=0,
+            max_lifetime=inf,
+        ),
+        0,
+    )
     times.has_started()
     return times
 
@@ -53,15 +67,12 @@ def test_the_most_urgent_of_all_comes_first() -> None:
         ping=1, send_timeout=2, cleanup_timeout=3, grace=0, defer_start=4, max_lifetime=50
     )
     times = Deadlines(timing, 0)
-    times.cancelled(1)
     times.tell(2, 3)
     times.sending_since = 3
     times.handed_over = True
     now = 100.0
     assert times.due(now) is Due.MAX_LIFETIME
     times.lifetime = inf
-    assert times.due(now) is Due.CLEANUP_OVER
-    times.cancelled_since = None
     assert times.due(now) is Due.END
     times.drain = inf
     assert times.due(now) is Due.SEND_TIMEOUT
@@ -80,23 +91,18 @@ def max_lifetime(times: Deadlines) -> None:
     times.lifetime = 7
 
 
-def cleanup_over(times: Deadlines) -> None:
-    times.timing = times.timing._replace(cleanup_timeout=3)
-    times.cancelled(4)
-
-
 def end(times: Deadlines) -> None:
     times.tell(5, 2)
 
 
 def end_that_is_being_sent(times: Deadlines) -> None:
-    times.timing = times.timing._replace(cleanup_timeout=3)
+    times.timing = changed(times.timing, cleanup_timeout=3)
     times.tell(1, 3)
     times.finishing = True
 
 
 def send_timeout(times: Deadlines) -> None:
-    times.timing = times.timing._replace(send_timeout=6)
+    times.timing = changed(times.timing, send_timeout=6)
     times.sending_since = 1
 
 
@@ -106,7 +112,7 @@ def start(times: Deadlines) -> None:
 
 
 def ping(times: Deadlines) -> None:
-    times.timing = times.timing._replace(ping=2)
+    times.timing = changed(times.timing, ping=2)
     times.last_write = 5
 
 
@@ -114,7 +120,6 @@ def ping(times: Deadlines) -> None:
     ("fact", "due"),
     [
         (max_lifetime, Due.MAX_LIFETIME),
-        (cleanup_over, Due.CLEANUP_OVER),
         (end, Due.END),
         (end_that_is_being_sent, Due.END),
         (send_timeout, Due.SEND_TIMEOUT),
@@ -143,7 +148,7 @@ def test_what_is_handed_over_is_due_at_once() -> None:
 
 def test_a_send_that_is_under_way_is_looked_at_again_when_the_next_ping_may_be_due() -> None:
     times = never_due()
-    times.timing = times.timing._replace(ping=2)
+    times.timing = changed(times.timing, ping=2)
     times.sending_since = 4
     assert times.next(5) == 7  # if it ends at once
     assert times.due(7) is Due.NOTHING  # if it has not ended
@@ -186,7 +191,7 @@ def test_the_response_starts_as_the_option_says(options: Any, start: float) -> N
 def test_lifetimes_are_spread_over_their_last_tenth() -> None:
     timing = never_due().timing
     assert Deadlines(timing, 1000).lifetime == inf
-    ends = [Deadlines(timing._replace(max_lifetime=100), 1000).lifetime for _ in range(1000)]
+    ends = [Deadlines(changed(timing, max_lifetime=100), 1000).lifetime for _ in range(1000)]
     assert 1090 <= min(ends) < 1091
     assert 1099 < max(ends) <= 1100
 
@@ -296,7 +301,6 @@ class AWatchedStream(RuleBasedStateMachine):
         times, timing = self.times, self.times.timing
         is_due = {
             Due.MAX_LIFETIME: times.lifetime,
-            Due.CLEANUP_OVER: (times.cancelled_since or 0) + timing.cleanup_timeout,
             Due.END: times.drain + (timing.cleanup_timeout if times.finishing else 0),
             Due.SEND_TIMEOUT: (times.sending_since or 0) + timing.send_timeout,
             Due.HANDED_OVER: self.changed,
@@ -308,9 +312,6 @@ class AWatchedStream(RuleBasedStateMachine):
         if due is Due.MAX_LIFETIME:
             times.lifetime = inf
             times.tell(self.now, timing.grace)
-        elif due is Due.CLEANUP_OVER:
-            assert times.cancelled_since is not None
-            times.cancelled_since = None
         elif due is Due.END:
             assert not times.starting, "a start is interrupted"
             self.over = True
@@ -451,19 +452,6 @@ class AWatchedStream(RuleBasedStateMachine):
         assert self.times.drain == min(before, self.now + grace)
         self.settle()
 
-    # Not while the watchdog sends: see test_at_once.py for what that does.
-    @precondition(lambda self: not (self.over or self.since is not None or self.host_sends))
-    @rule()
-    def the_source_is_cancelled(self) -> None:
-        self.changed = self.now
-        self.times.cancelled(self.now)
-        self.settle()
-
-    @precondition(lambda self: not self.over and self.times.cancelled_since is not None)
-    @rule()
-    def the_source_goes_on(self) -> None:
-        self.times.cancelled_since = None
-
     @precondition(lambda self: not self.over and self.times.started)
     @rule()
     def a_timer_sends_pings(self) -> None:
@@ -516,7 +504,6 @@ class AWatchedStream(RuleBasedStateMachine):
             times.lifetime,
             times.drain,
             times.drain + timing.cleanup_timeout,
-            (times.cancelled_since or 0) + timing.cleanup_timeout,
             (times.sending_since or 0) + timing.send_timeout,
             times.start,
             times.last_write + timing.ping,

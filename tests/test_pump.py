@@ -126,8 +126,12 @@ class Response:
         self.note(frame, "try_write")
         return True
 
-    async def write(self, frame: bytes, events: int = 0) -> None:
-        assert not self.flushing
+    async def write(self, held: list[bytes]) -> None:
+        """Wait for the watchdog, and only then take the frames, as the real one does."""
+        while self.flushing:
+            await Trap(WATCHDOG)
+        frame, events = b"".join(held), len(held)
+        held.clear()
         if not self.reads:
             await Trap(CLIENT, self.slow)
         self.note(frame, "write")
@@ -136,10 +140,6 @@ class Response:
     def hand_over(self, frame: bytes, events: int = 0) -> None:
         self.backlog.append((frame, events))
         self.flushing = True
-
-    async def flushed(self) -> None:
-        while self.flushing:
-            await Trap(WATCHDOG)
 
     def stop_reading(self) -> None:
         self.reads = False

@@ -1260,6 +1260,28 @@ async def cancelled_before_a_ping(
     return reason
 
 
+async def test_pings_that_take_longer_than_their_interval_starve_nobody() -> None:
+    """The send of this server never lets others run."""
+    others = 0
+    sent: list[Any] = []
+
+    async def source() -> AsyncIterator[str]:
+        nonlocal others
+        while others < 99:
+            others += 1
+            await anyio.lowlevel.checkpoint()
+        yield "done"
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = sse_app(source, ping=1e-9, ping_message_factory=lambda: {"comment": "ping"})
+    with anyio.fail_after(20):
+        await app(http_scope(), never, send)
+    assert others == 99
+    assert b": ping\n\n" in [message.get("body") for message in sent]
+
+
 # -- the last chunk --------------------------------------------------------------------------------
 
 

@@ -99,11 +99,12 @@ class Watchdog:
         times = self._times
         while not self._life.closing:
             due = times.due(self._runtime.clock())
-            if due is Due.NOTHING:
+            if due is not Due.NOTHING:
+                await self._do(due)
+            if due in (Due.NOTHING, Due.PING):  # the next ping may be due before this one was sent
                 if times.started and self._ping_timer is None:
                     self._send_at_once()
-                return True
-            await self._do(due)
+                return not self._life.closing
         return False
 
     async def _do(self, due: Due) -> None:
