@@ -170,7 +170,7 @@ class StreamOptions:
     # Not fields: each would take a dataclass longer to make.
 
     @cached_property
-    def response_start(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+    def status_and_headers(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         """The status and the header fields of a response."""
         return 200, self.response_headers
 

@@ -73,8 +73,8 @@ def test_the_most_urgent_of_all_comes_first() -> None:
     now = 100.0
     assert times.due(now) is Due.MAX_LIFETIME
     times.lifetime = inf
-    assert times.due(now) is Due.END
-    times.drain = inf
+    assert times.due(now) is Due.CLOSE
+    times.drain_deadline = inf
     assert times.due(now) is Due.SEND_TIMEOUT
     times.sending_since = None
     assert times.due(now) is Due.HANDED_OVER
@@ -108,7 +108,7 @@ def send_timeout(times: Deadlines) -> None:
 
 def start(times: Deadlines) -> None:
     times.started = False
-    times.start = 7
+    times.start_by = 7
 
 
 def ping(times: Deadlines) -> None:
@@ -120,8 +120,8 @@ def ping(times: Deadlines) -> None:
     ("fact", "due"),
     [
         (max_lifetime, Due.MAX_LIFETIME),
-        (end, Due.END),
-        (end_that_is_being_sent, Due.END),
+        (end, Due.CLOSE),
+        (end_that_is_being_sent, Due.CLOSE),
         (send_timeout, Due.SEND_TIMEOUT),
         (start, Due.START),
         (ping, Due.PING),
@@ -165,14 +165,14 @@ def test_no_ping_is_due_if_a_timer_sends_them() -> None:
 def test_a_stream_is_not_closed_while_its_start_is_being_sent() -> None:
     times = never_due()
     times.started, times.starting, times.sending_since = False, True, 1
-    times.wait = Wait(inf)  # type: ignore[assignment]
+    times.wait_scope = Wait(inf)  # type: ignore[assignment]
     times.tell(2, 1)
     assert times.due(1000) is Due.NOTHING
     assert times.next(5) == inf
     assert times.wakes == inf
     times.has_started()
     assert times.wakes == 3
-    assert times.due(1000) is Due.END
+    assert times.due(1000) is Due.CLOSE
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_stream_is_not_closed_while_its_start_is_being_sent() -> None:
     ],
 )
 def test_the_response_starts_as_the_option_says(options: Any, start: float) -> None:
-    assert Deadlines(StreamOptions(**options).timing, 100).start == start
+    assert Deadlines(StreamOptions(**options).timing, 100).start_by == start
 
 
 def test_lifetimes_are_spread_over_their_last_tenth() -> None:
@@ -205,9 +205,9 @@ def test_the_earliest_end_counts_whatever_the_order(tells: list[tuple[float, flo
     for now, grace in tells:
         times.tell(now, grace)
     ends = min(now + grace for now, grace in tells)
-    assert times.drain == ends
+    assert times.drain_deadline == ends
     assert times.wakes == ends
-    assert times.due(ends) is Due.END
+    assert times.due(ends) is Due.CLOSE
     assert ends == 0 or times.due(math.nextafter(ends, -1)) is Due.NOTHING
 
 
@@ -216,11 +216,11 @@ def test_the_watchdog_is_woken_earlier_and_never_later(wakes: list[float]) -> No
     times = never_due()
     for number, at in enumerate(wakes):
         if number == 1:
-            times.wait = Wait(times.wakes)  # type: ignore[assignment]
+            times.wait_scope = Wait(times.wakes)  # type: ignore[assignment]
         times.wake(at)
         assert times.wakes == min(wakes[: number + 1])
-        if times.wait is not None:
-            assert times.wait.deadline == times.wakes
+        if times.wait_scope is not None:
+            assert times.wait_scope.deadline == times.wakes
 
 
 @given(
@@ -234,7 +234,7 @@ def test_a_send_of_the_watchdog_ends_at_the_first_of_three_limits(
     timing: Timing, lifetime: float, drain: float, since: float, phase: str
 ) -> None:
     times = Deadlines(timing, 0)
-    times.lifetime, times.drain = lifetime, drain
+    times.lifetime, times.drain_deadline = lifetime, drain
     times.starting = phase == "the start"
     times.started = phase in ("after the start", "the end")
     times.finishing = phase == "the end"
@@ -289,7 +289,7 @@ class AWatchedStream(RuleBasedStateMachine):
             due = times.due(self.now)
             if due is Due.NOTHING:
                 times.wakes = times.next(self.now)
-                times.wait = Wait(times.wakes)  # type: ignore[assignment]
+                times.wait_scope = Wait(times.wakes)  # type: ignore[assignment]
                 assert times.wakes > self.now, "the watchdog would not sleep"
                 return
             self.do(due)
@@ -301,10 +301,10 @@ class AWatchedStream(RuleBasedStateMachine):
         times, timing = self.times, self.times.timing
         is_due = {
             Due.MAX_LIFETIME: times.lifetime,
-            Due.END: times.drain + (timing.cleanup_timeout if times.finishing else 0),
+            Due.CLOSE: times.drain_deadline + (timing.cleanup_timeout if times.finishing else 0),
             Due.SEND_TIMEOUT: (times.sending_since or 0) + timing.send_timeout,
             Due.HANDED_OVER: self.changed,
-            Due.START: times.start,
+            Due.START: times.start_by,
             Due.PING: times.last_write + timing.ping,
         }[due]
         # Exactly then; or now that something has happened without which it was not due.
@@ -312,7 +312,7 @@ class AWatchedStream(RuleBasedStateMachine):
         if due is Due.MAX_LIFETIME:
             times.lifetime = inf
             times.tell(self.now, timing.grace)
-        elif due is Due.END:
+        elif due is Due.CLOSE:
             assert not times.starting, "a start is interrupted"
             self.over = True
         elif due is Due.SEND_TIMEOUT:
@@ -322,7 +322,7 @@ class AWatchedStream(RuleBasedStateMachine):
             assert due is not Due.PING or times.started
             self.since = self.now
             times.wakes, _ = times.of_a_send(self.now)
-            times.wait = Wait(times.wakes)  # type: ignore[assignment]
+            times.wait_scope = Wait(times.wakes)  # type: ignore[assignment]
             times.handed_over = False
             self.send()
 
@@ -338,7 +338,8 @@ class AWatchedStream(RuleBasedStateMachine):
         limit = min(times.lifetime + times.timing.grace, since + times.timing.send_timeout)
         if times.started:
             limit = min(
-                limit, times.drain + (times.timing.cleanup_timeout if times.finishing else 0)
+                limit,
+                times.drain_deadline + (times.timing.cleanup_timeout if times.finishing else 0),
             )
         return limit
 
@@ -440,16 +441,16 @@ class AWatchedStream(RuleBasedStateMachine):
     @rule()
     def the_server_says_that_the_client_has_left(self) -> None:
         self.changed = self.now
-        self.times.drain = min(self.times.drain, self.now)
+        self.times.drain_deadline = min(self.times.drain_deadline, self.now)
         self.look()
 
     @precondition(lambda self: not self.over)
     @rule(grace=FINITE)
     def the_stream_is_told_to_end(self, grace: float) -> None:
         self.changed = self.now
-        before = self.times.drain
+        before = self.times.drain_deadline
         self.times.tell(self.now, grace)
-        assert self.times.drain == min(before, self.now + grace)
+        assert self.times.drain_deadline == min(before, self.now + grace)
         self.settle()
 
     @precondition(lambda self: not self.over and self.times.started)
@@ -502,10 +503,10 @@ class AWatchedStream(RuleBasedStateMachine):
         moments = [
             self.now,
             times.lifetime,
-            times.drain,
-            times.drain + timing.cleanup_timeout,
+            times.drain_deadline,
+            times.drain_deadline + timing.cleanup_timeout,
             (times.sending_since or 0) + timing.send_timeout,
-            times.start,
+            times.start_by,
             times.last_write + timing.ping,
         ]
         return sorted(moment for moment in moments if self.now <= moment < inf)
@@ -528,8 +529,8 @@ class AWatchedStream(RuleBasedStateMachine):
         elif following < inf:
             assert times.due(following) is not Due.NOTHING
         # The watchdog has nothing before it that it does not know of.
-        assert times.wait is not None
-        assert times.wait.deadline == times.wakes
+        assert times.wait_scope is not None
+        assert times.wait_scope.deadline == times.wakes
         if self.since is not None:
             assert times.wakes <= self.limit()
         else:

@@ -46,7 +46,7 @@ class AsyncioRuntime(Runtime):
         """Return the running task; ``None`` in a callback."""
         return asyncio.current_task()
 
-    def cancels(self, task: asyncio.Task[Any] | None) -> int:
+    def cancel_requests(self, task: asyncio.Task[Any] | None) -> int:
         """Return how many ``Task.cancel()`` of a task are pending."""
         return 0 if task is None else task.cancelling()
 

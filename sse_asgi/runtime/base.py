@@ -1,4 +1,4 @@
-"""What the library asks of an event loop, and anyio has no name or no cheap one for."""
+"""What the library asks of an event loop, and anyio does not offer or makes expensive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Protocol, Self
 
-    class Scope(Protocol):
+    class CancelScope(Protocol):
         """A cancel scope: what a stream needs of :class:`anyio.CancelScope`."""
 
         @property
@@ -60,7 +60,7 @@ __all__ = ["Cancel", "Runtime", "nothing"]
 
 T = TypeVar("T")
 
-#: Undoes what has returned it. It may be called at any time, and more than once.
+#: Cancels the call that has returned it. It may be called at any time, and more than once.
 Cancel: TypeAlias = Callable[[], object]
 
 
@@ -103,9 +103,9 @@ class Runtime(ABC):
         *,
         deadline: float = math.inf,
         shield: bool = False,
-        within: Scope | None = None,
+        within: CancelScope | None = None,
         again: float | None = None,
-    ) -> Scope:
+    ) -> CancelScope:
         """Make a cancel scope.
 
         :param deadline: when the scope is cancelled.
@@ -115,7 +115,7 @@ class Runtime(ABC):
             cancelled again. The scopes of anyio do that at once.
         """
         anyios: Any = anyio.CancelScope(deadline=deadline, shield=shield)
-        scope: Scope = anyios
+        scope: CancelScope = anyios
         return scope
 
     def task_group(self) -> Any:
@@ -127,7 +127,7 @@ class Runtime(ABC):
         """Return the running task."""
 
     @abstractmethod
-    def cancels(self, task: Any) -> int:
+    def cancel_requests(self, task: Any) -> int:
         """Return how many ``Task.cancel()`` of a task are pending.
 
         trio has no such calls. Cancellations by a scope of anyio's do not count.
@@ -159,7 +159,10 @@ class Runtime(ABC):
 
     @abstractmethod
     def soon(self, function: Callable[[], object]) -> None:
-        """Call a function after what is going on now, in an empty context."""
+        """Call a function in the next iteration of the event loop, in an empty context.
+
+        On trio that would take a task, so the function is called at once.
+        """
 
     @abstractmethod
     def from_thread(self, function: Callable[..., object], *args: object) -> None:

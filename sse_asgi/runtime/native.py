@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
 
-    from .base import Runtime, Scope
+    from .base import CancelScope, Runtime
 
 __all__ = ["NativeRuntime", "NativeScope"]
 
@@ -157,9 +157,9 @@ class NativeRuntime(AsyncioRuntime):
         *,
         deadline: float = math.inf,
         shield: bool = False,
-        within: Scope | None = None,
+        within: CancelScope | None = None,
         again: float | None = None,
-    ) -> Scope:
+    ) -> CancelScope:
         """Make a :class:`NativeScope`."""
         assert within is None or isinstance(within, NativeScope)
         return NativeScope(

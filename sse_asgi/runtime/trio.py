@@ -41,7 +41,7 @@ class TrioRuntime(Runtime):
         """Return the running task."""
         return trio.lowlevel.current_task()
 
-    def cancels(self, task: object) -> int:
+    def cancel_requests(self, task: object) -> int:
         """Return 0: trio cancels by scopes only."""
         return 0
 

@@ -30,8 +30,9 @@ SEEN_HTTP1, SEEN_HTTP2 = 0.2, 1.0
 class Server:
     """The server of one request. This class is a server that keeps to ASGI.
 
-    A server that differs is a subclass, in a file of its own. It overrides an attribute or a method
-    here, and nothing else in the package asks which server it is.
+    A server that differs is a subclass, in a file of its own, and ``__init__.py`` says when it is
+    used. It overrides attributes or methods of this class. Whether a server is stopping is seen in
+    ``running.py``.
 
     :param scope: the scope of the request.
     :param send: the ``send`` of the request.
@@ -52,8 +53,8 @@ class Server:
     hides_broken_responses: ClassVar[bool] = False
     #: Whether an empty last message may be lost when the server stops.
     loses_empty_ends: ClassVar[bool] = False
-    #: Whether the server cancels its applications as soon as it is told to stop, and fails to wait
-    #: for the others if one of them ends by that cancellation.
+    #: Whether the server cancels its applications as soon as it is told to stop. If one of them
+    #: ends by that cancellation, the server does not wait for the others.
     cancels_when_stopping: ClassVar[bool] = False
 
     def __init__(
@@ -87,7 +88,7 @@ class Server:
     # -- the connection --------------------------------------------------------------------------
 
     def abort(self) -> None:
-        """Cut the connection, whose client does not even take the end of the response.
+        """Cut the connection of a client that takes nothing any more.
 
         Other streams of an HTTP/2 connection may be fine, so that is only cut when the server is
         stopping, and if it is stuck.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..options import StreamOptions
-    from ..runtime.base import Runtime, Scope
+    from ..runtime.base import CancelScope, Runtime
     from .deadlines import Deadlines
     from .life import Life
     from .watchdog import Watchdog
@@ -31,8 +31,8 @@ _AWAITED_CANCELLED = (
 class Feed:
     """A function that runs for as long as the source is read.
 
-    It has ended before the source is closed: it may be about to write to the source, and its
-    cleanup would be cut short by an error if the source were closed.
+    If the stream is closing, it ends before the source is closed: it may be about to write to the
+    source, and its cleanup would be cut short by an error if the source were closed.
     """
 
     __slots__ = ("_ended", "_function", "_life", "_options", "_runtime", "_times", "scope")
@@ -52,7 +52,7 @@ class Feed:
         self._options = options
         self._ended = anyio.Event()
         #: What cancels the function. Its cleanup may take as long as the source's and more.
-        self.scope: Scope = runtime.scope(again=2 * times.timing.cleanup_timeout)
+        self.scope: CancelScope = runtime.scope(again=2 * times.timing.cleanup_timeout)
 
     async def run(self, watchdog: Watchdog) -> None:
         """Run the function. What it raises ends the stream."""
@@ -61,14 +61,14 @@ class Feed:
             with self.scope:
                 await self._function()
         except self._runtime.cancelled as exc:
-            if self._runtime.cancels(task):  # from around the application
+            if self._runtime.cancel_requests(task):  # from around the application
                 raise
             await checkpoint_if_cancelled()  # from there, too
             error = RuntimeError(_AWAITED_CANCELLED)
             error.__cause__ = exc
             watchdog.fail(error)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
-            # It could not know that nobody reads any more.
+            # The function can't know that nobody reads any more.
             if not self._life.closing and not self._times.finishing:
                 watchdog.fail(exc)
         except Exception as exc:

@@ -6,10 +6,11 @@ Scopes of the host, from the outside in:
 - the task group of the watchdog;
 - ``outer``: cancelled by :meth:`Interruption.now`. It is shielded: a cancellation from around the
   application reaches the watchdog, which decides as in any other case;
-- ``cleanup``: from the moment that a cancellation has entered the source it shields the source
-  from ``outer``, so that its ``finally`` may wait, and its deadline bounds that. No scope is opened
-  after the source was entered: the source may have scopes of its own open around a ``yield``, and
-  scopes must be left in order.
+- ``cleanup``: shields the source from ``outer``, from the moment that a cancellation has entered
+  the source. So the ``finally`` of the source may wait. The deadline of this scope bounds that.
+
+No scope is opened after the source was entered: the source may have scopes of its own open around a
+``yield``, and scopes must be left in order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Protocol
 
-    from ..runtime.base import Cancel, Runtime, Scope
+    from ..runtime.base import Cancel, CancelScope, Runtime
     from .deadlines import Deadlines
     from .life import Life
 
@@ -80,12 +81,12 @@ class Interruption:
         self._life = life
         self._times = times
         self._task = runtime.task()
-        self._before = runtime.cancels(self._task)
-        self.outer: Scope = runtime.scope(shield=True)
-        self.cleanup: Scope = runtime.scope(within=self.outer)
+        self._before = runtime.cancel_requests(self._task)
+        self.outer: CancelScope = runtime.scope(shield=True)
+        self.cleanup: CancelScope = runtime.scope(within=self.outer)
         #: The scope of what feeds the source, if something does: it is interrupted, too.
-        self.feed: Scope | None = None
-        #: Whether our interruption has entered the source.
+        self.feed: CancelScope | None = None
+        #: Whether the last cancellation that has entered the source was our interruption.
         self.entered: bool = False
 
     def now(self) -> None:
@@ -137,15 +138,15 @@ class Interruption:
     def _source_waits_again(self) -> None:
         """See whether what a cancelled source waits for is its cleanup."""
         if self.entered:
-            # Cancel scopes cancel every wait from now on. The source has got that once. The
-            # shield comes no earlier: a scope of the source's own, whose deadline has come too,
-            # must see that somebody around it is cancelled, or it would take the cancellation
-            # for its own and let the source go on.
+            # Cancel scopes cancel every wait from now on, and the source has got that once. The
+            # shield comes no earlier. A scope of the source's own, whose deadline has come too,
+            # must first see that a scope around it is cancelled. Else it would take the
+            # cancellation for its own, and let the source go on.
             self.cleanup.shield = True
         elif self.by_task():
-            # By the server, it seems, which no scope can tell. (A scope of the source's own has
-            # taken its cancellation back, unless it is slow.) This is looked at again when the time
-            # for a cleanup is over.
+            # The server has, it seems, and no scope can tell. (A scope of the source's own has
+            # taken its cancellation back by now, unless it is slow.) Look again when the time for
+            # a cleanup is over.
             self._pump.cancelled = True
             self._cleanup_timer()
             self._cleanup_timer = self._runtime.after(
@@ -164,12 +165,12 @@ class Interruption:
 
     def by_task(self) -> bool:
         """Return whether somebody has called ``Task.cancel()`` on the host (asyncio)."""
-        return self._runtime.cancels(self._task) > self._before
+        return self._runtime.cancel_requests(self._task) > self._before
 
     def explain(self, exc: BaseException, *, at_yield: bool) -> RuntimeError | None:
-        """Return what was wrong if a cancellation that is not ours is the fault of the source.
+        """Return the error of a source that was cancelled, and not by us.
 
-        ``Task.cancel()`` by the server is not.
+        :returns: ``None`` if somebody has called ``Task.cancel()``: that is no error.
         """
         if self.by_task():
             return None

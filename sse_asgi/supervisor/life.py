@@ -52,7 +52,7 @@ WAYS_OUT: dict[CloseReason, WayOut] = {
     CloseReason.CANCELLED: WayOut(complete=True, last_event=True),
 }
 
-#: These are no reasons of their own for a stream that was told to end: it does what it was told.
+#: A stream that was told to end keeps that reason if one of these comes: it does what it was told.
 _AS_TOLD = (CloseReason.FINISHED, CloseReason.CANCELLED)
 
 
@@ -98,7 +98,7 @@ class Life:
             logger.error("another exception while the source was closed", exc_info=error)
 
     def end(self) -> WayOut:
-        """Note that the source is closed. Return what the client gets."""
+        """Begin the end: the source is closed. Return what the client gets."""
         self.close(CloseReason.CANCELLED)
         self.state = State.CLOSED
         return self.way_out

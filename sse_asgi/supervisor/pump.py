@@ -41,7 +41,7 @@ NOTHING: Any = object()
 
 
 class Pump:
-    """What moves events from the source to the client."""
+    """Moves events from the source to the response."""
 
     __slots__ = (
         "_life", "_response", "_source", "_times", "cancelled", "held", "stepping", "unsent",
@@ -79,12 +79,12 @@ class Pump:
         step, held = self._source.step, self.held
         life, times, response = self._life, self._times, self._response
         send, clock = response.send, response.clock
-        if clock() >= times.drain:
+        if clock() >= times.drain_deadline:
             return
         at_once = response.server.sends_at_once
-        straight = False  # whether there is nothing to an event except to send it
+        direct = False  # whether an event that was waited for can be sent right here
         in_row = size = 0  # events that were there at once; bytes that are held
-        now = came = held_since = looped = 0.0  # when the last one came, and the event loop ran
+        now = came = held_since = loop_ran = 0.0  # when the last one came, and the event loop ran
         try:
             while not life.closing:
                 self.stepping = True
@@ -92,12 +92,12 @@ class Pump:
                 self.stepping = False
                 if self.waited:
                     self.waited = False
-                    self.cancelled = False  # if it was, it goes on
-                    in_row, looped = 0, 0.0
+                    self.cancelled = False  # if it was, it has caught that and goes on
+                    in_row, loop_ran = 0, 0.0
                     if life.closing:
                         self.unsent = event
                         return
-                    if straight and not response.flushing:
+                    if direct and not response.flushing:
                         # What Response.write() does, without a coroutine more: here it is felt.
                         frame = encode(event, sep)
                         times.sending_since = times.last_write = now = clock()
@@ -136,12 +136,12 @@ class Pump:
                                 continue
                 if not (at_once and self._write_held_at_once()):
                     await response.write(held)
-                straight = at_once
-                if in_row and now - looped >= LOOP_RUNS:
-                    if looped:
+                direct = at_once
+                if in_row and now - loop_ran >= LOOP_RUNS:
+                    if loop_ran:
                         await checkpoint()
                         now = monotonic()
-                    looped = now
+                    loop_ran = now
         except ClientGone:
             raise
         except Exception as exc:

@@ -48,11 +48,11 @@ def body(frame: bytes, more: bool = True) -> Message:
 class Response:
     """A response as it is sent.
 
-    :param start: its status, and its header fields.
+    :param status_and_headers: what the start of the response has.
     """
 
     __slots__ = (
-        "_backlog", "_backlog_events", "_flushed", "_life", "_options", "_start",
+        "_backlog", "_backlog_events", "_flushed", "_life", "_options", "_status_and_headers",
         "_times", "bytes", "clock", "ended", "events", "flushing", "send", "server",
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Response:
         times: Deadlines,
         clock: Callable[[], float],
         options: StreamOptions,
-        start: tuple[int, list[tuple[bytes, bytes]]],
+        status_and_headers: tuple[int, list[tuple[bytes, bytes]]],
     ) -> None:
         self.server: Server = server
         self.send: Any = server.send
@@ -72,8 +72,8 @@ class Response:
         #: The clock of the event loop.
         self.clock: Callable[[], float] = clock
         self._options = options
-        self._start = start
-        #: Whether the last message was sent, or is one because something went wrong.
+        self._status_and_headers = status_and_headers
+        #: Whether the last message was sent, or nothing can be sent any more: ``send`` has raised.
         self.ended: bool = False
         #: Whether the watchdog is sending, or is about to.
         self.flushing: bool = False
@@ -168,14 +168,14 @@ class Response:
             self.bytes += len(frame)
             return True
         except Exception:
-            return False  # it will say so again, to whoever waits
+            return False  # the next one who sends will get it again
         sending.close()  # it waits for the client, and has written nothing
         return False
 
     # -- by the watchdog -------------------------------------------------------------------------
 
     def hand_over(self, frame: bytes, events: int = 0) -> None:
-        """Have the watchdog send a frame. Nobody else may be sending."""
+        """Have the watchdog send a frame. The host must not be sending."""
         self._backlog += frame
         self._backlog_events += events
         self._times.handed_over = True
@@ -224,7 +224,7 @@ class Response:
     # -- by all of them --------------------------------------------------------------------------
 
     async def _send_start(self) -> None:
-        status, headers = self._start
+        status, headers = self._status_and_headers
         self._times.starting = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         self._times.has_started()

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from .. import runtime, servers
+from .. import servers
 from ..encoder import encode
 from ..errors import HTTPError
 from ..reasons import CloseReason, CloseReport
+from ..runtime import of_task
 from ..shutdown import server_shutdown
 from .deadlines import Deadlines
 from .interruption import Interruption, Thrown
@@ -76,28 +77,28 @@ class Stream:
         on_drain: Callable[[], object] | None = None,
         feed: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        self._runtime = loop = runtime.of_task()
-        clock = loop.clock
+        self._runtime = runtime = of_task()
+        clock = runtime.clock
         self._opened = now = clock()
         scope, receive, send = exchange
         self._source, self._receive = source, receive
         self._options, self._encode = options, encode
-        self._shutdown = options.shutdown or server_shutdown(loop)
-        server = servers.recognise(scope, send, loop, self._shutdown)
+        self._shutdown = options.shutdown or server_shutdown(runtime)
+        server = servers.recognise(scope, send, runtime, self._shutdown)
         self._life = life = Life()
         self._times = times = Deadlines(options.timing, now)
         self._response = response = Response(
-            server, life, times, clock, options, start or options.response_start
+            server, life, times, clock, options, start or options.status_and_headers
         )
         self._pump = pump = Pump(source, response, life, times)
-        self._interruption = interruption = Interruption(loop, life, times, pump)
+        self._interruption = interruption = Interruption(runtime, life, times, pump)
         self._watchdog = Watchdog(
-            receive, response, life, times, interruption, source, options, loop,
+            receive, response, life, times, interruption, source, options, runtime,
             encode=encode, on_drain=on_drain,
         )  # fmt: skip
         self._feed: Feed | None = None
         if feed is not None:
-            self._feed = _feed(feed, loop, life, times, options)
+            self._feed = _feed(feed, runtime, life, times, options)
         self._last_event = b""
 
     @property
@@ -115,14 +116,14 @@ class Stream:
         return self._life.state is not State.OPEN
 
     async def run(self) -> None:
-        """Serve the stream to its end. What the source raised leaves as itself."""
+        """Serve the stream to its end. An exception of the source is raised unchanged."""
         self._response.server.attach(self._shut_down_now)
         self._shutdown.listen(self, self._runtime)
         try:
             if self._shutdown.draining:
                 self._shut_down_now()
             async with self._runtime.task_group() as tasks:
-                if self._feed is not None and self._runtime.clock() < self._times.drain:
+                if self._feed is not None and self._runtime.clock() < self._times.drain_deadline:
                     self._interruption.feed = self._feed.scope
                     tasks.start_soon(self._feed.run, self._watchdog)
                 tasks.start_soon(self._watchdog.run)
@@ -135,7 +136,7 @@ class Stream:
                     self._interruption.stop()
                     self._watchdog.stop()
         except BaseException as exc:
-            self._life.leaving = exc  # from around the application; leaves below
+            self._life.leaving = exc  # from around the application; _raise() raises it again
         finally:
             self._shutdown.forget(self)
         try:
@@ -150,7 +151,7 @@ class Stream:
         """Tell the stream to end, within ``grace`` seconds; by default those of the options."""
         if grace is None:
             if self._response.server.cancels_when_stopping and self._shutdown.signalled:
-                return  # when it has cancelled us: later that would cut the source's cleanup short
+                return  # it is about to cancel us, which would cut a cleanup short that has begun
             grace = self._times.timing.grace
         self._watchdog.drain(CloseReason.SHUTDOWN, grace)
 
@@ -168,9 +169,9 @@ class Stream:
                 with self._interruption.cleanup:
                     running = pump.run(self._encode, self._options.sep, joins=self._runtime.joins)
                     try:
-                        # What "await running" does, but it is seen when the source waits, and
-                        # when it is cancelled. Not in a coroutine of its own: that would be memory
-                        # for as long as it waits.
+                        # This does what "await running" does, and sees when the source waits and
+                        # when it is cancelled. A coroutine of its own would take memory for as long
+                        # as it waits.
                         trap = running.send(None)
                         while True:
                             if pump.stepping:
@@ -180,7 +181,9 @@ class Stream:
                             try:
                                 value = yield trap
                             except BaseException as exc:
-                                value = Thrown(exc)  # not from here: it would be its context
+                                # Thrown later: from here, exc would be the context of what it
+                                # makes the source raise.
+                                value = Thrown(exc)
                             if not pump.stepping and times.sending_since is not None:
                                 times.last_write = self._response.clock()
                             if value is None:
@@ -328,11 +331,11 @@ class Stream:
             await self._response.end()
 
     def _unsent(self) -> bytes:
-        """Return the frames that are still to be sent: the source was resumed after all of them."""
+        """Return the frames that were accepted from the source and were not sent."""
         return self._response.take_backlog() + self._pump.take_held()
 
     def _farewell(self) -> bytes:
-        """Return a reconnection time of its own for the client, if it is to come back later."""
+        """Return a random reconnection time, so that clients do not all come back at once."""
         retry = self._options.retry
         if retry is None or not self._life.way_out.farewell:
             return b""
@@ -341,7 +344,7 @@ class Stream:
         return encode({"retry": randint(retry, 2 * retry)}, self._options.sep)
 
     async def _leave_the_connection(self) -> None:
-        """See to it that the server can leave the connection, too."""
+        """Cut the connection if the client would keep the server from leaving it."""
         server, times = self._response.server, self._times
         if self._life.reason is not CloseReason.CLIENT_DISCONNECTED:
             if times.started and times.sending_since is not None:

@@ -32,7 +32,7 @@ __all__ = ["Watchdog"]
 
 
 class Watchdog:
-    """What waits, pings, and interrupts the host when it is time to end.
+    """Waits for the client and the clock, sends pings, and interrupts the host.
 
     :param encode: makes a frame of what ``ping_message_factory`` returns, with a separator.
     :param on_drain: called when the stream is told to end.
@@ -68,7 +68,9 @@ class Watchdog:
         self._runtime = runtime
         self._encode = encode
         self._on_drain = on_drain
+        # When to listen to the client again, and how much later the next time.
         self._listen_again = self._patience = 0.0
+        # None until pings by a timer were set up, if they are.
         self._ping_timer: Cancel | None = None
         self._abort_timer: Cancel = nothing
 
@@ -79,7 +81,7 @@ class Watchdog:
             while await self._do_what_is_due():
                 times.wakes = times.next(self._runtime.clock())
                 # A pending receive() may be cancelled and called again: no message is lost.
-                with self._runtime.scope(deadline=times.wakes) as times.wait:
+                with self._runtime.scope(deadline=times.wakes) as times.wait_scope:
                     if (rest := self._listen_again - self._runtime.clock()) > 0:
                         await anyio.sleep(rest)
                     self._heard(await self._receive())
@@ -103,7 +105,7 @@ class Watchdog:
                 await self._do(due)
             if due in (Due.NOTHING, Due.PING):  # the next ping may be due before this one was sent
                 if times.started and self._ping_timer is None:
-                    self._send_at_once()
+                    self._set_up_at_once()
                 return not self._life.closing
         return False
 
@@ -112,7 +114,8 @@ class Watchdog:
         if due is Due.MAX_LIFETIME:
             times.lifetime = math.inf
             self.drain(CloseReason.MAX_LIFETIME, times.timing.grace)
-        elif due is Due.END:
+        elif due is Due.CLOSE:
+            # Without a reason: see _heard().
             self.interrupt(self._life.reason or CloseReason.CLIENT_DISCONNECTED)
         elif due is Due.SEND_TIMEOUT:
             self.interrupt(CloseReason.SEND_TIMEOUT)
@@ -128,7 +131,7 @@ class Watchdog:
             # The end is on its way: that may be all that the server wants to say. If not, the end
             # is not waited for much longer.
             self._listen_again = math.inf
-            self._times.drain = min(self._times.drain, self._runtime.clock())
+            self._times.drain_deadline = min(self._times.drain_deadline, self._runtime.clock())
         elif message["type"] == "http.request" and not message.get("more_body"):
             # A middleware may answer every receive() with the body again, at once.
             self._listen_again = self._runtime.clock() + self._patience
@@ -141,7 +144,7 @@ class Watchdog:
         do_not_abort = response.abort_in(times.timing.send_timeout, self._runtime)
         try:
             with self._runtime.scope(deadline=times.wakes) as wait:
-                times.wait = wait
+                times.wait_scope = wait
                 await response.flush(frame)
         finally:
             do_not_abort()
@@ -159,8 +162,8 @@ class Watchdog:
 
     # -- what takes no task: to wake one costs ten times as much -----------------------------------
 
-    def _send_at_once(self) -> None:
-        """Have pings and events sent without a task from now on, if the server allows that."""
+    def _set_up_at_once(self) -> None:
+        """Have pings and events sent by callbacks from now on, if the server allows that."""
         self._ping_timer = nothing
         if self._response.server.sends_at_once:
             self._source.give_to(self._response)
@@ -192,8 +195,9 @@ class Watchdog:
         """Tell the source to end. The stream is closed after ``grace`` seconds."""
         times, response = self._times, self._response
         times.tell(self._runtime.clock(), grace)
-        if response.flushing:  # and this task may not be woken
-            self._abort_in(times.drain - self._runtime.clock() + times.timing.cleanup_timeout)
+        if response.flushing:  # this task may be in a send that can't be cancelled
+            grace = times.drain_deadline - self._runtime.clock()
+            self._abort_in(grace + times.timing.cleanup_timeout)
         if self._life.tell(reason) and self._on_drain is not None:
             try:
                 self._on_drain()
@@ -205,8 +209,8 @@ class Watchdog:
         if not self._life.close(reason):
             return
         times, response = self._times, self._response
-        if times.sending_since is None or response.flushing:  # else its time has not begun
-            self._interruption.bound()
+        if times.sending_since is None or response.flushing:
+            self._interruption.bound()  # else the host sends, and the source waits at its yield
         if reason is CloseReason.SEND_TIMEOUT:
             response.server.abort()
         elif (
@@ -227,8 +231,8 @@ class Watchdog:
         if self._ping_timer is not None:
             self._ping_timer()
         # Not the scope of the group: an exception that leaves a task is kept in a cycle.
-        if self._times.wait is not None:
-            self._times.wait.cancel()
+        if self._times.wait_scope is not None:
+            self._times.wait_scope.cancel()
 
     def _abort_in(self, seconds: float) -> None:
         self._abort_timer()
