@@ -1282,6 +1282,27 @@ async def test_pings_that_take_longer_than_their_interval_starve_nobody() -> Non
     assert b": ping\n\n" in [message.get("body") for message in sent]
 
 
+async def test_an_oserror_of_the_ping_factory_is_an_error() -> None:
+    """It is no client that has left: only ``receive`` and ``send`` can tell that."""
+    recorder = Recorder()
+
+    def ping() -> Any:
+        raise ConnectionError("the database is away")
+
+    app = sse_app(
+        lambda: recorder.source("a"),
+        ping=0.01,
+        ping_message_factory=ping,
+        on_close=recorder.on_close,
+    )
+    with pytest.raises(ConnectionError, match="the database"):
+        async with connect(app) as stream:
+            await stream.receive()
+            await stream.receive()
+    assert recorder.report.reason is CloseReason.ERROR
+    assert recorder.closed
+
+
 # -- the last chunk --------------------------------------------------------------------------------
 
 

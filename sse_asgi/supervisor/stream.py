@@ -375,7 +375,7 @@ class Stream:
     async def _raise(self) -> None:
         """Raise what goes on its way now that the stream has ended."""
         life = self._life
-        leaves = life.error or life.leaving
+        leaves = life.leaving if life.error is None else life.error
         life.error = life.leaving = None
         if isinstance(leaves, self._runtime.cancelled) and (
             self._response.server.cancels_when_stopping and self._shutdown.signalled

@@ -84,8 +84,12 @@ class Watchdog:
                 with self._runtime.scope(deadline=times.wakes) as times.wait_scope:
                     if (rest := self._listen_again - self._runtime.clock()) > 0:
                         await anyio.sleep(rest)
-                    self._heard(await self._receive())
-        except (ClientGone, OSError):
+                    try:
+                        message = await self._receive()
+                    except OSError:
+                        raise ClientGone from None
+                    self._heard(message)
+        except ClientGone:
             self.interrupt(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:  # ping_message_factory, or receive() of a middleware
             self.fail(exc)
