@@ -118,7 +118,7 @@ class Shutdown:
         The caller checks :attr:`draining` too, since draining may have started before. With
         ``streams_per_second`` the listener is told after those before it, unless ``at_once``.
         """
-        runtime = runtime or current()
+        runtime = (runtime or current()).of_loop
         self._listeners[listener] = runtime
         if at_once:
             self._hear_at_once.add(listener)

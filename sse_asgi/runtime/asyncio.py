@@ -30,8 +30,6 @@ class AsyncioRuntime(Runtime):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._loop: Any = ref(loop)
-        # What the clock of asyncio's own loops is, with no loop to keep alive.
-        self._own_clock = type(loop).time is asyncio.BaseEventLoop.time
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -39,7 +37,10 @@ class AsyncioRuntime(Runtime):
 
         ``anyio.current_time`` looks the event loop up at each call, at ten times the price.
         """
-        clock: Callable[[], float] = monotonic if self._own_clock else self._loop().time
+        loop = self._loop()
+        if type(loop).time is asyncio.BaseEventLoop.time and "time" not in vars(loop):
+            return monotonic  # which is what it calls
+        clock: Callable[[], float] = loop.time
         return clock
 
     def task(self) -> asyncio.Task[Any] | None:

@@ -71,7 +71,6 @@ def nothing() -> None:
 class Runtime(ABC):
     """An event loop, as the library uses it.
 
-    There is one object for each event loop, so it serves as the key of what belongs to that loop.
     It does not keep the loop alive. If it did, nothing that is kept for a loop
     (:class:`anyio.lowlevel.RunVar`) would ever be freed.
     """
@@ -84,6 +83,11 @@ class Runtime(ABC):
 
     def __init__(self) -> None:
         self._own: dict[Callable[[], Any], Any] = {}
+
+    @property
+    def of_loop(self) -> Runtime:
+        """The runtime that all tasks of the event loop share: a key for what belongs to it."""
+        return self
 
     def own(self, make: Callable[[], T]) -> T:
         """Return what belongs to this event loop: what ``make`` has returned at the first call."""

@@ -149,8 +149,14 @@ class NativeRuntime(AsyncioRuntime):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, of_loop: Runtime) -> None:
         super().__init__(loop)
-        self._own = of_loop._own  # what belongs to the loop is the same for all its tasks
+        self._of_loop = of_loop
+        self._own = of_loop._own
         self._context = contextvars.Context()
+
+    @property
+    def of_loop(self) -> Runtime:
+        """The runtime of the tasks that are not bare."""
+        return self._of_loop
 
     def scope(
         self,

@@ -53,9 +53,6 @@ class Server:
     hides_broken_responses: ClassVar[bool] = False
     #: Whether an empty last message may be lost when the server stops.
     loses_empty_ends: ClassVar[bool] = False
-    #: Whether the server cancels its applications as soon as it is told to stop. If one of them
-    #: ends by that cancellation, the server does not wait for the others.
-    cancels_when_stopping: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -71,6 +68,14 @@ class Server:
         self.send: Send = send
         #: Whether the connection was aborted, as far as that is known.
         self.aborted: bool = False
+
+    @property
+    def cancels_when_stopping(self) -> bool:
+        """Whether the server cancels its applications as soon as it is told to stop.
+
+        If one of them ends by that cancellation, the server does not wait for the others.
+        """
+        return False
 
     def attach(self, shut_down: Callable[[], object]) -> None:
         """Begin to serve a stream. :meth:`detach` undoes this.

@@ -37,16 +37,21 @@ SETTLE = 0.05
 class Daphne(Server):
     """See :class:`~sse_asgi.servers.base.Server`."""
 
-    __slots__ = ("_let_stop", "_throttle")
+    __slots__ = ("_attached", "_let_stop", "_throttle")
 
     hides_broken_responses: ClassVar[bool] = True
-    cancels_when_stopping: ClassVar[bool] = True
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self._attached = False
         self._let_stop: Callable[[], object] | None = None
         self._throttle = Throttle(self.send)
         self.send: Send = self._throttle.send
+
+    @property
+    def cancels_when_stopping(self) -> bool:
+        """Whether daphne runs here. If it was only imported, nobody cancels anything."""
+        return self._attached
 
     def attach(self, shut_down: Callable[[], object]) -> None:
         """Have ``send`` wait for the client, and Twisted for the stream."""
@@ -57,6 +62,7 @@ class Daphne(Server):
                 self._throttle.register(request)
                 break
         self._let_stop = current().own(_Hold).add(shut_down)
+        self._attached = True
 
     def detach(self) -> None:
         """Let Twisted stop."""

@@ -154,10 +154,12 @@ class Interruption:
             )
 
     def _cleanup_over(self) -> None:
-        if self._in_cleanup():
+        if self._in_cleanup() and not self._life.closing:  # else another deadline bounds it
             self._life.close(CloseReason.CANCELLED)
             self.stop_feed()
             self.cleanup.cancel()
+            if self._times.sending_since is None:  # else the watchdog sends, and leaves after that
+                self._times.wake(-math.inf)
 
     def _in_cleanup(self) -> bool:
         """Return whether the source cleans up because somebody outside has cancelled it."""

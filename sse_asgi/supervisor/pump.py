@@ -145,7 +145,7 @@ class Pump:
         except ClientGone:
             raise
         except Exception as exc:
-            self.stepping = self.waited = False
+            self.stepping = self.waited = self.cancelled = False
             if held and not self._write_held_at_once():  # it came before
                 await response.write(held)
             if not isinstance(exc, StopAsyncIteration):

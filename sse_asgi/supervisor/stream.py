@@ -96,9 +96,7 @@ class Stream:
             receive, response, life, times, interruption, source, options, runtime,
             encode=encode, on_drain=on_drain,
         )  # fmt: skip
-        self._feed: Feed | None = None
-        if feed is not None:
-            self._feed = _feed(feed, runtime, life, times, options)
+        self._feed = None if feed is None else _feed(feed, runtime, life, times, options)
         self._last_event = b""
 
     @property
@@ -123,12 +121,15 @@ class Stream:
             if self._shutdown.draining:
                 self._shut_down_now()
             async with self._runtime.task_group() as tasks:
-                if self._feed is not None and self._runtime.clock() < self._times.drain_deadline:
+                if self._runtime.clock() >= self._times.drain_deadline:
+                    self._feed = None  # it does not begin
+                elif self._feed is not None:
                     self._interruption.feed = self._feed.scope
                     tasks.start_soon(self._feed.run, self._watchdog)
                 tasks.start_soon(self._watchdog.run)
                 try:
                     await self._host()
+                    self._interruption.stop()  # before that wait: the feed may take its time
                     if self._response.flushing:
                         with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
                             await self._response.flushed()
@@ -190,7 +191,7 @@ class Stream:
                                 trap = running.send(None)
                             else:
                                 trap = self._interruption.resume(running, value)
-                    except StopIteration:  # the pump has ended
+                    except StopIteration:
                         self._keep_last_event()
                     except ClientGone:
                         self._life.close(CloseReason.CLIENT_DISCONNECTED)
@@ -233,18 +234,21 @@ class Stream:
             return
         try:
             self._last_event = self._encode(self._pump.unsent, self._options.sep)
+            self._response.events += 1
         except Exception as exc:
             self._life.fail(exc)
-        else:
-            self._response.events += 1
 
     async def _close_source(self) -> None:
         cleanup = self._interruption.cleanup
         cleanup.shield = True
-        if self._interruption.feed is not None and self._life.closing:
-            assert self._feed is not None
+        if self._feed is not None and self._life.closing:
             cleanup.deadline = float("inf")  # the source has a time of its own, afterwards
-            await self._feed.stop()
+            try:
+                await self._feed.stop()
+            except self._runtime.cancelled:
+                # No shield keeps Task.cancel() out. The source is closed, and _raise() goes on.
+                if not (cleanup.cancel_called or self._interruption.by_task()):
+                    raise
         self._interruption.bound()
         try:
             await self._source.aclose()
@@ -281,7 +285,7 @@ class Stream:
     async def _tell_the_client(self) -> None:
         life, response = self._life, self._response
         # Not if that is done; or was interrupted, and nobody knows how far it came.
-        if self._times.starting or response.ended or self._response.server.aborted:
+        if self._times.starting or response.ended or response.server.aborted:
             return
         if life.reason is CloseReason.CLIENT_DISCONNECTED:
             return
@@ -311,8 +315,7 @@ class Stream:
         if self._options.on_error is not None and isinstance(error, Exception):
             try:
                 event = self._options.on_error(error)
-                if isawaitable(event):
-                    event = await event
+                event = await event if isawaitable(event) else event
                 last = None if event is None else self._encode(event, self._options.sep)
             except Exception as exc:
                 if exc is not error:
