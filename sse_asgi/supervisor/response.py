@@ -1,4 +1,4 @@
-"""The response to one request: what was sent, and the only caller of ASGI ``send``.
+"""The response to one request: what was sent, and the door through which all of it goes.
 
 Three may send, one at a time:
 
@@ -66,6 +66,7 @@ class Response:
         status_and_headers: tuple[int, list[tuple[bytes, bytes]]],
     ) -> None:
         self.server: Server = server
+        #: ASGI ``send``. The pump calls it by itself where a coroutine more would be felt.
         self.send: Any = server.send
         self._life = life
         self._times = times
