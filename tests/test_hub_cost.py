@@ -200,11 +200,15 @@ async def test_memory_of_a_subscription(traced: Callable[[], int]) -> None:
     hub = Hub()
 
     async def memory(app: ASGIApp) -> float:
+        """Return the least of three: a table of all tasks grows now and then, by half a megabyte."""
         async with clients_of(app, 20):
             pass  # what is made at the first use
-        before = traced()
-        async with clients_of(app):
-            return (traced() - before) / STREAMS
+        took = []
+        for _ in range(3):
+            before = traced()
+            async with clients_of(app):
+                took.append((traced() - before) / STREAMS)
+        return min(took)
 
     def never(request: SSERequest) -> Never:
         assert request.last_event_id is None  # looked at as there
