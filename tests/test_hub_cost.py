@@ -200,7 +200,7 @@ async def test_memory_of_a_subscription(traced: Callable[[], int]) -> None:
     hub = Hub()
 
     async def memory(app: ASGIApp) -> float:
-        """Return the least of three: a table of all tasks grows now and then, by half a megabyte."""
+        """Return the least of three: tables of all tasks grow at times, by half a megabyte."""
         async with clients_of(app, 20):
             pass  # what is made at the first use
         took = []
