@@ -40,8 +40,8 @@ Handler: TypeAlias = "Callable[[int, FrameType | None], Any]"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: How often, in seconds, to look whether a server is stopping that may not say so. uvicorn does
-#: not look more often itself.
+#: How often, in seconds, to check a server that may give no signal. uvicorn itself does not look
+#: more often.
 WATCH = 0.1
 
 #: How soon to look for a server again if none was found.
@@ -49,7 +49,7 @@ LOOK_AGAIN = 1.0
 
 
 class ServerSignals:
-    """What the servers of one event loop let it know, while streams are open."""
+    """Tells each ``Shutdown`` of an event loop when its servers stop, while streams are open."""
 
     def __init__(self) -> None:
         self._stopping = False
@@ -70,7 +70,7 @@ class ServerSignals:
         if handles_signals:
             self._chain()
         stopping = self._stopping or self._sees_stopping()
-        # One that is shared with the main thread may have been told there.
+        # The main thread may have told a shared one: do not take that back.
         if stopping or handles_signals or is_own:
             shutdown.note(stopping)
         if self._stop_watching is None and self._see_stopping is not None:
@@ -87,7 +87,7 @@ class ServerSignals:
                 self._stop_watching()
                 self._stop_watching = None
             if self._see_stopping is not None:
-                # It knows the server, and the server the event loop, which would be kept.
+                # It holds the server, which holds the event loop: neither would be freed.
                 self._see_stopping, self._looked = None, -math.inf
 
     def _sees_stopping(self) -> bool:
@@ -95,8 +95,8 @@ class ServerSignals:
         see = self._see_stopping
         if see is not None and not see():
             return False
-        # Those that were known are about to go, and another may have come. If none is known, not
-        # for every stream: this looks at all tasks.
+        # The known servers are stopping, so look for a new one. If none is known, look only now and
+        # then: this goes through all tasks.
         if see is not None or self._runtime.clock() >= self._looked + LOOK_AGAIN:
             self._looked = self._runtime.clock()
             from .servers.running import stopping_servers  # not before there is a stream
@@ -138,7 +138,7 @@ class ServerSignals:
         return isinstance(handler, partial) and handler.func == self._handle
 
     def _handle(self, chained: Handler, number: int, frame: FrameType | None) -> None:
-        # Each link carries the handler that it was put before: others may put theirs in between.
+        # Each partial holds the handler that it has replaced: others may put theirs in between.
         self._stopping = True
         self._tell()
         chained(number, frame)

@@ -1,4 +1,4 @@
-"""Where a subscription begins in its topics. Pure: it is told how far their logs reach."""
+"""Where a subscription begins in its topics. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Beginning", "Found", "Start"]
 class Start(NamedTuple):
     """Where a subscription begins in a topic."""
 
-    #: The end of the log when the subscription was made; ``None``: when the log is read first.
+    #: The end of the log when the subscription was made; ``None``: the end when it is first read.
     position: Position | None = None
     #: How many events before that end; fewer if the log does not have so many.
     history: int = 0
-    #: After the position in the id that the client has sent.
+    #: Whether to begin after the position in the id that the client has sent.
     resumed: bool = False
-    #: With the first event of the epoch.
+    #: Whether to begin with the first event of the epoch.
     oldest: bool = False
 
 
@@ -37,7 +37,7 @@ _NO_STARTS: Mapping[str, Start] = MappingProxyType({})
 
 
 class Beginning:
-    """What a subscription knows until it has a position in each topic.
+    """The state of a subscription until it has a position in each topic.
 
     :param topics: its topics, without patterns.
     :param last_event_id: the id that the client has sent; ``None``: it has sent none.

@@ -217,7 +217,7 @@ class Hub:
         for topic in topics:
             check_topic(topic)
         if not topics:
-            raise TypeError("the position of which topic?")
+            raise TypeError("position() needs at least one topic")
         self._affinity.use()
         positions = []
         for topic in dict.fromkeys(topics):

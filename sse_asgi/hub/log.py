@@ -117,10 +117,10 @@ class Limits:
             )
 
 
-#: What a log calls with new records of a topic, in order.
+#: Called by a log with new records of a topic, in order.
 Deliver: TypeAlias = Callable[[str, Sequence[Record]], None]
 
-#: What a log calls with a topic that was not there before.
+#: Called by a log with a topic that was not there before.
 Created: TypeAlias = Callable[[str], None]
 
 #: What a log calls when a topic has begun a new epoch, with where that ends.

@@ -183,6 +183,6 @@ class MemoryLog:
     def _now(self) -> float:
         """Return the time of the running event loop."""
         runtime = current()
-        if runtime is not self._runtime:  # the first one, or the next one
+        if runtime is not self._runtime:  # the first use, or another event loop
             self._runtime, self._clock = runtime, runtime.clock
         return self._clock()

@@ -40,7 +40,7 @@ Policy: TypeAlias = Literal["gap", "disconnect", "latest"]
 #: in this range. The log itself has tried for some time.
 PAUSE = (0.5, 1.0)
 
-#: How many characters of the id that a client has sent a gap event repeats.
+#: How many characters of the id of the client a gap event repeats.
 SHOWN = 64
 
 
@@ -214,7 +214,7 @@ class Subscription(AsyncIterator[bytes]):
         return self._cursors[first:] + self._cursors[:first] if first else self._cursors
 
     def _move(self, cursor: Cursor, records: Sequence[Record], frames: list[bytes]) -> None:
-        """Append the frames of some records, and move the cursor behind them."""
+        """Append the frames of some records, and move the cursor past them."""
         last = records[-1].offset
         if self.policy == "latest":
             records = _newest(records)

@@ -1,6 +1,6 @@
 """The event loop that is running, asyncio's or trio's, as one interface (``base.py``).
 
-The only place that asks which of them it is.
+Only this module asks which of the two runs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _native_of_loop: RunVar[Runtime] = RunVar("sse_asgi.runtime.native")
 def current() -> Runtime:
     """Return the runtime of the running event loop: one object for each loop.
 
-    :raises anyio.NoEventLoopError: there is none in this thread. A callback of trio's that no task
-        has made is in none either.
+    :raises anyio.NoEventLoopError: no event loop runs in this thread, or this is a callback of
+        trio's that no task has made.
     """
     try:
         return _of_loop.get()
@@ -55,7 +55,7 @@ def of_task() -> Runtime:
 
 
 def _make() -> Runtime:
-    # Not asyncio.get_running_loop(): trio may be a guest in asyncio's.
+    # Not asyncio.get_running_loop(): trio may run in guest mode.
     native = current_token().native_token
     if isinstance(native, AbstractEventLoop):
         from .asyncio import AsyncioRuntime
@@ -74,6 +74,6 @@ def _is_bare_task() -> bool:
         task = current_task()
     except RuntimeError:  # trio
         return False
-    # anyio does not say so, but has a list: the tasks that it made, and those with scopes.
+    # anyio has no function for this, and has a list: of its tasks, and of those with scopes.
     known = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", None)
     return task is not None and known is not None and task not in known

@@ -35,7 +35,7 @@ class AsyncioRuntime(Runtime):
     def clock(self) -> Callable[[], float]:
         """The clock of the event loop.
 
-        ``anyio.current_time`` looks the event loop up at each call, at ten times the price.
+        ``anyio.current_time`` looks the event loop up at each call, and takes ten times as long.
         """
         loop = self._loop()
         if type(loop).time is asyncio.BaseEventLoop.time and "time" not in vars(loop):
@@ -69,7 +69,7 @@ class AsyncioRuntime(Runtime):
     def soon(self, function: Callable[[], object]) -> None:
         """Call a function in the next iteration of the event loop.
 
-        The context is empty: who asks for the call is not who it is made for.
+        The function does not see the context variables of the caller.
         """
         self._loop().call_soon(function, context=contextvars.Context())
 

@@ -1,4 +1,4 @@
-"""What the library asks of an event loop, and anyio does not offer or makes expensive."""
+"""What the library needs of an event loop, and anyio lacks or makes expensive."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ Cancel: TypeAlias = Callable[[], object]
 
 
 def nothing() -> None:
-    """Do nothing. This is the :data:`Cancel` of what never happens."""
+    """Do nothing. This is the :data:`Cancel` of a call that is never made."""
 
 
 class Runtime(ABC):
@@ -90,7 +90,7 @@ class Runtime(ABC):
         return self
 
     def own(self, make: Callable[[], T]) -> T:
-        """Return what belongs to this event loop: what ``make`` has returned at the first call."""
+        """Return what ``make`` has returned at the first call in this event loop."""
         try:
             found: T = self._own[make]
         except KeyError:

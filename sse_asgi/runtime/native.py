@@ -1,4 +1,4 @@
-"""asyncio with its own means: for a task that nothing of anyio's is around.
+"""The scopes and the task group of asyncio, for a task with nothing of anyio's around it.
 
 A scope of anyio's takes three times the memory, in every stream that waits. See
 :func:`sse_asgi.runtime.of_task` for which task may do without.
@@ -27,7 +27,7 @@ AGAIN = 0.1
 
 
 class NativeScope:
-    """A cancel scope by the means of asyncio.
+    """A cancel scope that is made with asyncio only.
 
     A task may be cancelled by its deadline or from another task. What catches the cancellation may
     wait, and is cancelled again after ``again`` seconds. A scope that is entered within another, in
@@ -49,7 +49,7 @@ class NativeScope:
         context: contextvars.Context | None = None,
     ) -> None:
         self._again = again
-        # Of its timers: else each has a copy of the running one.
+        # The context of its timers. Without it each timer copies the running one.
         self._context = context
         self._deadline = deadline
         self._outer = outer
@@ -84,7 +84,7 @@ class NativeScope:
             task.uncancel()
         if (outer := self._outer) is not None:
             outer._inner = None
-            if outer.cancel_called and self.shield:  # it was kept from that
+            if outer.cancel_called and self.shield:  # which has held that back until now
                 outer._cancel_in(0)
         if self._requests and isinstance(exc, asyncio.CancelledError):
             self.cancelled_caught = task.cancelling() <= self._before

@@ -1,4 +1,4 @@
-"""trio. Its cancel scopes are used through anyio's, which are a thin cover."""
+"""trio. Its cancel scopes are used through anyio's, which are a thin wrapper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server that a request came by, as one interface (``base.py``)."""
+"""Tell which server a request came from. All have one interface (``base.py``)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _connections() -> Connections:
 def _kind(scope: Scope, send: Send, runtime: Runtime) -> type[Server]:
     if runtime.joins and is_uvicorns(send):
         return Uvicorn
-    # It alone gives no version of the specification.
+    # Only the scope of daphne has no version of the specification.
     if "daphne.server" in sys.modules and "spec_version" not in scope.get("asgi", {}):
         from .daphne import Daphne
 

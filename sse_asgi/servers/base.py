@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .sockets import Connections
 
     class Stopping(Protocol):
-        """Whatever knows whether the server was told to stop."""
+        """An object that knows whether the server was told to stop."""
 
         signalled: bool
 
@@ -42,8 +42,8 @@ class Server:
 
     __slots__ = ("_connections", "_scope", "_stopping", "aborted", "send")
 
-    #: Whether ``send`` writes before it waits, and waits for nothing but its client. Such a
-    #: ``send`` can be called by whoever has something to send, and dropped where it waits.
+    #: Whether ``send`` waits, if at all, before it writes, and only for its client. Any task and
+    #: any callback may call such a ``send``, and drop it if it waits.
     sends_at_once: ClassVar[bool] = False
     #: Whether a cancellation does not reach a ``send`` that waits.
     shields_sends: ClassVar[bool] = False
@@ -85,18 +85,18 @@ class Server:
         """
 
     def detach(self) -> None:
-        """Let the server stop: the stream is over."""
+        """Undo :meth:`attach`: the stream has ended, and the server may stop."""
 
     def release(self) -> None:
-        """Let go of the response: nothing will be sent any more."""
+        """Release the response: nothing is sent after this."""
 
     # -- the connection --------------------------------------------------------------------------
 
     def abort(self) -> None:
-        """Cut the connection of a client that takes nothing any more.
+        """Abort the connection of a client that takes nothing any more.
 
-        Other streams of an HTTP/2 connection may be fine, so that is only cut when the server is
-        stopping, and if it is stuck.
+        Other streams of an HTTP/2 connection may be fine, so that is only aborted when the server
+        is stopping, and if it is stuck.
         """
         if self.aborted:
             return
@@ -107,13 +107,13 @@ class Server:
             self.aborted = True
 
     def abort_if_stuck(self, seconds: float) -> None:
-        """Cut the connection unless the client takes something within so many seconds."""
+        """Abort the connection unless the client takes something within so many seconds."""
         self._connections.abort_if_stuck(self._scope, seconds)
 
     async def abort_is_seen(self, receive: Receive) -> None:
         """Wait a moment until the server has seen that the connection was aborted.
 
-        Else it takes a response that is not complete for a fault of the application.
+        Otherwise the server reports the incomplete response as an error of the application.
         """
         timeout = SEEN_HTTP1 if self._is_http1() else SEEN_HTTP2
         with anyio.move_on_after(timeout, shield=True):

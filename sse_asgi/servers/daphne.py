@@ -2,12 +2,12 @@
 
 daphne writes all that it is given to the transport of Twisted, which buffers it without a bound.
 The transport tells a producer that has registered with a request when its buffer is full, and when
-it is empty again. So the request that a stream answers is looked for in the server. If it is not
-found, in some later version say, ``send`` does not wait, and nothing else happens.
+it is empty again. So a stream looks for its request in the server. If it does not find it, in a
+later version of daphne for example, ``send`` does not wait, and nothing else changes.
 
-When daphne is told to stop, it cancels its applications and waits for them. It fails to do so if
-some client has sent half of a request: then it breaks off whatever there is. So Twisted is asked to
-wait for streams, by the trigger that Twisted has for that.
+When daphne is told to stop, it cancels its applications and waits for them. If some client has sent
+half of a request, daphne does not wait, and aborts all connections. So the stream makes Twisted
+wait, by a shutdown trigger.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Daphne"]
 
-#: What was written to a connection leaves it in the next iteration of the event loop, on HTTP/2 in
-#: the one after that. So many seconds pass until the last stream has ended for good.
+#: How long, in seconds, Twisted waits after the last stream has ended: what was written to a
+#: connection leaves it in the next iteration of the event loop, on HTTP/2 in the one after that.
 SETTLE = 0.05
 
 
@@ -54,7 +54,7 @@ class Daphne(Server):
         return self._attached
 
     def attach(self, shut_down: Callable[[], object]) -> None:
-        """Have ``send`` wait for the client, and Twisted for the stream."""
+        """Make ``send`` wait for the client, and make Twisted wait for the stream."""
         if (reactor := _reactor()) is None:
             return
         for request in _requests(reactor):
@@ -71,11 +71,11 @@ class Daphne(Server):
             self._let_stop = None
 
     def release(self) -> None:
-        """Unregister from the request, which would fail to end with a producer."""
+        """Unregister the producer: a request that has one can't end."""
         self._throttle.release()
 
     def abort(self) -> None:
-        """Break the response off. If its request was not found, abort it as on other servers."""
+        """Abort the response. If its request was not found, abort it as on other servers."""
         if self.aborted:
             return
         if self._throttle.registered:
@@ -125,7 +125,7 @@ class Throttle:
         self._room.set()
 
     def abort(self) -> bool:
-        """Break the response off, and drop what the client has not taken of it.
+        """Abort the response, and drop what the client has not taken of it.
 
         :returns: whether the response had not ended before.
         """
@@ -134,7 +134,7 @@ class Throttle:
         if request is None or not _is_open(request):
             return False
         if (transport := request.transport) is not None:
-            # To daphne an exception of the application's would be an error if it were still open.
+            # First: daphne logs an exception of the application as an error while this is open.
             request.finish()
             transport.abortConnection()
         else:  # HTTP/2: the stream is reset, and others of the connection go on
@@ -146,7 +146,7 @@ class Throttle:
     # -- what the transport calls ----------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """Hold ``send`` back: the buffer is full."""
+        """Make ``send`` wait: the buffer is full."""
         self._room.clear()
 
     def resumeProducing(self) -> None:
@@ -154,7 +154,7 @@ class Throttle:
         self._room.set()
 
     def stopProducing(self) -> None:
-        """Let ``send`` go on: the connection is lost, and ``receive()`` is about to say so."""
+        """Let ``send`` go on: the connection is lost. ``receive()`` will report it."""
         self._room.set()
 
 
@@ -171,7 +171,7 @@ class _Hold:
     def add(self, shut_down: Callable[[], object]) -> Callable[[], object]:
         if self._ended is not None:
             shut_down()
-            return lambda: None  # it is not waited for: there may always be more
+            return lambda: None  # Twisted does not wait for it: there may always be more
         self._streams.add(shut_down)
         if self._trigger is None:
             self._trigger = self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)

@@ -21,7 +21,7 @@ class HypercornHTTP2(Server):
     __slots__ = ()
 
     hides_broken_responses: ClassVar[bool] = True
-    #: When it stops, it waits until data is written. It does not wait for an empty end.
+    #: When it stops, it waits until data is written, and not until an empty last message is.
     loses_empty_ends: ClassVar[bool] = True
 
 
@@ -40,7 +40,7 @@ class HypercornTrioHTTP2(HypercornTrio, HypercornHTTP2):
 
 
 def kind(scope: Scope) -> type[Server]:
-    """Return the class for a request that may have come by hypercorn."""
+    """Return the class for a request that may have come from hypercorn."""
     # Of all servers only hypercorn offers HTTP/2 push.
     http2 = scope.get("http_version") in ("2", "3") and "http.response.push" in (
         scope.get("extensions") or {}

@@ -1,4 +1,4 @@
-"""See from within whether a server is stopping. Nothing that the server does is changed.
+"""Find out whether a server is stopping, from its objects. Nothing of the server is changed.
 
 uvicorn may be stopped by ``should_exit`` or by its limit of requests, and the workers of hypercorn
 get no signal. Both note that they are stopping in an object that belongs to the coroutine which
@@ -35,7 +35,7 @@ def stopping_servers() -> Callable[[], bool] | None:
 
 
 def _stopping(frame: FrameType) -> Callable[[], bool] | None:
-    """Return what knows whether a server is stopping, if ``frame`` runs one."""
+    """Return a function that tells whether the server of a frame is stopping, or ``None``."""
     # If a later version has these elsewhere, it is not seen to stop, and nothing else happens.
     name, module = frame.f_code.co_name, frame.f_globals.get("__name__")
     if name == "_serve" and module == "uvicorn.server":

@@ -1,9 +1,9 @@
-"""Cut the connection of a client that takes nothing any more.
+"""Abort the connection of a client that takes nothing any more.
 
 ASGI has no message for this. A server that closes such a connection first waits until the client
-has taken what was written: it waits for ever, and does not stop before that. So the socket is
+has taken what was written. It would wait for ever, and not stop before that. So the socket is
 looked for among the open files of this process, by the two addresses of the scope, and is shut
-down. The server sees a connection that broke, which is what it is.
+down. The server then sees a broken connection.
 
 Nothing happens if no open file has these addresses. Then the other side may be a proxy that has put
 the address of its client there, and that has timeouts of its own. Or the connection is a UNIX
@@ -34,7 +34,7 @@ __all__ = ["Connections"]
 #: Host and port of the client, host and port of the server; no host for "any address".
 Ends: TypeAlias = tuple[str, int, str, int]
 
-#: What share of the time may be spent on all open files: many clients may stall together.
+#: The largest share of time to spend on the list of open files: many clients may stall together.
 SHARE = 0.1
 
 #: A client that takes nothing of what waits for it is stuck after so many seconds.
@@ -43,10 +43,10 @@ MOMENT = 0.5
 #: The folder that lists the open files of this process.
 _FILES = next(filter(os.path.isdir, ("/proc/self/fd", "/dev/fd")), None)
 
-#: What a server listens on that is reached by all of its addresses.
+#: The hosts that mean "all addresses".
 _ANY = ("0.0.0.0", "::")  # noqa: S104  it is only compared
 
-#: Have what is not sent yet forgotten when the server closes the socket (SO_LINGER).
+#: Makes the system drop what was not sent when the server closes the socket (SO_LINGER).
 _FORGET = struct.pack("ii", 1, 0)
 
 
@@ -65,7 +65,7 @@ class Connections:
     def abort(self, scope: Scope) -> bool:
         """Shut down the connection that a request came by. Return whether it was found.
 
-        If it is too early to look for the connection, that is done later.
+        If it is too early to look, return False and try again later.
         """
         ends = _ends_of_scope(scope)
         return ends is not None and self._abort(ends)
@@ -140,7 +140,7 @@ class Connections:
             number = os.dup(self._files[ends])
         except OSError:
             return None
-        # Other threads open and close files, too: it may have become another one meanwhile.
+        # Other threads open and close files, too: the number may belong to another file now.
         now = _ends_of_file(number)
         if now is not None and ends in (now, _on_any_host(now)):
             return socket.socket(fileno=number)
@@ -170,7 +170,7 @@ def _open_connections() -> dict[Ends, int]:
         if (ends := _ends_of_file(int(name))) is not None:
             found[ends] = int(name)
             ends = _on_any_host(ends)
-            # If there are two, it could be either.
+            # -1: two connections match, so neither is used.
             found[ends] = -1 if ends in found else int(name)
     return found
 

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Uvicorn", "is_uvicorns"]
 
-#: Where a ``send`` comes from that waits, if at all, before it writes anything, and for nothing
-#: except its client: it need not be called by its own task, and once it waits it may be dropped.
+#: The modules whose ``send`` waits, if at all, before it writes, and only for its client.
 _SEND_AT_ONCE = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
 
-#: Wrappers around ``send`` that note something and call it.
+#: The modules with wrappers around ``send`` that only record something.
 _PASS_ON = ("starlette._exception_handler", "starlette.middleware.errors")
 
 
@@ -29,7 +28,7 @@ class Uvicorn(Server):
 
 
 def is_uvicorns(send: Any) -> bool:
-    """Return whether a ``send`` is uvicorn's, with nothing around it that does more than look."""
+    """Return whether a ``send`` is uvicorn's, with no wrapper that changes what it does."""
     while isinstance(send, FunctionType) and send.__module__ in _PASS_ON:
         closure = dict(zip(send.__code__.co_freevars, send.__closure__ or (), strict=True))
         if "send" not in closure:
