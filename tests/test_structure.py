@@ -83,6 +83,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"interruption"},
         {"watchdog"},
         {"feed"},
+        {"ending"},
         {"stream"},
     ],
     "hub": [

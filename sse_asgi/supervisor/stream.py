@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import types
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,11 +19,11 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .. import servers
 from ..encoder import encode
-from ..errors import HTTPError
-from ..reasons import CloseReason, CloseReport
+from ..reasons import CloseReason
 from ..runtime import of_task
 from ..shutdown import server_shutdown
 from .deadlines import Deadlines
+from .ending import Ending, farewell
 from .interruption import Interruption, Thrown
 from .life import Life, State
 from .pump import NOTHING, Pump
@@ -202,7 +201,7 @@ class Stream:
                         yield from self._close_source().__await__()
                 if not self._life.closing:
                     times.finishing = True
-                    yield from self._response.end(self._farewell()).__await__()
+                    yield from self._response.end(farewell(self._life, self._options)).__await__()
                     self._life.close(CloseReason.FINISHED)
         except ClientGone:
             self._life.close(CloseReason.CLIENT_DISCONNECTED)
@@ -268,112 +267,18 @@ class Stream:
                     self._times.timing.cleanup_timeout,
                 )
 
-    # -- closed: the client, the server, the application -----------------------------------------
+    # -- closed ----------------------------------------------------------------------------------
 
     async def _end(self) -> None:
-        """Tell the client that the stream is over, if it can hear it, and then the application."""
-        self._life.end()
-        error = self._life.error
-        try:
-            await self._tell_the_client()
-        finally:
-            try:
-                await self._leave_the_connection()
-            finally:
-                await self._report(error)
-
-    async def _tell_the_client(self) -> None:
-        life, response = self._life, self._response
-        # Not if that is done; or was interrupted, and nobody knows how far it came.
-        if self._times.starting or response.ended or response.server.aborted:
-            return
-        if life.reason is CloseReason.CLIENT_DISCONNECTED:
-            return
-        do_not_abort = response.abort_in(self._times.timing.cleanup_timeout, self._runtime)
-        try:
-            with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-                if life.reason is CloseReason.ERROR:
-                    await self._tell_error()
-                elif life.way_out.complete:
-                    await response.end(self._unsent() + self._last_event + self._farewell())
-                else:
-                    await self._break_off()
-        except ClientGone:
-            pass
-        finally:
-            do_not_abort()
-
-    async def _tell_error(self) -> None:
-        """End the response by an event of ``on_error``, or break it off."""
-        error, response = self._life.error, self._response
-        if response.started and (unsent := self._unsent()):
-            await response.write([unsent], counted=True)
-        if isinstance(error, HTTPError):
-            if not response.started:
-                return  # the status can still be sent
-            logger.error("%r came after the response had started; see defer_start", error)
-        if self._options.on_error is not None and isinstance(error, Exception):
-            try:
-                event = self._options.on_error(error)
-                event = await event if isawaitable(event) else event
-                last = None if event is None else self._encode(event, self._options.sep)
-            except Exception as exc:
-                if exc is not error:
-                    exc.__context__ = exc.__context__ or error  # as if raised while handling it
-                self._life.error = exc
-            else:
-                if last is not None:
-                    self._life.error = None
-                    await response.end(last)
-                    return
-        await self._break_off()
-
-    async def _break_off(self) -> None:
-        """Leave without a last message, which tells the client that this is no regular end."""
-        if self._response.started and self._response.server.hides_broken_responses:
-            await self._response.end()
-
-    def _unsent(self) -> bytes:
-        """Return the frames that were accepted from the source and were not sent."""
-        return self._response.take_backlog() + self._pump.take_held()
-
-    def _farewell(self) -> bytes:
-        """Return a random reconnection time, so that clients do not all come back at once."""
-        retry = self._options.retry
-        if retry is None or not self._life.way_out.farewell:
-            return b""
-        from random import randint  # slow to import, and few ask
-
-        return encode({"retry": randint(retry, 2 * retry)}, self._options.sep)
-
-    async def _leave_the_connection(self) -> None:
-        """Cut the connection if the client would keep the server from leaving it."""
-        server, times = self._response.server, self._times
-        if self._life.reason is not CloseReason.CLIENT_DISCONNECTED:
-            if times.started and times.sending_since is not None:
-                server.abort()
-            elif self._shutdown.signalled:
-                # A server that stops waits until the client has taken what was written.
-                server.abort_if_stuck(times.timing.cleanup_timeout)
-        server.release()
-        if server.aborted:
-            await server.abort_is_seen(self._receive)
-
-    async def _report(self, error: BaseException | None) -> None:
-        if (on_close := self._options.on_close) is None:
-            return
-        assert self._life.reason is not None
-        duration = self._runtime.clock() - self._opened
-        report = CloseReport(
-            self._life.reason, self._response.events, self._response.bytes, duration, error
-        )
-        with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-            try:
-                result = on_close(report)
-                if isawaitable(result):
-                    await result
-            except Exception:
-                logger.exception("on_close raised")
+        """Tell everybody that the stream is over, and let go of the server."""
+        ending = Ending(
+            self._life, self._times, self._response, self._pump, self._options, self._runtime,
+            encode=self._encode,
+            shutdown=self._shutdown,
+            opened=self._opened,
+            last_event=self._last_event,
+        )  # fmt: skip
+        await ending.run(self._receive)
 
     async def _raise(self) -> None:
         """Raise what goes on its way now that the stream has ended."""
