@@ -11,6 +11,7 @@ import anyio
 from ..encoder import encode
 from ..errors import HTTPError
 from ..reasons import CloseReason, CloseReport
+from .deadlines import TRY_AGAIN
 from .response import ClientGone
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Ending:
         self._shutdown = shutdown
         self._opened = opened
         self._last_event = last_event
+        #: Whether the client has not taken the end.
+        self._stuck = False
 
     async def run(self, receive: Receive) -> None:
         """End the stream, whatever happens on the way."""
@@ -86,31 +89,47 @@ class Ending:
 
     async def _tell_the_client(self) -> None:
         life, response = self._life, self._response
-        # Not if that is done; or was interrupted, and nobody knows how far it came.
-        if self._times.starting or response.ended or response.server.aborted:
+        if response.ended or response.server.aborted:
             return
         if life.reason is CloseReason.CLIENT_DISCONNECTED:
             return
-        do_not_abort = response.abort_in(self._times.timing.cleanup_timeout, self._runtime)
+        seconds = self._patience()
+        do_not_abort = response.abort_in(seconds, self._runtime)
         try:
-            with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-                if life.reason is CloseReason.ERROR:
+            with anyio.move_on_after(seconds, shield=True) as scope:
+                if response.torn:
+                    await self._break_off()
+                elif life.error is not None:
                     await self._tell_error()
                 elif life.way_out.complete:
-                    last = self._unsent() + self._last_event + farewell(life, self._options)
-                    await response.end(last)
+                    frame, events = self._unsent()
+                    if self._last_event:
+                        frame, events = frame + self._last_event, events + 1
+                    await response.end(frame + farewell(life, self._options), events)
                 else:
                     await self._break_off()
+            self._stuck = scope.cancelled_caught
         except ClientGone:
             pass
         finally:
             do_not_abort()
 
+    def _patience(self) -> float:
+        """Return how long the end of the response may take."""
+        times = self._times
+        seconds = min(times.timing.cleanup_timeout, times.timing.send_timeout)
+        if times.spared_in_vain or self._life.leaving is not None:
+            seconds = min(seconds, TRY_AGAIN)
+        return seconds
+
     async def _tell_error(self) -> None:
         """End the response by an event of ``on_error``, or break it off."""
         error, response = self._life.error, self._response
-        if response.started and (unsent := self._unsent()):
-            await response.write([unsent], counted=True)
+        if response.started:
+            frame, events = self._unsent()
+            if frame:
+                await response.write([frame])
+                response.events += events - 1
         if isinstance(error, HTTPError):
             if not response.started:
                 return  # the status can still be sent
@@ -133,18 +152,20 @@ class Ending:
 
     async def _break_off(self) -> None:
         """Leave without a last message, which tells the client that this is no regular end."""
-        if self._response.started and self._response.server.hides_broken_responses:
+        if self._times.started and self._response.server.hides_broken_responses:
             await self._response.end()
 
-    def _unsent(self) -> bytes:
-        """Return the frames that were accepted from the source and were not sent."""
-        return self._response.take_backlog() + self._pump.take_held()
+    def _unsent(self) -> tuple[bytes, int]:
+        """Return what was accepted from the source and not sent, and how many events it has."""
+        backlog, before = self._response.take_backlog()
+        held, after = self._pump.take_held()
+        return backlog + held, before + after
 
     async def _leave_the_connection(self, receive: Receive) -> None:
         """Cut the connection if the client would keep the server from leaving it."""
         server, times = self._response.server, self._times
         if self._life.reason is not CloseReason.CLIENT_DISCONNECTED:
-            if times.started and times.sending_since is not None:
+            if self._times.started and (self._response.torn or self._stuck):
                 server.abort()
             elif self._shutdown.signalled:
                 # A server that stops waits until the client has taken what was written.
