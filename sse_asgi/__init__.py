@@ -7,7 +7,7 @@ from .options import StreamOptions
 from .reasons import CloseReason, CloseReport
 from .request import SSERequest
 from .shutdown import Shutdown
-from .source import current_thread_limiter
+from .threads import current_thread_limiter
 
 __all__ = [
     "CloseReason",
