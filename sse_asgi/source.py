@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-import anyio.to_thread
+import anyio
 
-from .threads import ThreadSource, unlimited
+from .threads import ThreadSource, close_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,6 +21,9 @@ __all__ = [
     "discard",
     "open_source",
 ]
+
+
+logger: logging.Logger = logging.getLogger("sse_asgi")
 
 
 class OpenSource(Protocol):
@@ -70,11 +74,13 @@ async def discard(source: object, timeout: float | None) -> None:
 
     :param timeout: how long that may take, in seconds; ``None``: no limit.
     """
-    with anyio.move_on_after(timeout, shield=True):
+    with anyio.move_on_after(timeout, shield=True) as scope:
         if (aclose := getattr(source, "aclose", None)) is not None:
             await aclose()
-        elif (close := getattr(source, "close", None)) is not None:
-            await anyio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=unlimited())
+        else:
+            await close_in_thread(source)
+    if scope.cancelled_caught:
+        logger.warning("the source was not closed within cleanup_timeout=%s s", timeout)
 
 
 class AsyncSource:
