@@ -228,12 +228,10 @@ async def test_whatever_can_be_iterated_is_a_source(make: Any) -> None:
 
 async def test_a_file_is_closed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a\nb\n")
-    files = [(tmp_path / "file").open() for _ in range(2)]
-    app = sse_app(lambda: opened)
-    for opened in files:
-        async with connect(app) as stream:
-            assert (await stream.receive()).data == "a\n"
-        assert opened.closed
+    opened = (tmp_path / "file").open()
+    async with connect(sse_app(lambda: opened)) as stream:
+        assert (await stream.receive()).data == "a\n"
+    assert opened.closed
 
 
 # -- errors ----------------------------------------------------------------------------------------
@@ -600,7 +598,7 @@ def test_an_event_loop_that_closes_while_a_step_runs() -> None:
             closed.append(True)
 
     async def main() -> None:
-        with anyio.move_on_after(0.01) as scope:
+        with anyio.CancelScope() as scope:
             async with connect(sse_app(source, cleanup_timeout=0.01)) as stream:
                 await stream.receive()
                 await until(running.is_set)
