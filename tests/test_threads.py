@@ -24,7 +24,7 @@ import anyio.lowlevel
 import pytest
 import trio
 
-from sse_asgi import Shutdown, current_thread_limiter, sse_app
+from sse_asgi import HTTPError, Shutdown, current_thread_limiter, sse_app
 from sse_asgi.source import open_source
 from sse_asgi.testing import connect
 
@@ -77,6 +77,7 @@ class Watched:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.threads: set[threading.Thread] = set()
+        self.fails_at_close = False
 
     def note(self, what: str) -> None:
         self.calls.append(what)
@@ -100,6 +101,8 @@ class WatchedIterator:
 
     def close(self) -> None:
         self.watched.note("close")
+        if self.watched.fails_at_close:
+            raise KeyError("mine")
 
 
 # -- one thread ------------------------------------------------------------------------------------
@@ -405,6 +408,21 @@ async def test_a_source_that_waits_for_ever_in_its_cleanup_keeps_its_place() -> 
     assert await events_of(app) == ["a"]
 
 
+@pytest.mark.sse_app_only
+async def test_a_source_that_can_not_be_closed_for_want_of_a_thread_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    limiter = current_thread_limiter()
+    source = open_source(WatchedIterator(Watched()))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(HTTPError, match="no thread can be started"):
+        await source.aclose()
+    assert limiter.borrowed_tokens == 0
+
+
 # -- never stepped ---------------------------------------------------------------------------------
 
 
@@ -518,10 +536,13 @@ async def test_a_source_is_freed_without_the_garbage_collector(fails: bool) -> N
 
 @pytest.mark.sse_app_only
 @pytest.mark.parametrize("steps", [0, 2])
-async def test_a_source_that_nobody_closes_is_closed_when_it_is_dropped(steps: int) -> None:
+async def test_a_source_that_nobody_closes_is_closed_when_it_is_dropped(
+    steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
     watched = Watched()
     limiter = current_thread_limiter()
     source = open_source(WatchedIterator(watched))
+    watched.fails_at_close = True
     for _ in range(steps):
         await source.step()
     assert limiter.borrowed_tokens == 1
@@ -530,6 +551,7 @@ async def test_a_source_that_nobody_closes_is_closed_when_it_is_dropped(steps: i
     await until(lambda: not threads())
     assert watched.calls == ["next"] * steps + ["close"]
     assert len(watched.threads) == 1
+    assert "KeyError: 'mine'" in caplog.text
 
 
 @pytest.mark.sse_app_only
