@@ -234,7 +234,6 @@ class _Thread:
             if self.error is None:
                 self.error = exc
         close = self._iterator = None  # what they refer to is freed here, not in the event loop
-        self.event = _END
         self._runtime.from_thread(self._note_closed)
 
 
