@@ -45,11 +45,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shutdown": NAMES | {"runtime", "servers", "signals"},
     "threads": NAMES | {"runtime"},
     "source": NAMES | {"threads"},
+    "opening": NAMES | {"source"},
     "options": NAMES | {"event", "encoder", "shutdown"},
     # The life of one stream.
-    "supervisor": NAMES | {"runtime", "encoder", "servers", "shutdown", "source", "options"},
-    "answers": NAMES | {"options"},
-    "app": NAMES | {"request", "source", "options", "supervisor", "answers"},
+    "supervisor": NAMES | {
+        "runtime", "encoder", "servers", "shutdown", "source", "opening", "options",
+    },
+    "answers": NAMES | {"options", "supervisor"},
+    "app": NAMES | {"request", "source", "opening", "options", "supervisor", "answers"},
     # Adapters translate.
     "compat": NAMES | {"event", "encoder"},
     "starlette": NAMES | {

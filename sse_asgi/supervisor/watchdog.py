@@ -35,13 +35,14 @@ class Watchdog:
     """Waits for the client and the clock, sends pings, and interrupts the host.
 
     :param encode: makes a frame of what ``ping_message_factory`` returns, with a separator.
+    :param on_disconnect: called when the client has left.
     :param on_drain: called when the stream is told to end.
     """
 
     __slots__ = (
-        "_abort_timer", "_encode", "_interruption", "_life", "_listen_again", "_on_drain",
-        "_options", "_patience", "_ping_timer", "_receive", "_response", "_runtime", "_sending",
-        "_source", "_taken", "_tasks", "_times",
+        "_abort_timer", "_encode", "_interruption", "_life", "_listen_again", "_on_disconnect",
+        "_on_drain", "_options", "_patience", "_ping_timer", "_receive", "_response", "_runtime",
+        "_sending", "_source", "_taken", "_tasks", "_times",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +57,7 @@ class Watchdog:
         runtime: Runtime,
         *,
         encode: Callable[[Any, str], bytes],
+        on_disconnect: Callable[[], object] | None,
         on_drain: Callable[[], object] | None,
     ) -> None:
         self._receive = receive
@@ -67,6 +69,7 @@ class Watchdog:
         self._options = options
         self._runtime = runtime
         self._encode = encode
+        self._on_disconnect = on_disconnect
         self._on_drain = on_drain
         # When to listen to the client again, and how much later the next time.
         self._listen_again = self._patience = 0.0
@@ -87,6 +90,7 @@ class Watchdog:
         try:
             await self._watch()
         finally:
+            self._tasks = None
             self._response.let_others_send()
 
     async def _watch(self, done: anyio.Event | None = None) -> None:
@@ -264,7 +268,10 @@ class Watchdog:
         times, server = self._times, self._response.server
         if self._spares():
             times.spared_in_vain, times.spared_until = True, math.inf
-        if not self._life.close(reason) and not times.spared_in_vain:
+        if self._life.close(reason):
+            if reason is CloseReason.CLIENT_DISCONNECTED and self._on_disconnect is not None:
+                self._on_disconnect()
+        elif not times.spared_in_vain:
             return
         if times.sending_since is None or self._response.flushing:
             self._interruption.bound()  # else the host sends, and the source waits at its yield
