@@ -333,7 +333,7 @@ async def test_events_of_the_classes_are_encoded_alike_wherever_they_come_from()
         DEFAULT_SEPARATOR = "\n"
 
     async def fails() -> AsyncIterator[ServerSentEvent]:
-        await anyio.sleep(0.05)
+        await anyio.sleep(0.5)
         raise LookupError("why")
         yield Short("never")
 

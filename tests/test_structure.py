@@ -80,7 +80,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"uvicorn", "hypercorn", "daphne"},
     ],
     "supervisor": [
-        {"life"},
+        {"life", "incoming"},
         {"deadlines"},
         {"response"},
         {"pump"},

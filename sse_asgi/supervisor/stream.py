@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..source import OpenSource
     from ..types import Exchange
     from .feed import Feed
+    from .incoming import Reader
 
 __all__ = ["Stream"]
 
@@ -61,6 +62,7 @@ class Stream:
         the options.
     :param encode: makes a frame of what the source yields, with the separator of the options.
     :param body: the body of a response that is no stream, and has nothing else.
+    :param reader: takes the body of the request, for the source.
     :param on_disconnect: called, and awaited in a task of its own, when the client has left.
     :param on_drain: called when the stream is told to end, before the grace period.
     :param feed: a coroutine function that runs in a task of its own while the stream is open. An
@@ -83,6 +85,7 @@ class Stream:
         start: tuple[int, list[tuple[bytes, bytes]]] | None = None,
         encode: Callable[[Any, str], bytes] = encode,
         body: bytes | None = None,
+        reader: Reader | None = None,
         on_disconnect: Callable[[], Awaitable[object]] | None = None,
         on_drain: Callable[[], object] | None = None,
         feed: Callable[[], Awaitable[object]] | None = None,
@@ -107,6 +110,7 @@ class Stream:
         self._watchdog = Watchdog(
             receive, response, life, times, interruption, source, options, runtime,
             encode=encode,
+            reader=reader,
             on_disconnect=None if on_disconnect is None else self._client_has_left,
             on_drain=on_drain,
         )  # fmt: skip
