@@ -1,0 +1,360 @@
+"""What must be true of every case, whatever happens."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from .cases import Case, Step, walk
+from .sources import Log
+from .stage import LAST, Message, Outcome, Stage
+
+__all__ = ["faults"]
+
+PING = b":\n\n"
+#: How much later something may happen than it must: a clock that jumps is exact.
+SOON = 0.02
+#: In a loop of asyncio's without scopes a cancellation that is swallowed comes again after so long.
+AGAIN = 0.15
+
+
+def faults(stage: Stage) -> list[str]:
+    """Return what is wrong, in the order of importance."""
+    if stage.broken:  # the rest follows from this
+        return list(dict.fromkeys(stage.outcome.faults))
+    oracle = _Oracle(stage)
+    return [*stage.outcome.faults, *oracle.check()]
+
+
+class _Oracle:
+    def __init__(self, stage: Stage) -> None:
+        self.case: Case = stage.case
+        self.log: Log = stage.log
+        self.seen: Outcome = stage.outcome
+        self.names = {step[0] for step in walk(self.case.steps)}
+        self.what = {what for _, what, _ in self.seen.happened}
+        options = self.case.options
+        self.cleanup_timeout: float = options["cleanup_timeout"] if "cleanup_timeout" in options \
+            else (30.0 if self.case.entry == "starlette" else 5.0)
+        self.sep = options.get("sep", "\r\n" if self.case.entry == "starlette" else "\n")
+        self.delivered = 0
+        self.told_last = False
+        self.reason = self.seen.reports[0].reason.value if self.seen.reports else None
+        self.prompt = not self.what & {"pause", "slow"}
+        self.left_at = self._first("leave")
+        self.cancelled = bool(self.what & {"cancel", "cancel scope"}) or self.case.around is not None
+
+    def _first(self, *names: str) -> float:
+        return min((t for t, what, _ in self.seen.happened if what in names), default=math.inf)
+
+    def check(self) -> Iterator[str]:
+        if self.seen.returned is None or any("event loop" in f for f in self.seen.faults):
+            return
+        if self.seen.status in (0, 200):
+            yield from self.check_body()
+            yield from self.check_end()
+            yield from self.check_pings()
+            yield from self.check_report()
+        else:
+            yield from self.check_status()
+        yield from self.check_source()
+        yield from self.check_exception()
+        yield from self.check_log()
+        yield from self.check_time()
+        yield from self.check_left()
+
+    # -- the bytes -------------------------------------------------------------------------------
+
+    def check_body(self) -> Iterator[str]:
+        body, at, place, sep = self.seen.body, 0, 0, self.sep.encode()
+        retry, frames = self.case.options.get("retry"), self.log.frames
+        if self.case.kind == "hub":  # which gives the ids, and always has its own line ends
+            body = re.sub(rb"^id: [^\n]*\n", b"", body, flags=re.MULTILINE)
+            frames = [frame.replace(sep, b"\n") for frame in frames]
+        last = f"data: {LAST}".encode() + 2 * sep
+        if retry is not None and body:
+            preamble = b"retry: %d" % retry + 2 * sep
+            if not body.startswith(preamble):
+                yield f"the body begins with {body[:40]!r}, not with the reconnection time"
+            at = len(preamble)
+        while at < len(body):
+            if place < len(frames) and body.startswith(frames[place], at):
+                at += len(frames[place])
+                place += 1
+            elif body.startswith(PING, at):
+                at += len(PING)
+            elif body.startswith(last, at) and self.case.on_error in ("event", "wait 0.1"):
+                at += len(last)
+                self.told_last = at == len(body)
+            elif retry is not None and re.fullmatch(rb"retry: [12]\d\d(\r\n|\n){2}", body[at : at + 40]):
+                break
+            else:
+                yield f"after event {place - 1} of {len(frames)} comes {body[at : at + 60]!r}"
+                break
+        self.delivered = place
+
+    def check_end(self) -> Iterator[str]:
+        resumed = self.seen.fed if self.case.kind in ("hub", "feed") else self.log.resumed_after
+        failed = [e for e in self.log.raised] if self.case.kind not in ("hub",) else []
+        if self.seen.clean:
+            if self.delivered < resumed and self.case.kind not in ("hub", "feed"):
+                yield (f"rule 3: a clean end, but {resumed - self.delivered} of {resumed} events "
+                       "that the source was resumed after are missing")  # fmt: skip
+            if (self.reason == "error" or self.seen.raised_own) and not self.told_last:
+                yield f"rule 3: a clean end after an error ({self.seen.raised})"
+        elif (
+            self.seen.messages
+            and self.prompt
+            and self.left_at == math.inf
+            and self.reason in ("finished", "shutdown", "max_lifetime", "cancelled")
+            and self.case.middleware != "base"
+            and not failed
+        ):
+            yield f"rule 3: {self.reason}, the client reads, and the end is not clean"
+        if (
+            self.case.kind == "feed"
+            and self.prompt
+            and self.left_at == math.inf
+            and self.reason in ("finished", "error")
+            and self.delivered < self.seen.fed
+        ):
+            yield f"a feed had {self.seen.fed} events accepted, {self.delivered} were sent"
+
+    def check_status(self) -> Iterator[str]:
+        if not any(type(e).__name__ == "HTTPError" for e in self.log.raised):
+            yield f"status {self.seen.status}"
+        if not self.seen.clean and self.left_at == math.inf and self.prompt \
+                and not self.cancelled:
+            yield "the answer has no end"
+
+    def check_pings(self) -> Iterator[str]:
+        ping = self.case.options.get("ping", 15)
+        before: Message | None = None
+        for message in self.seen.messages:
+            if message.body == PING and message.more:
+                if not ping:
+                    yield "rule 5: a ping although ping=0"
+                elif before is not None and message.began - before.began < ping * 0.99:
+                    yield (f"rule 5: a ping {message.began - before.began:.4f} s after a write, "
+                           f"ping={ping}")  # fmt: skip
+            before = message
+
+    # -- the source ------------------------------------------------------------------------------
+
+    def check_source(self) -> Iterator[str]:
+        log, seen = self.log, self.seen
+        if log.started > 1 or len(log.closed) > log.started:
+            yield f"rule 3: started {log.started} times, closed {len(log.closed)} times"
+        closes = self.case.kind in ("async", "sync", "iterator")
+        if closes and len(log.closed) < log.started:
+            yield "rule 3: the source is not closed"
+        if closes and self.case.kind != "sync":
+            if not all(log.closed):
+                yield "rule 3: the source is closed in another task"
+        cancel_at = self._first("cancel") if self.case.mode in ("bare", "eager") else math.inf
+        if log.broken_shields and cancel_at == math.inf:
+            yield f"rule 3: {log.broken_shields[0]}"
+        yield from self.check_cleanups(cancel_at)
+
+    def check_cleanups(self, cancel_at: float) -> Iterator[str]:
+        if self.names & {"around", "group", "scoped", "swallow", "swallow all"}:
+            return
+        if self.case.kind not in ("async", "iterator"):
+            return
+        budgets = {}
+        number = 0
+        for step in walk(self.case.steps):
+            if step[0] == "finally":
+                inside = [s for s in step[2] if s[0] in ("event", "raise")]
+                budgets[number] = math.inf if inside else _budget(step[2])
+                number += 1
+        busy = sum(_budget([s]) for s in walk(self.case.steps)
+                   if s[0] in ("shield", "thread", "tasks"))  # fmt: skip
+        began = [n for n, (_, kind) in self.log.cleanups.items() if _ends(kind)]
+        if busy + sum(budgets[n] for n in began) > 0.7 * self.cleanup_timeout:
+            return
+        for n in began:
+            at, kind = self.log.cleanups[n]
+            if n not in self.log.cleaned and sum(
+                what == "cancel" for _, what, _ in self.seen.happened
+            ) <= 1 and not at <= cancel_at < math.inf:
+                yield (f"rule 3: cleanup {n} of {budgets[n]} s did not run to its end "
+                       f"(cleanup_timeout={self.cleanup_timeout}, {kind and kind.__name__})")  # fmt: skip
+
+    # -- what it says ----------------------------------------------------------------------------
+
+    def possible(self) -> set[str]:
+        """Return the reasons that this case may have."""
+        log, case, reasons = self.log, self.case, set[str]()
+        if log.ended or case.kind in ("list", "feed"):
+            reasons.add("finished")
+        if self.left_at < math.inf:
+            reasons.add("client_disconnected")
+        if "drain" in self.what:
+            reasons.add("shutdown")
+        if not self.prompt and case.options.get("send_timeout"):
+            reasons.add("send_timeout")
+        if case.options.get("max_lifetime"):
+            reasons.add("max_lifetime")
+        if self.cancelled:
+            reasons.add("cancelled")
+        if case.middleware == "base":
+            reasons.add("cancelled")
+        if log.raised or self.names & {"around", "group", "bad", "swallow", "swallow all", "tasks"}:
+            reasons.add("error")
+        return reasons
+
+    def check_report(self) -> Iterator[str]:
+        case, seen = self.case, self.seen
+        if not case.on_close:
+            return
+        opened = case.factory_waits is None and not case.factory_raises
+        if len(seen.reports) != 1:
+            if opened or len(seen.reports) > 1:
+                yield f"rule 13: on_close was called {len(seen.reports)} times"
+            return
+        report = seen.reports[0]
+        wait = float(case.on_close.split()[1]) if case.on_close.startswith("wait") else 0
+        if wait < self.cleanup_timeout * 0.9 and case.on_close != "raise" and \
+                not seen.on_close_ended:
+            yield f"rule 13: on_close was cut short ({self.reason})"
+        if self.reason not in self.possible():
+            yield f"reason {self.reason}, possible are {sorted(self.possible())}"
+        if self.prompt and self.left_at == math.inf and case.middleware != "base" \
+                and all(m.ended is not None for m in seen.messages):
+            if report.bytes != len(seen.body):
+                yield f"the report says {report.bytes} bytes, {len(seen.body)} were sent"
+            if case.kind != "hub" and report.events not in (self.delivered, self.delivered + self.told_last):
+                yield f"the report says {report.events} events, {self.delivered} were sent"
+
+    def check_exception(self) -> Iterator[str]:
+        seen = self.seen
+        if not seen.raised or seen.raised_own:
+            return
+        if self.case.middleware == "base" and "BrokenPipe" in seen.raised:
+            return  # it is Starlette's
+        if seen.raised_cancelled:
+            if not self.cancelled:
+                yield f"raised {seen.raised}, and nobody has cancelled it"
+        elif "a cancel scope, timeout or task group" in seen.raised:
+            if not self.names & {"around", "group"}:
+                yield f"raised {seen.raised[:200]}"
+        elif "bad" in self.names and "TypeError" in seen.raised:
+            pass
+        elif "swallow" in str(self.names) and "no event" in seen.raised:
+            pass
+        elif self.names & {"group", "tasks"} and "Group" in seen.raised:
+            pass
+        else:
+            yield f"rule 4: raised {seen.raised[:200]}"
+
+    def check_log(self) -> Iterator[str]:
+        case, seen = self.case, self.seen
+        for _, level, message in seen.records:
+            if "was not closed within" in message or "has not ended within" in message:
+                ok = bool(self.names) or case.kind == "feed"
+            elif "yielded while it was being closed" in message:
+                ok = bool(self.names & {"event", "burst"})
+            elif "on_close raised" in message:
+                ok = case.on_close == "raise"
+            elif "on_close" in message:
+                ok = case.on_close == "wait 30"
+            elif "another exception while" in message:
+                ok = len(self.log.raised) > 0
+            elif "after the response had started" in message:
+                ok = any(type(e).__name__ == "HTTPError" for e in self.log.raised)
+            elif "body" in message:
+                ok = case.middleware.startswith("replay")
+            else:
+                ok = False
+            if not ok:
+                yield f"logged: {level} {message[:200]}"
+
+    # -- when it ends ----------------------------------------------------------------------------
+
+    def check_time(self) -> Iterator[str]:
+        """See whether a client that leaves, and a cancellation, are seen at once."""
+        case, seen = self.case, self.seen
+        assert seen.returned is not None
+        if case.kind == "sync" or self._spins():
+            return
+        shields = sum(_budget([s]) for s in walk(case.steps) if s[0] in ("shield", "thread"))
+        on_close = float(case.on_close.split()[1]) if case.on_close.startswith("wait") else 0
+        after = SOON + shields + self.cleanup_timeout + min(on_close, self.cleanup_timeout)
+        if case.kind == "feed":
+            after += self.cleanup_timeout
+        if case.on_error.startswith("wait"):
+            after += 0.1
+        if case.middleware.startswith("replay"):
+            after += 1.5  # receive() is not called again and again
+        if self.names & {"swallow", "swallow all"}:
+            after += AGAIN * 3
+        if not (case.steps and "slow" not in case.on_close and self._has_slow_cleanup()):
+            # Nothing in it takes so long.
+            exact = sum(_budget(s[2]) for s in walk(case.steps) if s[0] == "finally")
+            if not self.names & {"swallow", "swallow all", "around", "group", "tasks"}:
+                after -= max(0, self.cleanup_timeout - exact)
+        hidden = case.middleware == "base" or case.send_hangs and case.middleware != ""
+        if self.left_at < seen.returned and not hidden and not self._factory_waits():
+            late = seen.returned - self.left_at
+            if late > after:
+                yield f"rule 1: {late:.3f} s after the client has left it returns (<= {after:.3f})"
+        scope_at = self._first("cancel", "cancel scope")
+        if case.around is not None:
+            scope_at = min(scope_at, seen.began + max(case.around, 0))
+        if scope_at < seen.returned and not self.names & {"swallow", "swallow all"}:
+            late = seen.returned - scope_at
+            if late > after + 1.1:
+                yield f"rule 17: {late:.3f} s after a cancellation it returns (<= {after + 1.1:.3f})"
+
+    def _spins(self) -> bool:
+        return any(s[0] == "for ever" and "wait" not in repr(s) for s in walk(self.case.steps))
+
+    def _factory_waits(self) -> bool:
+        return self.case.factory_waits is not None and False
+
+    def _has_slow_cleanup(self) -> bool:
+        return any(step[0] == "finally" and _budget(step[2]) > self.cleanup_timeout
+                   for step in walk(self.case.steps))  # fmt: skip
+
+    def check_left(self) -> Iterator[str]:
+        for what, count in self.seen.left.items():
+            if count:
+                yield f"left: {count} {what}"
+
+
+def _ends(kind: type[BaseException] | None) -> bool:
+    return kind is not None and kind.__name__ in ("GeneratorExit", "Cancelled", "CancelledError")
+
+
+def _budget(steps: list[Step]) -> float:
+    """Return how long steps of a cleanup take."""
+    total = 0.0
+    for step in steps:
+        if step[0] in ("wait", "shield"):
+            total += step[1]
+        elif step[0] in ("thread", "tasks"):
+            total += 0.06
+    return total
+
+
+def describe(stage: Stage) -> dict[str, Any]:
+    """Return what is worth to be printed of a case that has failed."""
+    seen, log = stage.outcome, stage.log
+    return {
+        "happened": [(round(t - seen.began, 4), *rest) for t, *rest in seen.happened],
+        "returned": seen.returned and round(seen.returned - seen.began, 4),
+        "raised": seen.raised,
+        "reports": [str(report)[:200] for report in seen.reports],
+        "messages": [
+            (round(m.began - seen.began, 4), m.ended and round(m.ended - seen.began, 4),
+             m.type[14:], m.body[:24], len(m.body), m.more)
+            for m in seen.messages[-6:]
+        ],  # fmt: skip
+        "yielded": len(log.frames),
+        "resumed after": log.resumed_after,
+        "log": [(round(t - seen.began, 4), *rest) for t, *rest in seen.records],
+        "left": {what: count for what, count in seen.left.items() if count},
+    }
