@@ -100,8 +100,9 @@ def make(seed: int, modes: tuple[str, ...] = MODES[:3]) -> Case:
         steps=[] if has_data else maker.steps(kind),
         feed=maker.feed() if has_data else [],
         options=maker.options(entry),
-        on_close=maker.pick({"sync": 60, "wait 0.1": 15, "wait 0": 5, "wait 30": 5, "raise": 5,
-                             "": 10}),  # fmt: skip
+        on_close=maker.pick(
+            {"sync": 60, "wait 0.1": 15, "wait 0": 5, "wait 30": 5, "raise": 5, "": 10}
+        ),
         on_error=maker.pick({"": 70, "event": 10, "none": 5, "raise": 5, "wait 0.1": 10}),
         happens=maker.happens(),
         happens_at_byte=maker.happens_at_byte(),
@@ -135,6 +136,11 @@ class _Maker:
     def steps(self, kind: str) -> list[Step]:
         if kind == "list":
             return [self._burst()]
+        if self._rng.random() < 0.02:
+            return [["raise", "HTTPError"]]
+        if kind == "bare iterator":  # nobody can close it
+            return [self._rng.choice((self._event(), self._burst(), ["wait", self._wait()]))
+                    for _ in range(4)]  # fmt: skip
         steps = self._some(kind, 3)
         if self._rng.random() < 0.6:
             steps.append(["for ever", [self._event(), ["wait", self._wait() or 0.05]]])

@@ -56,7 +56,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
         if eager:
             assert sys.version_info >= (3, 12), "eager tasks came with Python 3.12"
-            self.set_task_factory(asyncio.eager_task_factory)
+            self.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
 
     def time(self) -> float:
         return self.now

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from sse_asgi import CloseReport, HTTPError, Shutdown, sse_app
+from sse_asgi import CloseReport, Shutdown, sse_app
 from sse_asgi.hub import Hub
 from sse_asgi.starlette import EventSourceResponse, SendTimeoutError
 from tests.streams import http_scope
@@ -346,8 +344,11 @@ class Stage:
             self.hub = Hub()
             source = self.hub.subscribe("topic")
         elif case.kind == "list":
-            source = [log.event(case.steps[0][2]) for _ in range(case.steps[0][1])] \
-                if case.steps and case.steps[0][0] == "burst" else []
+            source = (
+                [log.event(case.steps[0][2]) for _ in range(case.steps[0][1])]
+                if case.steps and case.steps[0][0] == "burst"
+                else []
+            )
             log.ended = True
             return source
         else:

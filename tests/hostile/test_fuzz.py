@@ -1,0 +1,82 @@
+"""Some rounds of the fuzz; `python -m tests.hostile.fuzz --hours 1` has more.
+
+What a failure prints can be run again: `python -m tests.hostile.fuzz --case ...`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.harness import KINDS, require_package
+
+from .fuzz.cases import MODES, make
+from .fuzz.driver import run
+from .fuzz.oracle import faults
+from .fuzz.servers import SERVERS, FuzzServer, batch, make_served, start_server
+
+#: Cases in each mode of this process, and batches on each server.
+ROUNDS = int(os.environ.get("SSE_ASGI_TEST_FUZZ", "400"))
+BATCHES = max(1, ROUNDS // 200)
+TOGETHER = 12
+
+pytestmark = pytest.mark.timeout(120 + ROUNDS)
+
+
+@pytest.fixture
+def _quick_collection() -> Iterator[None]:
+    """What is there before is not looked at again for each case."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_quick_collection")
+@pytest.mark.parametrize("mode", MODES)
+def test_in_process(mode: str) -> None:
+    if mode == "eager" and sys.version_info < (3, 12):
+        pytest.skip("eager tasks came with Python 3.12")
+    wrong = []
+    for seed in range(ROUNDS):
+        case = make(seed, (mode,))
+        stage, _ = run(case)
+        if found := faults(stage):
+            wrong.append("\n".join([*found, f"  --case '{case}'"]))
+    assert not wrong, f"{len(wrong)} of {ROUNDS}:\n" + "\n".join(wrong[:5])
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def fuzz_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FuzzServer]:
+    for package in KINDS[request.param].packages:
+        require_package(package)
+    server = start_server(request.param, tmp_path_factory.mktemp("fuzz"))
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("calm", [True, False], ids=["calm", "wild"])
+def test_on_server(fuzz_server: FuzzServer, calm: bool) -> None:
+    wrong = []
+    for number in range(BATCHES):
+        cases = [make_served(number * TOGETHER + n, calm=calm) for n in range(TOGETHER)]
+        wrong += [f"{fault}\n  {case}" for case, fault in batch(fuzz_server, cases, calm=calm)]
+    assert not wrong, "\n".join(wrong[:5])
+
+
+def test_the_source_is_what_the_case_says() -> None:
+    """A fuzz whose sources do nothing would find nothing."""
+    events = closed = 0
+    for seed in range(50):
+        stage, outcome = run(make(seed, ("group",)))
+        events += len(stage.log.frames)
+        closed += len(stage.log.closed)
+        assert outcome.returned is not None
+    assert events > 100
+    assert closed > 20
