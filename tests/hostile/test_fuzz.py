@@ -65,7 +65,9 @@ def fuzz_server(
 def test_on_server(fuzz_server: FuzzServer, calm: bool) -> None:
     wrong = []
     for number in range(BATCHES):
-        cases = [make_served(number * TOGETHER + n, calm=calm) for n in range(TOGETHER)]
+        cases = [
+            make_served(number * TOGETHER + n, fuzz_server.name, calm=calm) for n in range(TOGETHER)
+        ]
         wrong += [f"{fault}\n  {case}" for case, fault in batch(fuzz_server, cases, calm=calm)]
     assert not wrong, "\n".join(wrong[:5])
 

@@ -104,7 +104,7 @@ def on_server(name: str, seed: int, more: Callable[[], bool], tally: Tally) -> N
         try:
             while more():
                 calm = seed % 2 == 0
-                cases = [make_served(seed * TOGETHER + n, calm=calm) for n in range(TOGETHER)]
+                cases = [make_served(seed * TOGETHER + n, name, calm=calm) for n in range(TOGETHER)]
                 for case, fault in batch(server, cases, calm=calm):
                     tally.add(case, f"{name}: {fault}")
                 seed += 1
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="how many cases at most")
     parser.add_argument("--seed", type=int, help="of the first case; the next ones follow")
     parser.add_argument("--mode", action="append", choices=MODES)
-    parser.add_argument("--server", action="append", help="on servers; each gets its share of time")
+    parser.add_argument("--server", action="append", help="on servers, which share the time")
     parser.add_argument("--case", help="run one case and tell all of it")
     parser.add_argument("--shrink", type=float, metavar="SECONDS", default=0,
                         help="make a case of each kind of fault as small as that takes")  # fmt: skip
@@ -137,9 +137,7 @@ def main() -> int:
     seed = arguments.seed if arguments.seed is not None else time.time_ns() % 10**9
     tally = Tally(arguments.skip)
     servers: list[str | None] = arguments.server or [None]
-    modes = tuple(
-        arguments.mode or (m for m in MODES if m != "eager" or sys.version_info >= (3, 12))
-    )
+    modes = tuple(arguments.mode or (MODES if sys.version_info >= (3, 12) else MODES[:3]))
     print(f"seed {seed}")
     for server in servers:
         ends = time.monotonic() + arguments.hours * 3600 / len(servers)

@@ -167,7 +167,7 @@ class _Maker:
 
     def _burst(self) -> Step:
         size = self._rng.choice(SIZES[:6])
-        return ["burst", self._rng.choice((2, 5, 20, 300)) if size < 1000 else 20, size]
+        return ["burst", self._rng.choice((2, 5, 20, 300, 300)) if size < 1000 else 20, size]
 
     def _some(self, kind: str, depth: int) -> list[Step]:
         return [self._step(kind, depth) for _ in range(self._rng.randint(1, 4))]
@@ -222,6 +222,16 @@ class _Maker:
 
     def happens(self) -> list[list[Any]]:
         rng, happens = self._rng, list[list[Any]]()
+        if rng.random() < 0.2:  # the client is stuck when it happens
+            began, later = rng.choice((0, 0.015, 0.1)), rng.choice((0.05, 0.3, 1))
+            what = rng.choice(("drain", "drain", "leave", "cancel", "cancel scope"))
+            happens = [
+                [began, "pause", None],
+                [began + later, what, 0 if what == "drain" else None],
+            ]
+            if what != "leave" and rng.random() < 0.7:
+                happens.append([began + 2 * later, "read", None])
+            return happens
         for _ in range(self._rng.choice((0, 0, 1, 1, 1, 2, 3))):
             when = rng.choice((0, 0, 0.001, 0.02, 0.1, 0.3, 1, 2.5, 8))
             what = self.pick({"leave": 30, "pause": 15, "read": 10, "slow": 8, "drain": 20,

@@ -1,6 +1,6 @@
 """The application that a server under the fuzz serves: a case for each request.
 
-`/case?id=...&case=<json>` is a stream; `/result?id=...` is what it has gone through;
+`/case?id=...&case=<JSON, in hex>` is a stream; `/result?id=...` is what it has gone through;
 `/drain?id=...&grace=...` drains it; `/left` is what is left in the process.
 """
 
@@ -139,7 +139,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     query = {k: v[0] for k, v in parse_qs(scope["query_string"].decode()).items()}
     answer: Any
     if scope["path"] == "/case":
-        stage = stages[query["id"]] = ServedStage(Case.parse(query["case"]))
+        stage = stages[query["id"]] = ServedStage(Case.parse(bytes.fromhex(query["case"]).decode()))
         await stage.serve(dict(scope), receive, send)
         return
     if scope["path"] == "/status":
