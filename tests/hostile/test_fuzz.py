@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,12 +18,19 @@ from tests.servers.harness import KINDS, require_package
 from .fuzz.cases import MODES, make
 from .fuzz.driver import run
 from .fuzz.oracle import faults
-from .fuzz.servers import SERVERS, FuzzServer, batch, make_served, start_server
+from .fuzz.servers import (
+    SERVERS,
+    TOGETHER,
+    FuzzServer,
+    batch,
+    make_served,
+    start_server,
+    stop,
+)
 
 #: Cases in each mode of this process, and batches on each server.
 ROUNDS = int(os.environ.get("SSE_ASGI_TEST_FUZZ", "400"))
 BATCHES = max(1, ROUNDS // 200)
-TOGETHER = 12
 
 pytestmark = pytest.mark.timeout(120 + ROUNDS)
 
@@ -72,6 +80,19 @@ def test_on_server(fuzz_server: FuzzServer, calm: bool) -> None:
     assert not wrong, "\n".join(wrong[:5])
 
 
+@pytest.mark.parametrize("name", SERVERS)
+def test_stop(name: str, tmp_path: Path) -> None:
+    """It is told to stop while it has streams of all kinds; some clients are stuck, some leave."""
+    for package in KINDS[name].packages:
+        require_package(package)
+    server = start_server(name, tmp_path)
+    try:
+        assert stop(server, 1) == []
+    finally:
+        server.kill()
+
+
+@pytest.mark.usefixtures("_quick_collection")
 def test_the_source_is_what_the_case_says() -> None:
     """A fuzz whose sources do nothing would find nothing."""
     events = closed = 0

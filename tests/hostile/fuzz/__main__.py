@@ -22,9 +22,6 @@ from .driver import run
 from .oracle import describe, faults
 from .sources import program
 
-#: So many cases are open on a server at once.
-TOGETHER = 12
-
 
 def faults_of(case: Case) -> list[str]:
     stage, _ = run(case)
@@ -97,7 +94,7 @@ def in_process(seed: int, modes: tuple[str, ...], more: Callable[[], bool], tall
 
 
 def on_server(name: str, seed: int, more: Callable[[], bool], tally: Tally) -> None:
-    from .servers import batch, make_served, start_server
+    from .servers import TOGETHER, batch, make_served, start_server, stop
 
     with tempfile.TemporaryDirectory() as directory:
         server = start_server(name, Path(directory))
@@ -109,20 +106,21 @@ def on_server(name: str, seed: int, more: Callable[[], bool], tally: Tally) -> N
                     tally.add(case, f"{name}: {fault}")
                 seed += 1
                 tally.rounds += TOGETHER
+            for fault in stop(server, seed):
+                tally.add(None, f"{name}: {fault}")
         finally:
             server.kill()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m tests.hostile.fuzz")
     parser.add_argument("--hours", type=float, default=1 / 60, help="how long")
     parser.add_argument("--rounds", type=int, help="how many cases at most")
     parser.add_argument("--seed", type=int, help="of the first case; the next ones follow")
     parser.add_argument("--mode", action="append", choices=MODES)
     parser.add_argument("--server", action="append", help="on servers, which share the time")
     parser.add_argument("--case", help="run one case and tell all of it")
-    parser.add_argument("--shrink", type=float, metavar="SECONDS", default=0,
-                        help="make a case of each kind of fault as small as that takes")  # fmt: skip
+    parser.add_argument("--shrink", type=float, default=0, help="so many seconds for each fault")
     parser.add_argument("--skip", default="", help="faults to leave out: a regular expression")
     return parser
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
+import signal
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +23,15 @@ from sse_asgi import CloseReason, CloseReport
 from tests.servers.harness import KINDS, Server, free_port, started
 
 from .cases import Case, Step, make, walk
-from .oracle import Oracle
+from .oracle import PING, Oracle
 from .stage import Message, Stage
 
-__all__ = ["SERVERS", "FuzzServer", "batch", "make_served", "start_server"]
+__all__ = ["SERVERS", "TOGETHER", "FuzzServer", "batch", "make_served", "start_server", "stop"]
 
 SERVERS = ("uvicorn-h11", "uvicorn-httptools", "hypercorn", "hypercorn-trio", "granian", "daphne")
+
+#: So many cases are open on a server at once.
+TOGETHER = 12
 
 #: How long a stream may take to end when all is over, in seconds: machines may be busy.
 PATIENCE = 20.0
@@ -77,7 +83,11 @@ def make_served(seed: int, server: str, *, calm: bool) -> Case:
         if case.kind == "hub" or case.middleware.startswith("replay") or case.factory_raises:
             continue
         if calm and (
-            loud or in_cleanup or case.middleware or case.on_close in ("raise", "wait 30")
+            loud
+            or in_cleanup
+            or case.middleware
+            or case.kind == "bare iterator"
+            or case.on_close in ("raise", "wait 30")
         ):
             continue
         break
@@ -124,7 +134,7 @@ class Client:
     """A client of one case: reads as it is told to, and takes the response apart."""
 
     def __init__(self, server: FuzzServer, case: Case, name: str) -> None:
-        self._case = case
+        self.case = case
         self._name = name
         self._server = server
         self._port = server.address.port
@@ -136,12 +146,13 @@ class Client:
         self._raw = bytearray()
         self._headers: bytes | None = None
         self._open = True
+        self.over = False  # the server has ended
         self._reading = True
         self._rate = 0
 
     def run(self) -> None:
         """Play the client to its end."""
-        case = self._case
+        case = self.case
         small = case.buffer < 65536
         self._sock = self._server.address.connect(4096 if small else None)
         # Not as it is: servers log the target, and some words there would be taken for an error.
@@ -152,7 +163,7 @@ class Client:
         at_byte = list(case.happens_at_byte)
         ends = began + PATIENCE
         try:
-            while self._open and time.monotonic() < ends:
+            while self._open and time.monotonic() < ends and (self._reading or not self.over):
                 now = time.monotonic() - began
                 if at_byte and len(self.body) >= at_byte[0][0]:
                     self._do(*at_byte.pop(0)[1:])
@@ -323,7 +334,7 @@ def batch(server: FuzzServer, cases: list[Case], *, calm: bool) -> list[tuple[Ca
             else:
                 found += ((case, fault) for fault in _judge(case, client, result, server.name))
         after: dict[str, int] = {}
-        ends = time.monotonic() + 5
+        ends = time.monotonic() + 10  # some keep a connection for 5 s
         while time.monotonic() < ends:
             after = control.get("/left").json()
             if all(after[what] <= before[what] for what in before):
@@ -346,3 +357,61 @@ def _result(control: httpx.Client, name: str) -> dict[str, Any] | None:
         if result is None or result["returned"] or time.monotonic() > ends:
             return result
         time.sleep(0.02)
+
+
+# -- the end of a server ---------------------------------------------------------------------------
+
+#: Sources of streams that are open when the server is told to stop. They never end by themselves.
+_ENDLESS: list[list[Step]] = [
+    [["for ever", [["event", 10], ["wait", 0.02]]]],
+    [["for ever", [["burst", 20, 10], ["wait", 0.01]]]],
+    [["event", 10], ["for ever", [["wait", 0.05]]]],
+    [["finally", [["event", 10], ["for ever", [["wait", 1]]]], [["wait", 0.05]]]],
+    [["for ever", [["event", 10], ["shield", 0.1]]]],
+    [["event", 10], ["for ever", [["tasks"]]]],
+    [["for ever", [["event", 10], ["thread"]]]],
+]
+
+
+def stop(server: FuzzServer, seed: int) -> list[str]:
+    """Tell a server to stop while it has streams of all kinds, and return what is wrong."""
+    rng, clients = random.Random(f"stop {seed}"), list[Client]()
+    for number in range(TOGETHER):
+        happens = rng.choice(
+            ([], [], [[0.1, "pause", None]], [[rng.choice((0.2, 0.5)), "leave", None]])
+        )
+        case = Case(
+            seed=seed + number,
+            kind=rng.choice(("async", "async", "iterator")),
+            entry=rng.choice(("sse_app", "starlette")),
+            steps=rng.choice(_ENDLESS),
+            # That of the event loop, which hears the signal.
+            options={"shutdown": None, "cleanup_timeout": 1, "send_timeout": 30,
+                     "ping": rng.choice((0.05, 15))},
+            happens=happens,
+            last_call=PATIENCE,
+        )  # fmt: skip
+        clients.append(Client(server, case, f"stop-{seed}-{number}"))
+    found = []
+    with ThreadPoolExecutor(len(clients)) as pool:
+        futures = [pool.submit(client.run) for client in clients]
+        time.sleep(0.5)
+        server.signal(signal.SIGTERM)
+        try:
+            server.wait()
+        except subprocess.TimeoutExpired:
+            found.append("the server does not stop")
+            server.kill()
+        for client in clients:
+            client.over = True
+        for future in futures:
+            future.result()
+    for client in clients:
+        case, stuck = client.case, any(e[1] in ("pause", "leave") for e in client.case.happens)
+        sep = b"\r\n" if case.entry == "starlette" else b"\n"
+        numbers = re.sub(rb"^:\n\n|data: |x+|\r", b"", client.body, flags=re.MULTILINE).split()
+        if not stuck and numbers != [b"%d" % n for n in range(len(numbers))]:
+            found.append(f"events are lost or doubled: {bytes(client.body[-200:])!r} {case}")
+        if not stuck and not (client.clean and client.body.endswith((sep * 2, PING))):
+            found.append(f"no clean end: {bytes(client.body[-40:])!r} {case}")
+    return found
