@@ -161,16 +161,25 @@ class Oracle:
             yield "the answer has no end"
 
     def check_pings(self) -> Iterator[str]:
+        """See that a ping comes when nothing was written for so long, and not earlier."""
         ping = self.case.options.get("ping", 15)
+        quiet = min(self._first(*self.what), self._lifetime_ends())
+        late = ping and self.case.kind != "sync" and not self._spins() and self.case.around is None
         before: Message | None = None
         for message in self.seen.messages:
+            gap = message.began - before.began if before is not None else 0.0
             if message.body == PING and message.more:
                 if not ping:
                     yield "rule 5: a ping although ping=0"
-                elif before is not None and message.began - before.began < ping * 0.99:
-                    yield (f"rule 5: a ping {message.began - before.began:.4f} s after a write, "
-                           f"ping={ping}")  # fmt: skip
+                elif before is not None and gap < ping * 0.99:
+                    yield f"rule 5: a ping {gap:.4f} s after a write, ping={ping}"
+            if late and gap > ping + SOON and message.more and message.began < quiet:
+                yield f"rule 5: nothing was written for {gap:.4f} s, ping={ping}"
             before = message
+
+    def _lifetime_ends(self) -> float:
+        lifetime: float = self.case.options.get("max_lifetime", math.inf)
+        return self.seen.began + lifetime * 0.9
 
     # -- the source ------------------------------------------------------------------------------
 
@@ -336,25 +345,40 @@ class Oracle:
             exact = sum(_budget(s[2]) for s in walk(case.steps) if s[0] == "finally")
             if not self.names & {"swallow", "swallow all", "around", "group", "tasks"}:
                 after -= max(0, self.cleanup_timeout - exact)
+        stuck = 0 if self.prompt else self.cleanup_timeout + SOON
+        # Whoever hides the client, or goes on after a cancellation, ends later.
+        stubborn = bool(self.names & {"swallow", "swallow all"})
         hidden = case.middleware == "base" or (case.send_hangs and case.middleware != "")
-        if self.left_at < seen.returned and not hidden and not self._factory_waits():
-            late = seen.returned - self.left_at
-            if late > after:
-                yield f"rule 1: {late:.3f} s after the client has left it returns (<= {after:.3f})"
-        scope_at = self._first("cancel", "cancel scope")
-        if case.around is not None:
-            scope_at = min(scope_at, seen.began + max(case.around, 0))
-        if scope_at < seen.returned and not self.names & {"swallow", "swallow all"}:
-            late = seen.returned - scope_at
-            if late > after + 1.1:
-                after += 1.1
-                yield f"rule 17: {late:.3f} s after a cancellation it returns (<= {after:.3f})"
+        for began, what, rule, most, applies in (
+            (self.left_at, "the client has left", 1, after, not hidden),
+            (self._cancelled_at(), "a cancellation", 17, after + 1.1, not stubborn),
+            (self._drained_at(), "the grace period", 12, after + stuck, not hidden),
+        ):
+            late = seen.returned - began
+            if applies and late > most:
+                yield f"rule {rule}: {late:.3f} s after {what} it returns (<= {most:.3f})"
+
+    def _cancelled_at(self) -> float:
+        at = self._first("cancel", "cancel scope")
+        if self.case.around is not None:
+            at = min(at, self.seen.began + max(self.case.around, 0))
+        return at
+
+    def _drained_at(self) -> float:
+        """Return when the grace period is over of a stream that was told to end."""
+        usual = self.case.options.get("shutdown_grace_period", 0)
+        opened = self.seen.began + (self.case.factory_waits or 0)
+        told = [
+            max(opened, at) + (usual if grace is None else grace)
+            for at, what, grace in self.seen.happened
+            if what == "drain"
+        ]
+        if "max_lifetime" in self.case.options:
+            told.append(opened + self.case.options["max_lifetime"] + usual)
+        return min(told, default=math.inf)
 
     def _spins(self) -> bool:
         return any(s[0] == "for ever" and "wait" not in repr(s) for s in walk(self.case.steps))
-
-    def _factory_waits(self) -> bool:
-        return self.case.factory_waits is not None and False
 
     def _has_slow_cleanup(self) -> bool:
         return any(step[0] == "finally" and _budget(step[2]) > self.cleanup_timeout

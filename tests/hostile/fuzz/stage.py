@@ -156,7 +156,7 @@ class Stage:
     async def replaying(self) -> Any:
         """A middleware that has read the body answers so."""
         if self.gone or self._complete:
-            return await self.receive()
+            return {"type": "http.disconnect"}
         await self._see_busy_loop()
         more = self.case.middleware == "replay more"
         return {"type": "http.request", "body": b"", "more_body": more}
