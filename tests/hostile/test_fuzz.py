@@ -8,14 +8,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers.harness import KINDS, require_package
 
-from .fuzz.cases import MODES, make
+from .fuzz.cases import MODES, Case, make
 from .fuzz.driver import run
 from .fuzz.oracle import faults
 from .fuzz.servers import (
@@ -27,6 +27,7 @@ from .fuzz.servers import (
     start_server,
     stop,
 )
+from .fuzz.stage import Stage
 
 #: Cases in each mode of this process, and batches on each server.
 ROUNDS = int(os.environ.get("SSE_ASGI_TEST_FUZZ", "400"))
@@ -103,3 +104,86 @@ def test_the_source_is_what_the_case_says() -> None:
         assert outcome.returned is not None
     assert events > 100
     assert closed > 20
+
+
+def _without_an_event(stage: Stage) -> None:
+    del stage.outcome.messages[2]
+
+
+def _with_an_event_twice(stage: Stage) -> None:
+    stage.outcome.messages.insert(3, stage.outcome.messages[2])
+
+
+def _with_a_ping_inside(stage: Stage) -> None:
+    message = stage.outcome.messages[2]
+    message.body = message.body[:9] + b":\n\n" + message.body[9:]
+
+
+def _without_its_end(stage: Stage) -> None:
+    stage.outcome.messages[-1].more = True
+
+
+def _without_a_cleanup(stage: Stage) -> None:
+    stage.log.cleaned.clear()
+
+
+def _closed_twice(stage: Stage) -> None:
+    stage.log.closed.append(True)
+
+
+def _closed_elsewhere(stage: Stage) -> None:
+    stage.log.closed[:] = [False]
+
+
+def _without_a_ping(stage: Stage) -> None:
+    pings = [m for m in stage.outcome.messages if m.body == b":\n\n"]
+    stage.outcome.messages.remove(pings[1])
+
+
+def _late(stage: Stage) -> None:
+    assert stage.outcome.returned is not None
+    stage.outcome.returned += 0.1
+
+
+def _without_a_report(stage: Stage) -> None:
+    stage.outcome.reports.clear()
+
+
+def _with_a_task_left(stage: Stage) -> None:
+    stage.outcome.left["tasks"] = 1
+
+
+def _with_a_warning(stage: Stage) -> None:
+    stage.outcome.records.append((0, "WARNING", "something"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _without_an_event,
+        _with_an_event_twice,
+        _with_a_ping_inside,
+        _without_its_end,
+        _without_a_cleanup,
+        _closed_twice,
+        _closed_elsewhere,
+        _without_a_ping,
+        _late,
+        _without_a_report,
+        _with_a_task_left,
+        _with_a_warning,
+    ],
+)
+def test_the_oracle_sees_it(spoil: Callable[[Stage], None]) -> None:
+    """What is right is taken for right, and what is wrong for wrong."""
+    case = Case(
+        mode="group",
+        steps=[["finally", [["burst", 3, 50], ["wait", 5]], [["wait", 0.02]]]],
+        options={"ping": 0.5},
+        on_close="sync",
+        happens=[[2.1, "drain", 0]],
+    )
+    stage, _ = run(case)
+    assert faults(stage) == []
+    spoil(stage)
+    assert faults(stage) != []
