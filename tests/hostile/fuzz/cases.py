@@ -57,6 +57,10 @@ class Case:
     happens: list[list[Any]] = field(default_factory=list)
     #: The same, when so many bytes of the body have arrived.
     happens_at_byte: list[list[Any]] = field(default_factory=list)
+    #: On real servers: whether the client sends a second request behind the first, and whether it
+    #: says that it comes from the address of another client.
+    pipelined: bool = False
+    forged: bool = False
     #: When the client leaves in any case.
     last_call: float = 12.0
 

@@ -33,6 +33,9 @@ SERVERS = ("uvicorn-h11", "uvicorn-httptools", "hypercorn", "hypercorn-trio", "g
 #: So many cases are open on a server at once.
 TOGETHER = 12
 
+#: A client that reads so many bytes in a second all the time is slow, and never stuck.
+STEADY = 200_000
+
 #: How long a stream may take to end when all is over, in seconds: machines may be busy.
 PATIENCE = 20.0
 
@@ -103,11 +106,24 @@ def make_served(seed: int, server: str, *, calm: bool) -> Case:
         options["max_lifetime"] = rng.choice((0.05, 0.3))
     if "shutdown_grace_period" in options:
         options["shutdown_grace_period"] = rng.choice((0.02, 0.2))
+    happens = _happens(rng)
+    last_call = 1.2
+    if any(what == "slow" and rate >= STEADY for _, what, rate in happens):
+        options["send_timeout"], last_call = 1, 3.0
+    on_close = "wait 0.05" if case.on_close.startswith("wait") else case.on_close
     return replace(
-        case, steps=steps, feed=feed, options=options, around=None, last_call=1.2,
-        happens=_happens(rng), happens_at_byte=_at_byte(rng),
-        on_close="wait 0.05" if case.on_close.startswith("wait") else case.on_close,
-    )  # fmt: skip
+        case,
+        steps=steps,
+        feed=feed,
+        options=options,
+        around=None,
+        on_close=on_close,
+        happens=happens,
+        happens_at_byte=_at_byte(rng),
+        pipelined=rng.random() < 0.1,
+        forged=rng.random() < 0.2,
+        last_call=last_call,
+    )
 
 
 def _happens(rng: random.Random) -> list[list[Any]]:
@@ -115,7 +131,7 @@ def _happens(rng: random.Random) -> list[list[Any]]:
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         when = rng.choice((0, 0.002, 0.02, 0.1, 0.4))
         what = rng.choice(("leave", "reset", "half close", "pause", "slow", "read", "drain"))
-        argument = {"slow": rng.choice((1000, 100_000)), "drain": rng.choice((None, 0, 0.1))}
+        argument = {"slow": rng.choice((1000, STEADY)), "drain": rng.choice((None, 0, 0.1))}
         happens.append([when, what, argument.get(what)])
     return sorted(happens, key=lambda event: float(event[0]))
 
@@ -143,6 +159,7 @@ class Client:
         self.clean = False
         self.happened: list[tuple[float, str, Any]] = []
         self.fault = ""
+        self.victim = 0  # the port of another client
         self._raw = bytearray()
         self._headers: bytes | None = None
         self._open = True
@@ -150,14 +167,23 @@ class Client:
         self._reading = True
         self._rate = 0
 
+    def connect(self) -> int:
+        """Connect, and return the port of this client."""
+        self._sock = self._server.address.connect(4096 if self.case.buffer < 65536 else None)
+        port: int = self._sock.getsockname()[1]
+        return port
+
+    def _request(self, name: str) -> bytes:
+        # Not as it is: servers log the target, and some words there would be taken for an error.
+        target = f"/case?id={name}&case={str(self.case).encode().hex()}"
+        forged = f"X-Forwarded-For: 127.0.0.1:{self.victim}\r\n" if self.case.forged else ""
+        return f"GET {target} HTTP/1.1\r\nHost: x\r\n{forged}\r\n".encode()
+
     def run(self) -> None:
         """Play the client to its end."""
         case = self.case
-        small = case.buffer < 65536
-        self._sock = self._server.address.connect(4096 if small else None)
-        # Not as it is: servers log the target, and some words there would be taken for an error.
-        target = f"/case?id={self._name}&case={str(case).encode().hex()}"
-        self._sock.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        second = self._request(f"{self._name}-b") if case.pipelined else b""
+        self._sock.sendall(self._request(self._name) + second)
         began = time.monotonic()
         todo = [*case.happens, [case.last_call, "leave", None]]
         at_byte = list(case.happens_at_byte)
@@ -260,6 +286,14 @@ class ServedOracle(Oracle):
         if self._server != "daphne":
             yield from self.check_exception()
 
+    def possible(self) -> set[str]:
+        reasons = super().possible()
+        steady = all(
+            what != "pause" and (what != "slow" or rate >= STEADY)
+            for _, what, rate in self.seen.happened
+        )
+        return reasons - {"send_timeout"} if steady else reasons
+
     def check_served_report(self) -> Iterator[str]:
         seen, case = self.seen, self.case
         if not case.on_close:
@@ -321,10 +355,15 @@ def batch(server: FuzzServer, cases: list[Case], *, calm: bool) -> list[tuple[Ca
         control.get("/forget")
         before = control.get("/left").json()
         clients = [Client(server, case, f"{case.seed}-{n}") for n, case in enumerate(cases)]
+        _connect(clients)
         with ThreadPoolExecutor(len(cases)) as pool:
             for future in [pool.submit(client.run) for client in clients]:
                 future.result()
         for case, client in zip(cases, clients, strict=True):
+            if case.pipelined:
+                second = _result(control, f"{client._name}-b")
+                if second is not None and not second["returned"]:
+                    found.append((case, "the application of a pipelined request does not return"))
             result = _result(control, client._name)
             if result is None:
                 if client.status:
@@ -348,6 +387,12 @@ def batch(server: FuzzServer, cases: list[Case], *, calm: bool) -> list[tuple[Ca
     if calm:
         found += [(None, f"logged: {line}") for line in complaints]
     return found
+
+
+def _connect(clients: list[Client]) -> None:
+    ports = [client.connect() for client in clients]
+    for client, victim in zip(clients, [*ports[1:], ports[0]], strict=True):
+        client.victim = victim
 
 
 def _result(control: httpx.Client, name: str) -> dict[str, Any] | None:
@@ -393,6 +438,7 @@ def stop(server: FuzzServer, seed: int) -> list[str]:
         )  # fmt: skip
         clients.append(Client(server, case, f"stop-{seed}-{number}"))
     found = []
+    _connect(clients)
     with ThreadPoolExecutor(len(clients)) as pool:
         futures = [pool.submit(client.run) for client in clients]
         time.sleep(0.5)
