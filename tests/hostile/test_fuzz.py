@@ -59,13 +59,18 @@ def test_in_process(mode: str) -> None:
     assert not wrong, f"{len(wrong)} of {ROUNDS}:\n" + "\n".join(wrong[:5])
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+#: Also with tasks that run when they are made, where there are such.
+_EAGER = ["uvicorn-h11 eager"] if sys.version_info >= (3, 12) else []
+
+
+@pytest.fixture(scope="module", params=[*SERVERS, *_EAGER])
 def fuzz_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FuzzServer]:
-    for package in KINDS[request.param].packages:
+    name, _, eager = request.param.partition(" ")
+    for package in KINDS[name].packages:
         require_package(package)
-    server = start_server(request.param, tmp_path_factory.mktemp("fuzz"))
+    server = start_server(name, tmp_path_factory.mktemp("fuzz"), eager=bool(eager))
     yield server
     server.kill()
 

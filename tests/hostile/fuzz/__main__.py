@@ -93,11 +93,11 @@ def in_process(seed: int, modes: tuple[str, ...], more: Callable[[], bool], tall
         tally.rounds += 1
 
 
-def on_server(name: str, seed: int, more: Callable[[], bool], tally: Tally) -> None:
+def on_server(name: str, seed: int, more: Callable[[], bool], tally: Tally, *, eager: bool) -> None:
     from .servers import TOGETHER, batch, make_served, start_server, stop
 
     with tempfile.TemporaryDirectory() as directory:
-        server = start_server(name, Path(directory))
+        server = start_server(name, Path(directory), eager=eager)
         try:
             while more():
                 calm = seed % 2 == 0
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="of the first case; the next ones follow")
     parser.add_argument("--mode", action="append", choices=MODES)
     parser.add_argument("--server", action="append", help="on servers, which share the time")
+    parser.add_argument("--eager", action="store_true", help="servers with eager tasks")
     parser.add_argument("--case", help="run one case and tell all of it")
     parser.add_argument("--shrink", type=float, default=0, help="so many seconds for each fault")
     parser.add_argument("--skip", default="", help="faults to leave out: a regular expression")
@@ -147,7 +148,7 @@ def main() -> int:
         if server is None:
             in_process(seed, modes, more, tally)
         else:
-            on_server(server, seed, more, tally)
+            on_server(server, seed, more, tally, eager=arguments.eager)
     tally.tell()
     for kind, (case, _) in tally.examples.items():
         if arguments.shrink and case is not None and servers == [None]:

@@ -60,10 +60,10 @@ class Oracle:
         if self.seen.returned is None or any("event loop" in f for f in self.seen.faults):
             return
         if self.seen.status in (0, 200):
-            if self._has_status() and self.seen.status == 200:
-                yield "rule 15: an HTTPError that was raised at once is no status"
+            yield from self.check_status_at_once()
             yield from self.check_body()
             yield from self.check_end()
+            yield from self.check_hub()
             yield from self.check_pings()
             yield from self.check_report()
         else:
@@ -74,17 +74,17 @@ class Oracle:
         yield from self.check_time()
         yield from self.check_left()
 
-    def _has_status(self) -> bool:
-        """Return whether the source raises an HTTPError before it has waited or yielded."""
-        steps = self.case.steps
-        return bool(
-            steps
-            and steps[0] == ["raise", "HTTPError"]
+    def check_status_at_once(self) -> Iterator[str]:
+        """See that an HTTPError before the source has waited or yielded is a status."""
+        if (
+            self.case.steps[:1] == [["raise", "HTTPError"]]
+            and self.seen.status == 200
             and not self.what
             and self.case.around is None
             and self.case.kind in ("async", "iterator", "bare iterator")
             and "max_lifetime" not in self.case.options
-        )
+        ):
+            yield "rule 15: an HTTPError that was raised at once is no status"
 
     # -- the bytes -------------------------------------------------------------------------------
 
@@ -153,6 +153,19 @@ class Oracle:
             and self.delivered < self.seen.fed
         ):
             yield f"a feed had {self.seen.fed} events accepted, {self.delivered} were sent"
+
+    def check_hub(self) -> Iterator[str]:
+        """See that a client that reads gets all that is published while it is there."""
+        calm = self.what <= {"leave"} and self.case.around is None
+        long = self.left_at - self.seen.began >= self.case.last_call - SOON
+        if (
+            self.case.kind == "hub"
+            and calm
+            and long
+            and "max_lifetime" not in self.case.options
+            and self.delivered != self.seen.fed
+        ):
+            yield f"{self.seen.fed} events were published, {self.delivered} were sent"
 
     def check_status(self) -> Iterator[str]:
         if not any(type(e).__name__ == "HTTPError" for e in self.log.raised):
@@ -288,6 +301,8 @@ class Oracle:
             return
         if self.case.middleware == "base" and re.search("BrokenPipe|No resp|Group", seen.raised):
             return  # it is Starlette's
+        if "SendTimeoutError" in seen.raised and "send_timeout" in self.possible():
+            return
         if seen.raised_cancelled:
             if not self.cancelled:
                 yield f"raised {seen.raised}, and nobody has cancelled it"

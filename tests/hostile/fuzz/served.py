@@ -24,6 +24,7 @@ from sse_asgi import current_thread_limiter
 from sse_asgi.supervisor import Stream
 
 from .cases import Case
+from .servers import EAGER
 from .stage import Stage
 
 _handler = logging.StreamHandler()
@@ -67,9 +68,13 @@ class ServedStage(Stage):
         outcome = self.outcome
         outcome.host = _task()
         app = self._application()
-        del scope["query_string"]
+        scope = {**scope, "query_string": b""}
         try:
-            await app({**scope, "query_string": b""}, receive, send)
+            if self.case.mode == "group":  # as a middleware may have it
+                with anyio.CancelScope():
+                    await app(scope, receive, send)
+            else:
+                await app(scope, receive, send)
         except BaseException as exc:
             outcome.raised = f"{type(exc).__name__}: {exc}"
             outcome.raised_own = any(exc is error for error in self.log.raised)
@@ -140,9 +145,13 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     answer: Any
     if scope["path"] == "/case":
         stage = stages[query["id"]] = ServedStage(Case.parse(bytes.fromhex(query["case"]).decode()))
-        await stage.serve(dict(scope), receive, send)
+        await stage.serve(scope, receive, send)
         return
     if scope["path"] == "/status":
+        if EAGER in os.environ:
+            # By its name: Python 3.11 does not have it.
+            factory = getattr(asyncio, "eager_task_factory")  # noqa: B009
+            asyncio.get_running_loop().set_task_factory(factory)
         answer = {"token": os.environ.get("SSE_ASGI_TEST_TOKEN"), "pid": os.getpid()}
     elif scope["path"] == "/left":
         await anyio.sleep(0.01)
