@@ -88,6 +88,9 @@ def make(seed: int, modes: tuple[str, ...] = MODES[:3]) -> Case:
         server = "wait first"
     middleware = maker.pick({"": 80, "base": 6, "replay": 5, "replay more": 1})
     has_data = kind in ("hub", "feed")
+    options = maker.options(entry)
+    if kind in ("sync", "list") and 0 < options["ping"] < 0.5:
+        options["ping"] = 0.5  # the clock waits for threads, each time before it jumps
     return Case(
         seed=seed,
         mode=mode,
@@ -103,7 +106,8 @@ def make(seed: int, modes: tuple[str, ...] = MODES[:3]) -> Case:
         factory_raises=rng.choice(("HTTPError", "Boom")) if rng.random() < 0.02 else "",
         steps=[] if has_data else maker.steps(kind),
         feed=maker.feed() if has_data else [],
-        options=maker.options(entry),
+        options=options,
+        last_call=4.0 if kind in ("sync", "list") else Case.last_call,
         on_close=maker.pick(
             {"sync": 60, "wait 0.1": 15, "wait 0": 5, "wait 30": 5, "raise": 5, "": 10}
         ),

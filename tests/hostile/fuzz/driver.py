@@ -83,7 +83,7 @@ def _watched(stage: Stage) -> Iterator[None]:
 
 def run(case: Case) -> tuple[Stage, Outcome]:
     """Run a case."""
-    threads = case.kind == "sync" or "thread" in repr(case.steps)
+    threads = case.kind in ("sync", "list") or "thread" in repr(case.steps)
     holder: list[Stage] = []
 
     def busy() -> bool:

@@ -70,6 +70,7 @@ class Log:
         self._sep = sep
         self._in_host = in_host
         self._yields = yields
+        self.over = False  # the application has returned
         self.started = 0
         self.closed: list[bool] = []  # each time, whether in the task of the host
         self.ended = False  # by itself
@@ -108,7 +109,8 @@ class Log:
 
     def resume(self) -> None:
         self.inside += 1
-        self.resumed_after = len(self.frames)
+        if not self.over:
+            self.resumed_after = len(self.frames)
 
     def begin(self, number: int) -> None:
         self.cleanups[number] = (self.clock(), sys.exc_info()[0])

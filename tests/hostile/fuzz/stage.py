@@ -287,6 +287,7 @@ class Stage:
                 raise
         finally:
             outcome.returned = self.clock()
+            self.log.over = True
 
     def _application(self) -> Any:
         case = self.case
