@@ -70,7 +70,7 @@ class Log:
         self._sep = sep
         self._in_host = in_host
         self._yields = yields
-        self.over = False  # the application has returned
+        self.over = False  # the application has returned, or the source is being closed
         self.started = 0
         self.closed: list[bool] = []  # each time, whether in the task of the host
         self.ended = False  # by itself
@@ -96,6 +96,7 @@ class Log:
         self.inside += 1
 
     def event(self, size: int) -> str:
+        self._see_close()
         number = len(self.frames)
         text = f"{number} ".ljust(size, "x") if size > 1 else str(number % 10)
         self.frames.append(f"data: {text}{self._sep}{self._sep}".encode())
@@ -118,7 +119,13 @@ class Log:
     def end(self, number: int) -> None:
         self.cleaned[number] = self.clock()
 
+    def _see_close(self) -> None:
+        """See whether a GeneratorExit is on its way: what is yielded now can't be sent."""
+        if isinstance(sys.exc_info()[1], GeneratorExit):
+            self.over = True
+
     def swallow(self) -> None:
+        self._see_close()
         self.swallowed += 1
 
     def close(self) -> None:
