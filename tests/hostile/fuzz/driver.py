@@ -83,7 +83,7 @@ def _watched(stage: Stage) -> Iterator[None]:
 
 def run(case: Case) -> tuple[Stage, Outcome]:
     """Run a case."""
-    threads = case.kind in ("sync", "list") or "thread" in repr(case.steps)
+    threads = case.kind in ("sync", "list")
     holder: list[Stage] = []
 
     def busy() -> bool:
