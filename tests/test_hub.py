@@ -7,6 +7,8 @@ import json
 import threading
 import time
 import weakref
+from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
+from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from sse_asgi import CloseReason, ServerSentEvent, SSERequest, sse_app
@@ -536,15 +539,16 @@ async def test_closing_the_hub_ends_the_streams() -> None:
 
 
 class FailsToRun(MemoryLog):
-    """A log that raises an error when it is run, before it has started or afterwards."""
+    """A log that raises an error when it is run, before it has started or when it is told."""
 
     error: Exception | None = None
-    starts_first = False
+    fail: anyio.Event | None = None
 
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         if self.error is not None:
-            if self.starts_first:
+            if self.fail is not None:
                 task_status.started()
+                await self.fail.wait()
             await anyio.lowlevel.checkpoint()
             raise self.error
         await super().run(task_status=task_status)
@@ -585,20 +589,98 @@ async def test_a_hub_that_could_not_be_opened_belongs_to_no_event_loop() -> None
     await anyio.to_thread.run_sync(anyio.run, elsewhere)
 
 
-async def test_a_log_that_fails_while_the_hub_is_open() -> None:
+async def test_a_log_that_fails_while_the_hub_is_open(caplog: pytest.LogCaptureFixture) -> None:
     """The streams end, the error comes out, and the hub can be opened again."""
     log = FailsToRun()
     hub = Hub(log)
-    log.error, log.starts_first = LookupError("the log is gone"), True
-    with pytest.raises(ExceptionGroup) as caught:
+    log.error, log.fail = LookupError("the log is gone"), anyio.Event()
+    with anyio.fail_after(5), pytest.raises(LookupError) as caught:
         async with hub:
-            await anyio.sleep_forever()
-    assert caught.value.exceptions == (log.error,)
+            async with connect(stream_of(hub, "news")) as stream:
+                log.fail.set()
+                assert [event async for event in stream] == []
+                assert stream.complete
+            with pytest.raises(HubClosedError):
+                await hub.publish("news", "x")
+    assert caught.value is log.error
+    assert [record.exc_info and record.exc_info[1] for record in caplog.records] == [log.error]
     with pytest.raises(HubClosedError):
         await hub.publish("news", "x")
     log.error = None
     async with hub:
         await hub.publish("news", "x")
+
+
+async def in_a_task(function: Callable[[], Awaitable[object]]) -> None:
+    """Call a coroutine function in a task of its own."""
+
+    async def call() -> None:
+        await function()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+
+
+async def test_a_hub_is_entered_in_one_task_and_left_in_another() -> None:
+    """See pytest-asyncio#1191: that is how a fixture of it is run."""
+    running = 0
+
+    class Log(MemoryLog):
+        async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+            nonlocal running
+            running += 1
+            task_status.started()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.01)
+                running -= 1
+
+    hub = Hub(Log())
+    await in_a_task(hub.__aenter__)
+    with anyio.move_on_after(0.01) as scope:  # a scope of this task is not one of the hub
+        await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert running == 1
+    async with connect(stream_of(hub, "news")) as stream:
+        await hub.publish("news", "x")
+        assert (await stream.receive()).data == "x"
+        await in_a_task(partial(hub.__aexit__, None, None, None))
+        assert running == 0
+        assert [event async for event in stream] == []
+    with pytest.raises(HubClosedError):
+        await hub.publish("news", "x")
+
+
+async def test_the_work_of_a_log_has_ended_when_the_hub_was_left_by_a_cancellation() -> None:
+    ended = False
+
+    class Log(MemoryLog):
+        async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+            nonlocal ended
+            task_status.started()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.01)
+                ended = True
+
+    with anyio.CancelScope() as scope:
+        async with Hub(Log()):
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert ended
+
+
+async def test_a_log_that_does_not_say_that_it_has_started() -> None:
+    class Log(MemoryLog):
+        async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+            pass
+
+    with anyio.fail_after(5), pytest.raises(RuntimeError, match="has returned without"):
+        await Hub(Log()).__aenter__()
 
 
 class OutOfReach(MemoryLog):

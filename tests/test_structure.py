@@ -72,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: The files of some rooms, from the ground up: each may import those of the lines before its own.
 #: A package stands for all its files. The ``__init__`` of the room stands above them all.
 ORDER: dict[str, list[set[str]]] = {
-    "runtime": [{"base"}, {"asyncio", "trio"}, {"native"}],
+    "runtime": [{"base"}, {"asyncio", "trio", "detached"}, {"native"}],
     "servers": [
         {"sockets"},
         {"base"},
@@ -101,6 +101,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"beginning"},
         {"registry"},
         {"subscription"},
+        {"work"},
         {"hub"},
         {"redis"},
     ],

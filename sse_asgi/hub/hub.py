@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-import anyio
-
 from ..encoder import encode
 from .beginning import Beginning, Start
 from .memory import MemoryLog
@@ -16,6 +14,7 @@ from .names import check_key, check_topic, is_pattern
 from .positions import MAX_TOPICS, Position, join
 from .registry import Registry
 from .subscription import Subscription
+from .work import Work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -90,7 +89,7 @@ class Hub:
         self._log = log
         self._registry: Registry[Subscription] = Registry(log, gap_event, on_subscribers)
         self._affinity = self._registry.affinity
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._work: Work | None = None  # while the hub is open
 
     def __repr__(self) -> str:
         registry = self._registry
@@ -257,19 +256,16 @@ class Hub:
     # -- open and close --------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if self._tasks is not None:
+        if self._work is not None:
             raise RuntimeError("the hub is open already")
         self._affinity.closed = False
         self._affinity.use()
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
+        self._work = Work(self._log, self.close)
         try:
-            await tasks.start(self._log.run)
+            await self._work.ready()
         except BaseException:
-            tasks.cancel_scope.cancel()
-            await tasks.__aexit__(None, None, None)
+            self._work = None
             raise
-        self._tasks = tasks
         self._affinity.open = True
         return self
 
@@ -280,11 +276,12 @@ class Hub:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-        tasks, self._tasks = self._tasks, None
+        work, self._work = self._work, None
         self._affinity.open = False
-        assert tasks is not None
-        tasks.cancel_scope.cancel()
-        await tasks.__aexit__(exc_type, exc, traceback)
+        assert work is not None
+        error = await work.end()
+        if error is not None and exc is None:
+            raise error
 
     def close(self) -> None:
         """Close all subscriptions. From now on the hub raises :class:`~sse_asgi.HubClosedError`."""

@@ -16,7 +16,7 @@ import anyio
 from .base import Runtime, nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from .base import Cancel
 
@@ -44,6 +44,11 @@ class AsyncioRuntime(Runtime):
             return monotonic  # which is what it calls
         clock: Callable[[], float] = loop.time
         return clock
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Cancel:
+        """Start a task, and return its method ``cancel``."""
+        cancel: Cancel = self._loop().create_task(function()).cancel
+        return cancel
 
     def task(self) -> asyncio.Task[Any] | None:
         """Return the running task; ``None`` in a callback."""

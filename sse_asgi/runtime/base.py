@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Generator
     from types import TracebackType
     from typing import Protocol, Self
 
@@ -188,6 +188,14 @@ class Runtime(ABC):
     def groups(self, task: Any) -> int:
         """Return how many task groups a task has open, if they wait for it to be cancelled."""
         return 0
+
+    @abstractmethod
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Cancel:
+        """Start a task that belongs to the event loop, and return what cancels it.
+
+        The task has the context variables of the caller. On asyncio it is a bare task, as those in
+        which servers run applications. Only a cancellation may leave the function.
+        """
 
     @abstractmethod
     def task(self) -> Any:

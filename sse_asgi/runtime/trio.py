@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import trio.lowlevel
 from .base import Runtime, Whose, nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from .base import Cancel, CancelScope
 
@@ -71,6 +72,21 @@ class TrioRuntime(Runtime):
         A task that waits for its children does not learn of a cancellation where it waits.
         """
         return len(task.child_nurseries)
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Cancel:
+        """Start a task of the system, and return what cancels a scope around it.
+
+        A KeyboardInterrupt does not come out of such a task, but of the main task.
+        """
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await function()
+
+        context = contextvars.copy_context()
+        trio.lowlevel.spawn_system_task(run, name=function, context=context)
+        return scope.cancel
 
     def task(self) -> trio.lowlevel.Task:
         """Return the running task."""
