@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -11,12 +11,12 @@ from urllib.parse import unquote
 import anyio
 from anyio.lowlevel import checkpoint
 
-from .. import runtime
-from ..decoder import DecodedEvent, EventStreamDecoder
-from ..runtime.asyncio import AsyncioRuntime
+from ..decoder import DEFAULT_MAX_EVENT_SIZE, DecodedEvent, EventStreamDecoder
+from ..errors import EventTooLargeError
+from ..runtime import current
+from ..runtime.detached import DetachedTask
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from types import TracebackType
 
     from ..types import ASGIApp, Headers, Message, Scope
@@ -36,21 +36,32 @@ def connect(
     headers: Headers | None = None,
     body: bytes = b"",
     scope: Mapping[str, Any] | None = None,
+    max_event_size: int = DEFAULT_MAX_EVENT_SIZE,
 ) -> Connection:
     """Return a connection to an application, as an async context manager.
 
     Entering it sends the request, and waits for the response to start. Leaving it disconnects, and
-    waits for the application to return. Both raise what the application raises.
+    waits for the application to return. Both raise what the application raises. A connection may be
+    entered in one task and left in another, as a fixture of pytest-asyncio is.
+
+    The application runs in a task of its own. If the block is left with an exception, for example
+    because the test was cancelled, then the application is cancelled.
 
     :param app: the ASGI application.
     :param path: the path, percent-encoded if necessary, with or without a query string.
     :param method: the method of the request.
     :param headers: the header fields of the request, as a mapping or pairs, ``str`` or ``bytes``.
+        If there is no ``Host``, the ``server`` of the scope is sent as one: ``testserver``.
     :param body: the body of the request.
     :param scope: keys to add to the ASGI scope or to replace in it, such as ``state``. With
         ``asgi`` you choose another ``spec_version``: from 2.4 on, ``send`` raises :class:`OSError`
         after a disconnect.
+    :param max_event_size: in bytes, how large an event may be (1 MiB). A larger one is an error of
+        :meth:`Connection.receive`.
+    :raises TypeError: ``app`` is not an ASGI application.
+    :raises ValueError: for a ``max_event_size`` less than 1.
     """
+    _check_application(app)
     raw_path, _, query = path.partition("?")
     full_scope: Scope = {
         "type": "http",
@@ -68,13 +79,15 @@ def connect(
         "state": {},
         **(scope or {}),
     }
-    return Connection(app, full_scope, body)
+    if not any(name == b"host" for name, _ in full_scope["headers"]):
+        full_scope["headers"] = [(b"host", _host(full_scope)), *full_scope["headers"]]
+    return Connection(app, full_scope, body, max_event_size)
 
 
 class Connection:
     """The client's end of a connection: what :func:`connect` returns."""
 
-    def __init__(self, app: ASGIApp, scope: Scope, body: bytes) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, body: bytes, max_event_size: int) -> None:
         self._app = app
         self._scope = scope
         self._request: Message | None = {
@@ -82,13 +95,16 @@ class Connection:
             "body": body,
             "more_body": False,
         }
-        self._tasks = anyio.create_task_group()
+        self._task: DetachedTask | None = None
         self._changed = anyio.Event()
 
         self._start: Message | None = None
         self._comments: list[str] = []
         self._body = bytearray()
-        self._decoder = EventStreamDecoder(on_comment=self._comments.append)
+        self._decoder = EventStreamDecoder(
+            max_event_size=max_event_size, on_comment=self._comments.append
+        )
+        self._too_large: EventTooLargeError | None = None
         self._events: deque[tuple[DecodedEvent, int]] = deque()
         self._unread = 0
 
@@ -96,7 +112,6 @@ class Connection:
         self._disconnected = False
         self._complete = False
         self._returned = False
-        self._error: Exception | None = None
 
     # -- the client ------------------------------------------------------------------------------
 
@@ -143,11 +158,15 @@ class Connection:
 
         :raises anyio.EndOfStream: the response has ended regularly, or the client has disconnected.
         :raises anyio.IncompleteRead: the application has returned before the end of the response.
-        :raises Exception: the exception that the application has raised.
+        :raises EventTooLargeError: the next event is larger than ``max_event_size``. What comes
+            after it is lost too, so each later call raises this again.
+        :raises BaseException: the exception that the application has raised.
         """
         while not self._events:
-            if self._error is not None:
-                raise self._take_error()
+            if self._too_large is not None:
+                raise self._too_large.with_traceback(None)
+            if (error := self._take_error()) is not None:
+                raise error
             if self._complete or self._disconnected:
                 raise anyio.EndOfStream
             if self._returned:
@@ -162,11 +181,11 @@ class Connection:
         """Wait for the end of a response that is not an event stream, and return its body.
 
         :raises anyio.IncompleteRead: the application has returned before the end of the response.
-        :raises Exception: the exception that the application has raised.
+        :raises BaseException: the exception that the application has raised.
         """
         while not self._complete:
             if self._returned:
-                raise self._take_error()
+                raise self._take_error() or anyio.IncompleteRead
             await self._changed.wait()
         return bytes(self._body)
 
@@ -198,17 +217,17 @@ class Connection:
     # -- the context manager ---------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
+        if self._task is not None:
+            raise RuntimeError("a connection is entered once: call connect() again")
+        self._task = DetachedTask(current(), self._run)
         try:
-            self._tasks.start_soon(self._run)
             while self._start is None and not self._returned:
                 await self._changed.wait()
-            if self._start is None:
-                raise self._take_error()
         except BaseException:
-            self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
+            await self._cancel()
             raise
+        if self._start is None:
+            raise self._take_error() or anyio.IncompleteRead
         return self
 
     async def __aexit__(
@@ -221,29 +240,31 @@ class Connection:
             if exc is None:
                 await self.disconnect()
         finally:
-            self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
-        if exc is None and self._error is not None:
-            raise self._take_error()
+            await self._cancel()
+        if exc is None and (error := self._take_error()) is not None:
+            raise error
 
-    def _take_error(self) -> Exception:
-        """Return the exception of the application, once, or say that it returned too early."""
-        error, self._error = self._error, None
-        return error or anyio.IncompleteRead()
+    async def _cancel(self) -> None:
+        """Cancel the application, unless it has returned, and wait until it has."""
+        if self._task is not None:
+            self._task.cancel()
+            await self._task.join()
+
+    def _take_error(self) -> BaseException | None:
+        """Return the exception of the application, once."""
+        if self._task is None or self._task.error is None:
+            return None
+        error, self._task.error = self._task.error, None
+        return error
 
     # -- the server ------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
-            await _in_a_bare_task(self._serve())
-        except Exception as exc:
-            self._error = exc
+            await self._app(self._scope, self._receive, self._send)
         finally:
             self._returned = True
             self._notify()
-
-    async def _serve(self) -> None:
-        await self._app(self._scope, self._receive, self._send)
 
     async def _receive(self) -> Message:
         if self._request is not None:
@@ -278,14 +299,24 @@ class Connection:
             raise RuntimeError("the response is complete")
         body = message.get("body", b"")
         if self.headers.get("content-type", "").startswith("text/event-stream"):
+            self._decode(body)
+        else:
+            self._body += body
+        self._complete = not message.get("more_body", False)
+
+    def _decode(self, body: bytes) -> None:
+        if self._too_large is not None:
+            return
+        try:
             events = self._decoder.feed(body)
             # The bytes of a message count as unread until its last event is read.
             for number, event in enumerate(events, start=1):
                 self._events.append((event, len(body) if number == len(events) else 0))
             self._unread += len(body) if events else 0
-        else:
-            self._body += body
-        self._complete = not message.get("more_body", False)
+            self._decoder.feed(b"")  # raises if an event after these was too large
+        except EventTooLargeError as exc:
+            # An error of the test, not of the application, which sends on.
+            self._too_large = EventTooLargeError(f"{exc}: see connect(..., max_event_size=...)")
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
@@ -298,22 +329,41 @@ class Connection:
         return self._start
 
 
-async def _in_a_bare_task(application: Coroutine[Any, Any, None]) -> None:
-    """Run an application as servers do: on asyncio, in a task that anyio does not know."""
-    if not isinstance(runtime.current(), AsyncioRuntime):
-        await application
-        return
-    task = asyncio.ensure_future(application)
+def _check_application(app: object) -> None:
+    """Refuse what is not an ASGI application, above all what :func:`~sse_asgi.sse_app` takes.
+
+    :raises TypeError: it is not.
+    """
+    if not callable(app):
+        name = getattr(app, "__qualname__", type(app).__qualname__)
+        raise TypeError(
+            f"connect() needs an ASGI application, not {app!r:.80}: for a generator function "
+            f"{name!r}, pass sse_app({name}), and do not call the function"
+            if inspect.isgenerator(app) or inspect.isasyncgen(app) or inspect.iscoroutine(app)
+            else f"connect() needs an ASGI application, which is callable, not {app!r:.80}"
+        )
     try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        task.cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([task])
-        raise
-    finally:
-        if task.done() and not task.cancelled():
-            await task
+        signature = inspect.signature(app)
+    except (TypeError, ValueError):  # some builtins have no signature
+        return
+    try:
+        signature.bind("scope", "receive", "send")
+    except TypeError:
+        name = getattr(app, "__qualname__", type(app).__qualname__)
+        raise TypeError(
+            f"connect() needs an ASGI application, which takes scope, receive and send, and {name} "
+            f"takes {signature}: pass sse_app({name}) if it makes events, or the application that "
+            f"it is a route of"
+        ) from None
+
+
+def _host(scope: Scope) -> bytes:
+    """Return the ``Host`` that a client sends to the ``server`` of a scope (RFC 9110, 7.2)."""
+    host, port = scope.get("server") or ("testserver", None)
+    if ":" in host:
+        host = f"[{host}]"
+    default = {"http": 80, "https": 443}.get(scope["scheme"])
+    return f"{host}:{port}".encode() if port not in (None, default) else host.encode()
 
 
 def _raw_headers(headers: Headers | None) -> list[tuple[bytes, bytes]]:
