@@ -1,7 +1,14 @@
 """Server-Sent Events for any ASGI application."""
 
 from .app import SSEApp, sse_app
-from .errors import EventTooLargeError, HTTPError, HubClosedError, HubError, SSEError
+from .errors import (
+    ClientDisconnectedError,
+    EventTooLargeError,
+    HTTPError,
+    HubClosedError,
+    HubError,
+    SSEError,
+)
 from .event import JSONServerSentEvent, ServerSentEvent
 from .options import StreamOptions
 from .reasons import CloseReason, CloseReport
@@ -10,6 +17,7 @@ from .shutdown import Shutdown
 from .threads import current_thread_limiter
 
 __all__ = [
+    "ClientDisconnectedError",
     "CloseReason",
     "CloseReport",
     "EventTooLargeError",

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EventTooLargeError", "HTTPError", "HubClosedError", "HubError", "SSEError"]
+__all__ = [
+    "ClientDisconnectedError",
+    "EventTooLargeError",
+    "HTTPError",
+    "HubClosedError",
+    "HubError",
+    "SSEError",
+]
 
 
 def is_status(error: BaseException) -> bool:
@@ -20,6 +27,10 @@ def is_status(error: BaseException) -> bool:
 
 class SSEError(Exception):
     """The base class of every exception that this package defines."""
+
+
+class ClientDisconnectedError(SSEError):
+    """The client has left before the body of its request was complete."""
 
 
 class EventTooLargeError(SSEError, ValueError):

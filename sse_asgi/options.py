@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from .body import DEFAULT_MAX_BODY
 from .encoder import check_separator, encode
 from .event import milliseconds
 from .reasons import CloseReport
@@ -40,6 +41,16 @@ _HOP_BY_HOP = {
 }
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+
+
+# What to say instead of inf, or of 0 where that would be no time at all.
+_WITHOUT = {
+    "ping": ": 0 means no pings",
+    "send_timeout": ": None means no limit",
+    "cleanup_timeout": ": None means no limit",
+    "max_lifetime": ": None means no limit",
+    "defer_start": ": True means no limit",
+}
 
 
 class Timing:
@@ -96,6 +107,9 @@ class StreamOptions:
     :param max_connections: how many streams may be open at once; one more gets 503. ``None``: no
         limit.
     :param methods: the HTTP methods that open a stream. With GET, HEAD is answered too.
+    :param max_body: how many bytes the body of a request may have. If it has more, reading it
+        (:meth:`SSERequest.body <sse_asgi.SSERequest.body>`) raises HTTPError 413; a body that
+        nobody reads is not counted. ``None``: no limit.
     :param defer_start: hold the response back until the first event, so that the source can still
         raise :class:`~sse_asgi.HTTPError`. ``True``: without a limit; a number: for at most so
         many seconds. By default the headers are sent as soon as the source waits.
@@ -125,6 +139,7 @@ class StreamOptions:
     max_lifetime: float | None = None
     max_connections: int | None = None
     methods: Iterable[str] = ("GET",)
+    max_body: int | None = DEFAULT_MAX_BODY
     defer_start: bool | float | None = None
     compression: Any = None
     on_error: Callable[[Exception], EventLike | Awaitable[EventLike | None] | None] | None = None
@@ -150,13 +165,8 @@ class StreamOptions:
             raise TypeError("shutdown_grace_period must be a number of seconds, not None")
         _seconds("shutdown_grace_period", self.shutdown_grace_period)
         _seconds("max_lifetime", self.max_lifetime, above_zero=True)
-        if self.max_connections is not None:
-            if not isinstance(self.max_connections, int) or isinstance(self.max_connections, bool):
-                raise TypeError(
-                    f"max_connections must be an int or None, not {self.max_connections!r}"
-                )
-            if self.max_connections < 1:
-                raise ValueError(f"max_connections must be at least 1, not {self.max_connections}")
+        _number("max_connections", self.max_connections, least=1)
+        _number("max_body", self.max_body, least=0)
         normal("methods", _methods(self.methods))
         if not isinstance(self.defer_start, bool):
             _seconds("defer_start", self.defer_start)
@@ -236,7 +246,9 @@ def merge_headers(
         if re.search(rb"[\r\n\0]", field_value):
             raise ValueError(f"headers: {name!r} must not contain CR, LF or NUL: {value!r}")
         if field_name == b"content-length":
-            raise ValueError(f"headers: the length of a stream is not known: {name!r}: {value!r}")
+            raise ValueError(
+                f"headers: the length of a stream is not known: leave out {name!r}: {value!r}"
+            )
         if field_name not in _HOP_BY_HOP:
             fields.append((field_name, field_value))
     names = {name for name, _ in fields}
@@ -275,11 +287,19 @@ def _seconds(name: str, value: object, *, above_zero: bool = False) -> float | N
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
     if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
-        raise ValueError(
-            f"{name} must be a finite number of seconds {'>' if above_zero else '>='} 0, "
-            f"not {value!r}"
-        )
+        least = "> 0" if above_zero else ">= 0"
+        hint = _WITHOUT.get(name, "")
+        raise ValueError(f"{name} must be a finite number of seconds {least}, not {value!r}{hint}")
     return float(value)
+
+
+def _number(name: str, value: object, *, least: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int or None, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
 def check_function(name: str, value: object) -> None:

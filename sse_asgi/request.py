@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .body import DEFAULT_MAX_BODY, EMPTY, LOST, Body
+from .errors import HTTPError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
-    from .types import Scope
+    from .types import Message, Scope
 
-__all__ = ["Address", "MultiMapping", "SSERequest"]
+__all__ = ["Address", "MultiMapping", "ReceivedRequest", "SSERequest"]
 
 #: Ids are positions, names or digests, so a longer Last-Event-ID is not one of ours. It comes from
 #: the network, and may end up in a log line or a query.
@@ -147,6 +150,111 @@ class SSERequest:
         A source that checks this can end by itself within ``shutdown_grace_period``.
         """
         return self._draining()
+
+    async def body(self) -> bytes:
+        """Wait for the whole body, and return it. It may be called again.
+
+        The body may be read in the factory, before the first event, and while the stream runs. A
+        body of 64 KiB or more has to be asked for before the first event. Otherwise it is dropped,
+        because the stream has to go on listening to the client.
+
+        :raises HTTPError: 413 (Content Too Large), if the body has more than ``max_body`` bytes.
+            If the client has announced this with ``Content-Length``, nothing is read.
+        :raises ClientDisconnectedError: the client has left before the body was complete.
+        :raises RuntimeError: the body was dropped, or read with :meth:`stream`; or this request was
+            not made by :func:`~sse_asgi.sse_app`.
+        """
+        return await self._reading().read()
+
+    async def json(self) -> Any:
+        """Wait for the whole body, and return what it is in JSON (RFC 8259), in UTF-8.
+
+        :raises HTTPError: 400 (Bad Request), if the body is empty, or is not JSON; 413, as for
+            :meth:`body`, which raises the other errors too.
+        """
+        body = await self.body()
+        if not body:
+            raise HTTPError(400, "the body of the request must be JSON, and is empty")
+        import json  # few ask
+
+        try:
+            return json.loads(body.decode())
+        except (ValueError, RecursionError) as exc:  # UnicodeDecodeError is a ValueError
+            raise HTTPError(400, f"the body of the request is not JSON: {exc}") from exc
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """Return the chunks of the body as they come: ``async for chunk in request.stream()``.
+
+        No chunk is empty. The client is not read from faster than the chunks are taken; until they
+        are, nobody hears that it leaves. The body can be read once in this way, and :meth:`body`
+        can't be called then. After :meth:`body`, this gives the body as one chunk.
+
+        :raises HTTPError: 413, as for :meth:`body`, which raises the other errors too.
+        """
+        return self._reading().stream()
+
+    def _reading(self) -> Body:
+        raise RuntimeError("there is no body to read: this request was not made by sse_app")
+
+
+class ReceivedRequest(SSERequest):
+    """A request as its application sees it, which gives it what it receives.
+
+    A body that nobody reads, and that is empty, takes no memory.
+
+    :param max_body: see :class:`~sse_asgi.StreamOptions`.
+    """
+
+    _body: Body | None = None
+
+    def __init__(self, scope: Scope, max_body: int | None = DEFAULT_MAX_BODY) -> None:
+        super().__init__(scope)
+        self._max_body = max_body
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether ``receive()`` should be called. See :attr:`Body.wants_more`."""
+        return self._body is None or self._body.wants_more
+
+    def when_wanted(self, function: Callable[[], object] | None) -> None:
+        """Have a function called when a reader has made :attr:`wants_more` true.
+
+        Set it only while that is false.
+        """
+        if self._body is not None:
+            self._body.on_wanted = function
+
+    def deliver(self, message: Message) -> None:
+        """Take an ``http.request`` message, in order. Does not wait."""
+        if self._body is None:
+            if not message.get("body") and not message.get("more_body"):
+                self._body = EMPTY
+                return
+            self._body = Body(self._max_body, self._content_length)
+        self._body.deliver(message)
+
+    def lost(self) -> None:
+        """Note that the client has left."""
+        if self._body is None:
+            self._body = LOST
+        self._body.lost()
+
+    def drop(self) -> None:
+        """Drop what is held if that is too much to keep, and nobody has begun to read."""
+        if self._body is not None:
+            self._body.drop()
+
+    @property
+    def _content_length(self) -> int | None:
+        """The ``Content-Length`` (RFC 9110, 8.6), or ``None`` if there is none that is valid."""
+        value = self.headers.get("content-length", "")
+        # int() refuses thousands of digits.
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
+
+    def _reading(self) -> Body:
+        if self._body is None:
+            self._body = Body(self._max_body, self._content_length)
+        return self._body
 
 
 def _decoded_id(value: bytes) -> str | None:

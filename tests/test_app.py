@@ -207,6 +207,10 @@ def test_http_errors() -> None:
         ("max_connections", 0, ValueError),
         ("max_connections", 1.5, TypeError),
         ("max_connections", True, TypeError),
+        ("max_body", -1, ValueError),
+        ("max_body", 1.5, TypeError),
+        ("max_body", True, TypeError),
+        ("max_body", "1 MiB", TypeError),
         ("methods", (), ValueError),
         ("methods", "GET", TypeError),
         ("methods", ["G T"], ValueError),
@@ -236,6 +240,23 @@ def test_a_wrong_option_is_refused_with_its_name_and_value(
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(TypeError, match=r"sse_app\(\) has no option 'pong'"):
         sse_app(async_generator, pong=5)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("ping", "0 means no pings"),
+        ("send_timeout", "None means no limit"),
+        ("cleanup_timeout", "None means no limit"),
+        ("max_lifetime", "None means no limit"),
+        ("defer_start", "True means no limit"),
+    ],
+)
+def test_who_wants_no_limit_is_told_how_to_say_so(option: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be .* not inf: {hint}$"):
+        StreamOptions(**{option: float("inf")})  # type: ignore[arg-type]
+    said = {"0": 0, "None": None, "True": True}[hint.split()[0]]
+    StreamOptions(**{option: said})  # type: ignore[arg-type]
 
 
 def test_the_signature_shows_every_option() -> None:

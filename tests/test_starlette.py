@@ -103,7 +103,13 @@ def test_the_signature_is_that_of_sse_starlette_and_then_that_of_sse_app() -> No
     ours = {p.name: p.default for p in signature.values() if p.kind is p.KEYWORD_ONLY}
     options = {f.name: f.default for f in fields(StreamOptions) if f.init}
     options["methods"] = None  # all that the route lets through
+    del options["max_body"]  # there the request is Starlette's, which reads its body
     assert ours == {name: value for name, value in options.items() if name not in PARAMETERS}
+
+
+def test_the_body_of_the_request_is_starlettes_business() -> None:
+    with pytest.raises(TypeError, match="max_body"):
+        EventSourceResponse(["a"], max_body=5)  # type: ignore[call-arg]
 
 
 async def test_headers() -> None:

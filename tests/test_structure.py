@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "event": NAMES,
     "encoder": NAMES | {"event"},
     "decoder": NAMES,
-    "request": NAMES,
+    "body": NAMES,
+    "request": NAMES | {"body"},
     # What is asked of a server, and how a process learns that it is stopping.
     "servers": NAMES | {"runtime"},
     "signals": NAMES | {"runtime", "servers"},
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "threads": NAMES | {"runtime"},
     "source": NAMES | {"threads"},
     "opening": NAMES | {"source"},
-    "options": NAMES | {"event", "encoder", "shutdown"},
+    "options": NAMES | {"event", "encoder", "body", "shutdown"},
     # The life of one stream.
     "supervisor": NAMES | {
         "runtime", "encoder", "servers", "shutdown", "source", "opening", "options",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -28,16 +29,15 @@ class DetachedTask:
         self, runtime: Runtime, function: Callable[[], Coroutine[Any, Any, object]]
     ) -> None:
         self._runtime = runtime
-        self._function = function
         self._ended = anyio.Event()
         #: What the function has raised, unless that was a cancellation.
         self.error: BaseException | None = None
         #: Cancels the task: on asyncio with ``Task.cancel()``, on trio by a scope.
-        self.cancel: Cancel = runtime.spawn(self._run)
+        self.cancel: Cancel = runtime.spawn(partial(self._run, function))
 
-    async def _run(self) -> None:
+    async def _run(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
         try:
-            await self._function()
+            await function()
         except (self._runtime.cancelled, GeneratorExit):
             raise
         except BaseException as exc:  # nobody waits for this task, so nothing may leave it

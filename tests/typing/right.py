@@ -129,6 +129,7 @@ apps = [
         max_lifetime=3600,
         max_connections=100,
         methods=["GET", "POST"],
+        max_body=10_000,
         defer_start=True,
         on_error=on_error,
         on_close=on_close,
