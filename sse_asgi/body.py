@@ -39,8 +39,8 @@ class Body:
     """
 
     __slots__ = (
-        "_arrived", "_chunks", "_held", "_limit", "_reader", "_received", "_state", "_whole",
-        "on_wanted",
+        "_arrived", "_chunks", "_held", "_limit", "_reader", "_readers", "_received", "_state",
+        "_whole", "on_read", "on_wanted",
     )  # fmt: skip
 
     def __init__(self, max_body: int | None, content_length: int | None = None) -> None:
@@ -52,10 +52,13 @@ class Body:
         self._state = "open"
         # How it is read: "" (not yet), "whole", "chunks", or "spent" after the chunks.
         self._reader = ""
+        self._readers = 0  # that have begun and not ended
         self._whole: bytes | None = None
         self._arrived: anyio.Event | None = None  # while a reader waits
         #: Called when a reader has made :attr:`wants_more` true. Set this before a pause.
         self.on_wanted: Callable[[], object] | None = None
+        #: Called by a reader, in its task, when it has made :attr:`is_read` false.
+        self.on_read: Callable[[], object] | None = None
         if max_body is not None and content_length is not None and content_length > max_body:
             self._end("too large")
 
@@ -65,6 +68,14 @@ class Body:
     def wants_more(self) -> bool:
         """Whether ``receive()`` should be called: for more of the body, or for the disconnect."""
         return self._state != "open" or self._reader in ("whole", "spent") or self._held < HELD
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody is reading the body, and it may still be refused.
+
+        Until then the response must not start: its status is not known.
+        """
+        return self._readers > 0
 
     def deliver(self, message: Message) -> None:
         """Take an ``http.request`` message. Messages after the end of the body are ignored."""
@@ -109,8 +120,11 @@ class Body:
         """Wait for the whole body, and return it. See :meth:`SSERequest.body`."""
         if self._whole is None:
             self._begin("whole")
-            while self._state != "complete":
-                await self._wait()
+            try:
+                while self._state != "complete":
+                    await self._wait()
+            finally:
+                self._leave()
         if self._whole is None:  # else another reader was first
             self._whole = b"".join(self._chunks)
             self._chunks.clear()
@@ -141,6 +155,7 @@ class Body:
             self._chunks.clear()
             self._held = 0
             self._want(paused)
+            self._leave()
 
     def _begin(self, reader: str) -> None:
         """Begin to read.
@@ -157,7 +172,13 @@ class Body:
             )
         paused = not self.wants_more
         self._reader = reader
+        self._readers += 1
         self._want(paused)
+
+    def _leave(self) -> None:
+        self._readers -= 1
+        if not self._readers and self.on_read is not None:
+            self.on_read()
 
     def _want(self, paused: bool) -> None:
         """Tell the receiver to go on if it had to pause, and need not now."""

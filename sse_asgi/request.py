@@ -158,6 +158,9 @@ class SSERequest:
         body of 64 KiB or more has to be asked for before the first event. Otherwise it is dropped,
         because the stream has to go on listening to the client.
 
+        The response does not start while the body is read, so an :class:`HTTPError` afterwards is
+        the status, if the source has not waited for something else.
+
         :raises HTTPError: 413 (Content Too Large), if the body has more than ``max_body`` bytes.
             If the client has announced this with ``Content-Length``, nothing is read.
         :raises ClientDisconnectedError: the client has left before the body was complete.
@@ -215,6 +218,19 @@ class ReceivedRequest(SSERequest):
     def wants_more(self) -> bool:
         """Whether ``receive()`` should be called. See :attr:`Body.wants_more`."""
         return self._body is None or self._body.wants_more
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the response must not start, since the body is read. See :attr:`Body.is_read`."""
+        return self._body is not None and self._body.is_read
+
+    def when_read(self, function: Callable[[], object] | None) -> None:
+        """Have a function called when :attr:`is_read` has become false.
+
+        Set it only while that is true.
+        """
+        if self._body is not None:
+            self._body.on_read = function
 
     def when_wanted(self, function: Callable[[], object] | None) -> None:
         """Have a function called when a reader has made :attr:`wants_more` true.

@@ -425,3 +425,64 @@ async def test_a_body_that_somebody_reads_is_not_dropped(how: str) -> None:
                 await anyio.lowlevel.checkpoint()
                 request.drop()
     assert bodies == [b"x" * 4 * HELD]
+
+
+# -- while it is read ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["body", "stream"])
+@pytest.mark.parametrize(
+    ("messages", "ends"),
+    [
+        (body_in(b"a", b"b"), contextlib.nullcontext()),
+        (body_in(b"a", b"toolarge"), pytest.raises(HTTPError)),
+        ([*body_in(b"a", complete=False), DISCONNECT], pytest.raises(ClientDisconnectedError)),
+    ],
+    ids=["complete", "too large", "lost"],
+)
+async def test_the_response_does_not_start_while_the_body_is_read(
+    how: str, messages: list[dict[str, Any]], ends: Any
+) -> None:
+    """Whoever sends the start learns that it may when the reader runs, and not before."""
+    request = request_of(5)
+    receiver = Receiver(request, list(messages))
+    log: list[str] = []
+
+    async def source() -> None:
+        with ends:
+            await read(request, how)
+        log.append("the source goes on")
+
+    assert not request.is_read
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(source)
+        await anyio.wait_all_tasks_blocked()
+        assert request.is_read
+        request.when_read(lambda: log.append("may start"))
+        while receiver.messages:
+            assert request.is_read
+            receiver.give(receiver.messages.pop(0))
+            assert log == []
+    assert log == ["may start", "the source goes on"]
+    assert not request.is_read
+
+
+async def test_the_response_may_start_when_a_reader_was_cancelled() -> None:
+    request = request_of()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(request.body)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.move_on_after(0.01):
+            await request.body()
+        assert request.is_read  # by the other one
+        tasks.cancel_scope.cancel()
+    assert not request.is_read
+
+
+async def test_the_response_may_start_when_there_is_nothing_to_wait_for() -> None:
+    for messages in (body_in(b""), body_in(b"a")):
+        request = request_of()
+        Receiver(request, messages).give_all()
+        await request.body()
+        await request.body()
+        assert not request.is_read
