@@ -186,12 +186,11 @@ class Body:
             self.on_wanted()
 
     async def _wait(self) -> None:
-        """Wait until something of the body, or its end, has come."""
+        """Wait until something of the body, or its end, may have come."""
         self._check()
         if self._arrived is None:
             self._arrived = anyio.Event()
         await self._arrived.wait()
-        self._check()
 
     def _check(self) -> None:
         """Raise the error for a body that can't be read."""

@@ -25,17 +25,20 @@ PACKAGE = ROOT / "sse_asgi"
 
 #: The tests that look at a module, or at a package with all that is in it.
 RELEVANT = {
+    "body": ["body"],
     "decoder": ["decoder"],
     "encoder": ["encoder", "event"],
     "event": ["event", "encoder"],
     "hub": ["hub", "hub_log", "redis_parts", "at_once"],
     "runtime": ["runtime", "native_scope", "supervisor", "hub", "at_once"],
+    "request": ["request", "body"],
     "servers": ["seen_servers", "seen_daphne", "connections", "at_once"],
     "shutdown": ["shutdown", "seen_servers"],
     "signals": ["shutdown", "seen_servers", "runtime"],
     "source": ["app", "supervisor"],
     "threads": ["threads", "app"],
     "supervisor": ["supervisor", "joining", "at_once", "connections", "seen_servers"],
+    "testing": ["testing"],
 }
 
 #: Of all other modules: what runs in one process and is no matter of price.

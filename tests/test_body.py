@@ -383,6 +383,58 @@ async def test_a_reader_of_chunks_that_has_had_enough() -> None:
             await anyio.sleep(0.001)
 
 
+async def abandon(request: ReceivedRequest) -> None:
+    chunks = request.stream()
+    await anext(chunks)
+    await chunks.aclose()  # type: ignore[attr-defined]
+
+
+async def ask_late(request: ReceivedRequest) -> None:
+    request.drop()
+    with pytest.raises(RuntimeError, match="was dropped"):
+        await request.body()
+
+
+async def lose(request: ReceivedRequest) -> None:
+    request.lost()
+    with pytest.raises(ClientDisconnectedError):
+        await request.body()
+
+
+async def exceed(request: ReceivedRequest) -> None:
+    request.deliver(body_in(b"x" * 2**20)[0])
+    with anyio.fail_after(5), pytest.raises(HTTPError, match="413"):
+        await request.body()
+
+
+@pytest.mark.parametrize("end", [abandon, ask_late, lose, exceed])
+async def test_what_can_not_be_read_any_more_takes_no_memory(end: Any) -> None:
+    request = request_of(10 * HELD)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(8):
+            Receiver(request, body_in(bytes([number]) * (HELD // 4), complete=False)).give_all()
+        await end(request)
+        for number in range(8):
+            Receiver(request, body_in(bytes([number]) * (HELD // 4), complete=False)).give_all()
+        assert tracemalloc.get_traced_memory()[0] - before < HELD / 2
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_body_that_was_read_is_kept_once() -> None:
+    request = request_of(None)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        async with receiving(request, [*body_in(bytes(HELD) + b"1", bytes(HELD) + b"2")]):
+            body = await request.body()
+        assert tracemalloc.get_traced_memory()[0] - before < len(body) * 3 / 2
+    finally:
+        tracemalloc.stop()
+
+
 # -- dropped -------------------------------------------------------------------------------------
 
 

@@ -49,8 +49,8 @@ class Hub:
     never waits for a subscriber.
 
     A hub belongs to one event loop. A hub in memory can be used at once. A hub with another log
-    must be open: use ``async with hub``, or :meth:`lifespan`. It may be entered in one task and left
-    in another. If the log fails meanwhile, the hub closes, and leaving it raises the error.
+    must be open: use ``async with hub``, or :meth:`lifespan`. It may be entered in one task and
+    left in another. If the log fails meanwhile, the hub closes, and leaving it raises the error.
 
     :param log: where the events are kept. By default they are kept in memory, within the limits
         that follow.
