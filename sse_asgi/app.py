@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 import anyio
 
 from .answers import respond, send_response
-from .errors import HTTPError
+from .errors import ClientDisconnectedError, HTTPError
 from .opening import Opening
 from .options import StreamOptions
-from .request import SSERequest
+from .reasons import CloseReason
+from .request import UNREAD, ReceivedRequest
 from .source import discard, open_source
 from .supervisor import Stream
 
@@ -98,11 +99,14 @@ class SSEApp:
             if stream is not None and stream.started:
                 raise
             return exc.with_traceback(None)  # which has this frame: no cycle for the collector
+        except ClientDisconnectedError:  # it has read the body
+            if stream is None or stream.reason is not CloseReason.CLIENT_DISCONNECTED:
+                raise
         return None
 
     async def _open(self, exchange: Exchange) -> Stream:
         """Call the factory and make a stream from its source."""
-        request = SSERequest(exchange[0])
+        request = ReceivedRequest(exchange[0], self.options.max_body)
         source = self.factory(request) if self._takes_request else self.factory()
         if inspect.isawaitable(source):
             opened: OpenSource | Opening = Opening(source)
@@ -112,7 +116,8 @@ class SSEApp:
             except HTTPError:
                 await discard(source, self.options.cleanup_timeout)
                 raise
-        stream = Stream(opened, exchange, self.options)
+        reader = request if self._takes_request else UNREAD
+        stream = Stream(opened, exchange, self.options, reader=reader)
         request.follow(stream.draining)
         return stream
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .types import Message, Scope
 
-__all__ = ["Address", "MultiMapping", "ReceivedRequest", "SSERequest"]
+__all__ = ["UNREAD", "Address", "MultiMapping", "ReceivedRequest", "SSERequest", "UnreadBody"]
 
 #: Ids are positions, names or digests, so a longer Last-Event-ID is not one of ours. It comes from
 #: the network, and may end up in a log line or a query.
@@ -271,6 +271,32 @@ class ReceivedRequest(SSERequest):
         if self._body is None:
             self._body = Body(self._max_body, self._content_length)
         return self._body
+
+
+class UnreadBody:
+    """Takes the place of a request whose body nobody can read: it keeps nothing."""
+
+    wants_more: bool = True
+    is_read: bool = False
+
+    def when_read(self, function: Callable[[], object] | None) -> None:
+        """Do nothing."""
+
+    def when_wanted(self, function: Callable[[], object] | None) -> None:
+        """Do nothing."""
+
+    def deliver(self, message: Message) -> None:
+        """Drop a part of the body."""
+
+    def lost(self) -> None:
+        """Do nothing."""
+
+    def drop(self) -> None:
+        """Do nothing."""
+
+
+#: All such requests share it, since it has no state.
+UNREAD = UnreadBody()
 
 
 def _decoded_id(value: bytes) -> str | None:

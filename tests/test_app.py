@@ -119,8 +119,8 @@ async def test_parameters_with_defaults_are_the_factorys_own() -> None:
         yield type(args[0]).__name__
 
     assert await events_of(sse_app(source)) == ["0.5"]
-    assert await events_of(sse_app(optional)) == ["SSERequest"]
-    assert await events_of(sse_app(anything)) == ["SSERequest"]
+    assert await events_of(sse_app(optional)) == ["ReceivedRequest"]
+    assert await events_of(sse_app(anything)) == ["ReceivedRequest"]
 
 
 @pytest.mark.parametrize("factory", [None, 5, "text", ["a"]])

@@ -331,6 +331,7 @@ class Watchdog:
     def stop(self) -> None:
         """Wait no more, and send no more pings: the host is done."""
         self._abort_timer()
+        self._incoming.reader = None  # it knows the stream: no cycle for the collector
         if self._sending is not None:
             self._sending.cancel()
         if self._ping_timer is not None:
