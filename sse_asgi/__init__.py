@@ -5,6 +5,7 @@ from .errors import EventTooLargeError, HTTPError, HubClosedError, HubError, SSE
 from .event import JSONServerSentEvent, ServerSentEvent
 from .options import StreamOptions
 from .reasons import CloseReason, CloseReport
+from .relaying import relay
 from .request import SSERequest
 from .shutdown import Shutdown
 from .source import current_thread_limiter
@@ -24,6 +25,7 @@ __all__ = [
     "Shutdown",
     "StreamOptions",
     "current_thread_limiter",
+    "relay",
     "sse_app",
 ]
 

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "event": NAMES,
     "encoder": NAMES | {"event"},
     "decoder": NAMES,
+    "relaying": NAMES | {"decoder"},
     "request": NAMES,
     # What is asked of a server, and how a process learns that it is stopping.
     "servers": NAMES | {"runtime"},
@@ -59,7 +60,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub": NAMES | {"runtime", "encoder"},
     # The hub for type checkers: what is tested is what it is given.
     "testing": NAMES | {"runtime", "decoder", "hub"},
-    "__init__": NAMES | {"event", "request", "shutdown", "source", "options", "app"},
+    "__init__": NAMES | {
+        "event", "relaying", "request", "shutdown", "source", "options", "app",
+    },
     # The demo is a user: the public names of the package, and nothing else.
     "demo": {"__init__", "hub", "types"},
     "__main__": {"demo"},
