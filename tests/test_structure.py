@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "fastapi": NAMES | {"event", "starlette"},
     # It makes frames, and nothing that serves them.
-    "hub": NAMES | {"runtime", "encoder"},
+    "hub": NAMES | {"runtime", "encoder", "decoder"},
     # The hub for type checkers: what is tested is what it is given.
     "testing": NAMES | {"runtime", "decoder", "hub"},
     "__init__": NAMES | {
@@ -91,6 +91,7 @@ ORDER: dict[str, list[set[str]]] = {
     "hub": [
         {"positions"},
         {"names"},
+        {"body"},
         {"affinity"},
         {"log"},
         {"window"},
