@@ -49,7 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The life of one stream.
     "supervisor": NAMES | {"runtime", "encoder", "servers", "shutdown", "source", "options"},
     "answers": NAMES | {"options"},
-    "app": NAMES | {"request", "source", "options", "supervisor", "answers"},
+    "factory": NAMES,
+    "app": NAMES | {"factory", "request", "source", "options", "supervisor", "answers"},
     # Adapters translate.
     "compat": NAMES | {"event", "encoder"},
     "starlette": NAMES | {
