@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "encoder": NAMES | {"event"},
     "decoder": NAMES,
     "relaying": NAMES | {"decoder"},
+    "notes": set(),
     "request": NAMES,
     # What is asked of a server, and how a process learns that it is stopping.
     "servers": NAMES | {"runtime"},
