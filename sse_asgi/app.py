@@ -42,6 +42,9 @@ class SSEApp:
         functools.update_wrapper(self, function_of(factory), _NAMES, updated=())
         self.__name__: str = name_of(factory)
         self.__wrapped__: Factory = factory
+        # It is called as an ASGI application: Litestar looks at this. Without it, inspect would
+        # follow __wrapped__.
+        self.__signature__: inspect.Signature = inspect.signature(self.__call__)
         self._methods = set(options.methods)
         if "GET" in self._methods:
             self._methods.add("HEAD")

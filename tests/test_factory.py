@@ -139,6 +139,7 @@ def test_an_application_has_the_name_of_its_factory(decorate: Any) -> None:
     assert app.__doc__ == "Tell the time."
     assert app.__wrapped__ is clock
     assert inspect.unwrap(app) is clock
+    assert list(inspect.signature(app).parameters) == ["scope", "receive", "send"]
     assert "Tell the time." in pydoc.render_doc(app)
     assert app.options.ping in (5, 15)  # its own
     assert repr(app) == "sse_app(clock)"

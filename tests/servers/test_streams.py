@@ -17,7 +17,7 @@ def test_events_and_headers(server: Server, tag: str) -> None:
     with server.open(f"/events?tag={tag}") as response:
         assert response.status == 200
         assert response.header(b"content-type") == [b"text/event-stream; charset=utf-8"]
-        cache = b"no-cache, no-transform" if server.kind.entry_point == "sse_app" else b"no-store"
+        cache = b"no-cache, no-transform" if server.kind.entry_point == "sse_app" else b"no-store, no-transform"
         assert response.header(b"cache-control") == [cache]
         assert response.header(b"x-accel-buffering") == [b"no"]
         assert response.header(b"content-length") == []
