@@ -36,8 +36,11 @@ def relay(chunks: Any, *, max_event_size: int = DEFAULT_MAX_EVENT_SIZE) -> Any:
     ::
 
         async def proxy(request):
-            async with client.stream("GET", UPSTREAM) as response:
-                async for frame in relay(response.aiter_bytes()):
+            async with (
+                client.stream("GET", UPSTREAM) as response,
+                contextlib.aclosing(relay(response.aiter_bytes())) as frames,
+            ):
+                async for frame in frames:
                     yield frame
 
     The frames are the bytes of the upstream, unchanged: each is one event with its blank line, or a

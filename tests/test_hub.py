@@ -513,6 +513,7 @@ async def test_the_limit_for_a_frame_is_that_of_the_log() -> None:
         (b":\n\n", "these bytes have 0"),
         (b"event: x\n\n", "these bytes have 0"),
         (b"", "these bytes have 0"),
+        (b"data: \xff\n\n", "can't decode byte 0xff"),
         ("data: a\n\n", r"a frame already.*frame\.encode\(\)"),
     ],
 )

@@ -137,6 +137,21 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         TypeError,
         "an event can't be a coroutine: await it first: <coroutine object fetch",
     ),
+    "a function as the content": (
+        lambda: EventSourceResponse(clock),  # type: ignore[arg-type]
+        TypeError,
+        "not function: <function clock",
+    ),
+    "a function as the content, called": (
+        lambda: EventSourceResponse(clock),  # type: ignore[arg-type]
+        TypeError,
+        "; call it first",
+    ),
+    "a coroutine as the content": (
+        lambda: EventSourceResponse(closed(fetch())),
+        TypeError,
+        "; await it first",
+    ),
     "what a factory returns": (
         lambda: sse_app(clock(SSERequest({}))),  # type: ignore[call-overload]
         TypeError,

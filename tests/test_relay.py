@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from itertools import pairwise
 from typing import Any
 
@@ -252,6 +253,32 @@ async def test_a_client_that_leaves_closes_the_upstream() -> None:
         assert (await stream.receive()).data == "a"
         await stream.disconnect()
     assert upstream.closed == 1
+
+
+@through_every_entry_point
+async def test_a_generator_closes_its_upstream(entry_point: str) -> None:
+    closed: list[str] = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            yield b"data: a\n"
+            yield b"\n"
+            await anyio.sleep_forever()
+        finally:
+            closed.append("upstream")
+
+    async def proxy(request: SSERequest) -> AsyncIterator[bytes]:
+        try:
+            async with aclosing(relay(chunks())) as frames:
+                async for frame in frames:
+                    yield frame
+        finally:
+            closed.append("source")
+
+    async with connect(sse_app(proxy)) as stream:
+        assert (await stream.receive()).data == "a"
+        await stream.disconnect()
+    assert closed == ["upstream", "source"]
 
 
 @through_every_entry_point

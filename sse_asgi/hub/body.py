@@ -37,6 +37,7 @@ def body_of(event: EventLike) -> bytes:
 
 
 def _decoded(frame: bytes) -> dict[str, Any]:
+    frame.decode()  # raises where the decoder would put U+FFFD
     comments: list[str] = []
     decoder = EventStreamDecoder(
         max_event_size=len(frame) + 1, on_comment=comments.append, last_event_id=_NO_ID
