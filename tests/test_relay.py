@@ -110,7 +110,8 @@ def test_no_ping_can_come_inside_an_event(data: bytes, ping: bytes) -> None:
     for frame in frames:
         assert encode(frame) is frame  # so it is whole
         assert len(decoded(frame)) <= 1
-    alone = [event for frame in frames for event in decoded(frame)]
+    # After a line end, since a byte order mark means something only at the very start.
+    alone = [event for frame in frames for event in decoded(b"\n", frame)]
     assert [(e.event, e.data) for e in alone] == [(e.event, e.data) for e in decoded(*frames)]
 
 
@@ -164,6 +165,15 @@ def test_the_limit_does_not_depend_on_the_chunks(data: bytes, cuts: list[int], l
     unlimited = list(relay([data]))
     rest = len(data.removeprefix(BOM)) - sum(map(len, unlimited))
     assert failed == any(size > limit for size in (*map(len, unlimited), rest))
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [5, 9]])
+def test_the_limit_is_the_size_of_a_frame(cuts: list[int]) -> None:
+    frame = b"data: x\r\n\r\n"
+    chunks = cut(frame * 2, cuts)
+    assert list(relay(chunks, max_event_size=len(frame))) == [frame, frame]
+    with pytest.raises(EventTooLargeError):
+        next(relay(chunks, max_event_size=len(frame) - 1))
 
 
 async def test_an_event_that_is_too_large_closes_the_upstream() -> None:
