@@ -8,7 +8,7 @@ from .reasons import CloseReason, CloseReport
 from .relaying import relay
 from .request import SSERequest
 from .shutdown import Shutdown
-from .source import current_thread_limiter
+from .threads import current_thread_limiter
 
 __all__ = [
     "CloseReason",

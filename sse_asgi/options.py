@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from .encoder import check_separator
+from .encoder import check_separator, encode
 from .event import milliseconds
 from .reasons import CloseReport
 from .shutdown import Shutdown
@@ -46,7 +46,7 @@ class Timing:
     """The options that are times, in seconds. ``inf`` means never. All streams share one object."""
 
     __slots__ = (
-        "cleanup_timeout", "defer_start", "grace", "max_lifetime", "ping", "send_timeout",
+        "cleanup_timeout", "defer_start", "grace", "looks", "max_lifetime", "ping", "send_timeout",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,8 @@ class Timing:
     ) -> None:
         self.ping: float = ping
         self.send_timeout: float = send_timeout
+        #: How often to look whether a client takes something while a send waits.
+        self.looks: float = send_timeout / 4
         self.cleanup_timeout: float = cleanup_timeout
         self.grace: float = grace
         self.defer_start: float = defer_start
@@ -179,6 +181,11 @@ class StreamOptions:
     def status_and_headers(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         """The status and the header fields of a response."""
         return 200, self.response_headers
+
+    @cached_property
+    def preamble(self) -> bytes:
+        """What comes first in the body of a stream."""
+        return b"" if self.retry is None else encode({"retry": self.retry}, self.sep)
 
     @cached_property
     def timing(self) -> Timing:

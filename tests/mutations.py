@@ -34,6 +34,7 @@ RELEVANT = {
     "shutdown": ["shutdown", "seen_servers"],
     "signals": ["shutdown", "seen_servers", "runtime"],
     "source": ["app", "supervisor"],
+    "threads": ["threads", "app"],
     "supervisor": ["supervisor", "joining", "at_once", "connections", "seen_servers"],
 }
 

@@ -125,7 +125,8 @@ def test_steps_of_an_event_of_a_stream_that_never_waits(event: Any, at_most: int
 
 #: What the package may load beyond anyio: a server has it already, or it is small.
 MAY_LOAD = {
-    "anyio", "bisect", "hashlib", "http", "json", "random", "sse_asgi", "typing_extensions",
+    "anyio", "bisect", "hashlib", "http", "json", "queue", "random", "sse_asgi",
+    "typing_extensions",
 }  # fmt: skip
 
 

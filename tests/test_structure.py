@@ -45,7 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "servers": NAMES | {"runtime"},
     "signals": NAMES | {"runtime", "servers"},
     "shutdown": NAMES | {"runtime", "servers", "signals"},
-    "source": NAMES | {"runtime"},
+    "threads": NAMES | {"runtime"},
+    "source": NAMES | {"threads"},
     "options": NAMES | {"event", "encoder", "shutdown"},
     # The life of one stream.
     "supervisor": NAMES | {"runtime", "encoder", "servers", "shutdown", "source", "options"},
@@ -63,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The hub for type checkers: what is tested is what it is given.
     "testing": NAMES | {"runtime", "decoder", "hub"},
     "__init__": NAMES | {
-        "event", "relaying", "request", "shutdown", "source", "options", "app",
+        "event", "relaying", "request", "shutdown", "threads", "options", "app",
     },
     # The demo is a user: the public names of the package, and nothing else.
     "demo": {"__init__", "hub", "types"},
@@ -88,6 +89,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"interruption"},
         {"watchdog"},
         {"feed"},
+        {"ending"},
         {"stream"},
     ],
     "hub": [

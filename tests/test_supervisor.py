@@ -1166,7 +1166,8 @@ async def test_a_native_cancellation_ends_the_stream_in_order(where: str) -> Non
     assert recorder.cleanup_began
     assert recorder.closed is (where != "ignoring")
     assert recorder.report.reason is CloseReason.CANCELLED
-    assert messages[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    # Nobody knows what has become of what was being sent: that must not look complete.
+    assert messages[-1]["more_body"] is (where == "sending")
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

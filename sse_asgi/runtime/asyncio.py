@@ -51,6 +51,10 @@ class AsyncioRuntime(Runtime):
         """Return how many ``Task.cancel()`` of a task are pending."""
         return 0 if task is None else task.cancelling()
 
+    def knows_cancelled(self, trap: Any) -> bool:
+        """Return whether a task that yields this waits for a task that is cancelled already."""
+        return type(trap) is asyncio.Task and trap.cancelling() > 0
+
     def after(self, seconds: float, function: Callable[[], object]) -> Cancel:
         """Call a function in so many seconds."""
         if seconds == math.inf:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
     from types import TracebackType
     from typing import Protocol, Self
 
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
         ) -> bool | None: ...
 
 
-__all__ = ["Cancel", "Runtime", "nothing"]
+__all__ = ["Cancel", "Runtime", "Whose", "driven", "nothing"]
 
 T = TypeVar("T")
 
@@ -66,6 +69,49 @@ Cancel: TypeAlias = Callable[[], object]
 
 def nothing() -> None:
     """Do nothing. This is the :data:`Cancel` of a call that is never made."""
+
+
+class Whose(Enum):
+    """Who has cancelled a task that waits within a scope."""
+
+    OUTSIDE = auto()  #: something around the scope, and nothing within it
+    INSIDE = auto()  #: something within the scope, which what is around it does not reach
+    UNKNOWN = auto()
+
+
+@types.coroutine
+def driven(
+    coroutine: Coroutine[Any, Any, T],
+    waits: Callable[[], object],
+    passes: Callable[[Any], bool] | None = None,
+) -> Generator[Any, Any, T]:
+    """Await a coroutine, and call a function when it waits for the first time.
+
+    :param passes: whether that is no wait: see :meth:`Runtime.passes`.
+    """
+    value: Any = None
+    error: BaseException | None = None
+    first = True
+    try:
+        while True:
+            try:
+                trap = coroutine.send(value) if error is None else coroutine.throw(error)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if first and (passes is None or not passes(trap)):
+                first = False
+                waits()
+            value = error = None
+            try:
+                value = yield trap
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as exc:
+                error = exc  # thrown later: from here, it would be the context of what comes of it
+    finally:
+        del error  # its traceback has this frame: no cycle for the collector
 
 
 class Runtime(ABC):
@@ -122,9 +168,26 @@ class Runtime(ABC):
         scope: CancelScope = anyios
         return scope
 
+    def renew(self, scope: CancelScope) -> None:  # noqa: B027  it is not needed everywhere
+        """Cancel a task again by a scope, if a shield within the scope was in the way.
+
+        Call this when the task is about to wait. The scopes of anyio do this by themselves.
+        """
+
     def task_group(self) -> Any:
         """Make a task group, with the method ``start_soon`` of anyio's."""
         return anyio.create_task_group()
+
+    def whose(self, scope: CancelScope) -> Whose:
+        """Return who has cancelled the running task, in the moment before it learns that.
+
+        :param scope: a scope of the task, that may be cancelled from around it.
+        """
+        return Whose.UNKNOWN
+
+    def groups(self, task: Any) -> int:
+        """Return how many task groups a task has open, if they wait for it to be cancelled."""
+        return 0
 
     @abstractmethod
     def task(self) -> Any:
@@ -136,6 +199,14 @@ class Runtime(ABC):
 
         trio has no such calls. Cancellations by a scope of anyio's do not count.
         """
+
+    def passes(self, trap: Any) -> bool:
+        """Return whether a task that yields this to the event loop only lets others run."""
+        return trap is None
+
+    def knows_cancelled(self, trap: Any) -> bool:
+        """Return whether a task that yields this waits for a task that is cancelled already."""
+        return False
 
     @abstractmethod
     def after(self, seconds: float, function: Callable[[], object]) -> Cancel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
+import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from .asyncio import AsyncioRuntime
@@ -35,8 +36,8 @@ class NativeScope:
     """
 
     __slots__ = (
-        "_again", "_before", "_context", "_deadline", "_inner", "_outer", "_requests", "_task",
-        "_timer", "cancel_called", "cancelled_caught", "shield",
+        "_again", "_before", "_context", "_deadline", "_held_back", "_inner", "_outer", "_requests",
+        "_task", "_timer", "cancel_called", "cancelled_caught", "shield",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,8 @@ class NativeScope:
         self._task: Any = None
         self._timer: asyncio.TimerHandle | None = None
         self._before = self._requests = 0  # to cancel the task
+        # Whether a shield of anyio's kept a request back.
+        self._held_back = False
         self.shield: bool = shield
         self.cancel_called: bool = False
         self.cancelled_caught: bool = False
@@ -114,13 +117,24 @@ class NativeScope:
             else:
                 self._request()
 
+    def renew(self) -> None:
+        """Cancel the task where it waits next, if only a shield of anyio's was in the way."""
+        if self._held_back and not _is_shielded(self._task):
+            self._request()
+
     def _request(self) -> None:
+        self._held_back = False
         if self._task is None:
             return
-        if self._inner is None or not self._inner.shield:
+        if self._inner is not None and self._inner.shield:
+            self._cancel_in(self._again)
+        elif _is_shielded(self._task):
+            self._held_back = True
+            self._cancel_in(AGAIN)
+        else:
             self._requests += 1
             self._task.cancel()
-        self._cancel_in(self._again)
+            self._cancel_in(self._again)
 
     def _cancel_in(self, seconds: float) -> None:
         self._stop_timer()
@@ -133,6 +147,18 @@ class NativeScope:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _is_shielded(task: asyncio.Task[Any]) -> bool:
+    """Return whether a task has put up a shield of anyio's, which must keep cancellations out."""
+    # anyio has no function for this. See of_task(), which looks whether this can be asked.
+    states = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
+    scope = getattr(states.get(task), "cancel_scope", None)
+    while scope is not None:
+        if scope.shield:
+            return True
+        scope = getattr(scope, "_parent_scope", None)
+    return False
 
 
 class NativeTaskGroup(asyncio.TaskGroup):
@@ -175,6 +201,11 @@ class NativeRuntime(AsyncioRuntime):
             again=AGAIN if again is None else again,
             context=self._context,
         )
+
+    def renew(self, scope: CancelScope) -> None:
+        """Cancel the task where it waits next, if only a shield was in the way."""
+        assert isinstance(scope, NativeScope)
+        scope.renew()
 
     def task_group(self) -> Any:
         """Make a task group of asyncio's."""

@@ -10,12 +10,12 @@ from weakref import ref
 import trio
 import trio.lowlevel
 
-from .base import Runtime, nothing
+from .base import Runtime, Whose, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .base import Cancel
+    from .base import Cancel, CancelScope
 
 __all__ = ["TrioRuntime"]
 
@@ -37,6 +37,41 @@ class TrioRuntime(Runtime):
         """The clock that ``trio.run`` was given."""
         return self._clock
 
+    def scope(
+        self,
+        *,
+        deadline: float = math.inf,
+        shield: bool = False,
+        within: CancelScope | None = None,
+        again: float | None = None,
+    ) -> CancelScope:
+        """Make a cancel scope."""
+        return trio.CancelScope(deadline=deadline, shield=shield)
+
+    def whose(self, scope: CancelScope) -> Whose:
+        """Return who has cancelled the running task. A timeout of its own is one of those."""
+        # trio has no function for this. If it calls things otherwise, the answer is UNKNOWN.
+        status = getattr(trio.lowlevel.current_task(), "_cancel_status", None)
+        cancelled = False
+        while status is not None:
+            inner = getattr(status, "_scope", None)
+            if inner is None:
+                break
+            if inner is scope:
+                return Whose.UNKNOWN if cancelled else Whose.OUTSIDE
+            if inner.shield:
+                return Whose.INSIDE
+            cancelled = cancelled or inner.cancel_called
+            status = getattr(status, "_parent", None)
+        return Whose.UNKNOWN
+
+    def groups(self, task: trio.lowlevel.Task) -> int:
+        """Return how many nurseries a task has open.
+
+        A task that waits for its children does not learn of a cancellation where it waits.
+        """
+        return len(task.child_nurseries)
+
     def task(self) -> trio.lowlevel.Task:
         """Return the running task."""
         return trio.lowlevel.current_task()
@@ -44,6 +79,11 @@ class TrioRuntime(Runtime):
     def cancel_requests(self, task: object) -> int:
         """Return 0: trio cancels by scopes only."""
         return 0
+
+    def passes(self, trap: Any) -> bool:
+        """Return whether a task that yields this to trio is at a checkpoint."""
+        # trio has no name for it in public. What it calls otherwise is taken for a wait.
+        return getattr(trap, "__name__", type(trap).__name__) == "CancelShieldedCheckpoint"
 
     def after(self, seconds: float, function: Callable[[], object]) -> Cancel:
         """Call a function in so many seconds. This takes a task."""

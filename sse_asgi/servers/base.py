@@ -77,7 +77,7 @@ class Server:
         """
         return False
 
-    def attach(self, shut_down: Callable[[], object]) -> None:
+    def attach(self, shut_down: Callable[[], object], lost: Callable[[], object]) -> None:
         """Begin to serve a stream. :meth:`detach` undoes this.
 
         :param shut_down: called when the server stops, if the server has a way of its own to tell
@@ -89,6 +89,14 @@ class Server:
 
     def release(self) -> None:
         """Release the response: nothing is sent after this."""
+
+    def is_gone(self) -> bool:
+        """Return whether the connection is closed, as far as the server's own objects tell."""
+        return False
+
+    def progress(self) -> object | None:
+        """Return a value that changes whenever the client takes something; ``None``: unknown."""
+        return None
 
     # -- the connection --------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Daphne(Server):
         """Whether daphne runs here. If it was only imported, nobody cancels anything."""
         return self._attached
 
-    def attach(self, shut_down: Callable[[], object]) -> None:
+    def attach(self, shut_down: Callable[[], object], lost: Callable[[], object]) -> None:
         """Make ``send`` wait for the client, and make Twisted wait for the stream."""
         if (reactor := _reactor()) is None:
             return

@@ -9,13 +9,15 @@ import math
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from ..reasons import CloseReason
-
 if TYPE_CHECKING:
     from ..options import Timing
     from ..runtime.base import CancelScope
 
-__all__ = ["Deadlines", "Due"]
+__all__ = ["TRY_AGAIN", "Deadlines", "Due"]
+
+#: How long, in seconds, the last message is tried when the stream was cancelled, or when its client
+#: has not taken what was sent before.
+TRY_AGAIN = 1.0
 
 
 class Due(Enum):
@@ -23,7 +25,8 @@ class Due(Enum):
 
     MAX_LIFETIME = auto()  #: tell the stream to end: it is old enough
     CLOSE = auto()  #: close the stream: its grace period is over
-    SEND_TIMEOUT = auto()  #: close the stream: a send takes too long
+    SEND_TIMEOUT = auto()  #: close the stream: its client has taken nothing for too long
+    PROGRESS = auto()  #: look whether the client has taken something since the last look
     HANDED_OVER = auto()  #: send what the host could not send
     START = auto()  #: start the response, although there is no event yet
     PING = auto()  #: send a ping: nothing was written for so long
@@ -38,17 +41,22 @@ class Deadlines:
     """
 
     __slots__ = (
-        "drain_deadline", "finishing", "handed_over", "last_write", "lifetime", "pings_by_timer",
-        "sending_since", "start_by", "started", "starting", "timing", "wait_scope", "wakes",
+        "drain_deadline", "finishing", "handed_over", "last_write", "lifetime", "looked", "opening",
+        "pings_by_timer", "sending_since", "spared_in_vain", "spared_until", "start_by", "started",
+        "starting", "timing", "wait_scope", "wakes",
     )  # fmt: skip
 
     def __init__(self, timing: Timing, now: float) -> None:
         self.timing: Timing = timing
         #: When a message was sent last. Pings are counted from here.
         self.last_write: float = now
-        #: When the send began that is under way. It stays if that send is interrupted by the client
-        #: or by a cancellation of the host: then nobody knows how far the send came.
+        #: When the send began that is under way, or the client was last seen to take something.
         self.sending_since: float | None = None
+        #: When the watchdog looked last whether the client takes something; ``inf``: that can't be
+        #: seen.
+        self.looked: float = -math.inf
+        #: Whether the factory is still awaited, so that there is no source yet.
+        self.opening: bool = False
         #: Whether the watchdog has something to send that the host could not.
         self.handed_over: bool = False
         #: When the response is started at the latest.
@@ -69,6 +77,10 @@ class Deadlines:
             self.lifetime = now + timing.max_lifetime * uniform(0.9, 1)
         #: When a stream that was told to end is closed.
         self.drain_deadline: float = math.inf
+        #: How long a send may go on that was under way when the stream was closed.
+        self.spared_until: float = math.inf
+        #: Whether that was not enough.
+        self.spared_in_vain: bool = False
         #: When the watchdog looks again, and the scope in which it waits until then.
         self.wakes: float = math.inf
         self.wait_scope: CancelScope | None = None
@@ -85,12 +97,18 @@ class Deadlines:
     def tell(self, now: float, grace: float) -> None:
         """Note that the stream is told to end within ``grace`` seconds. The earlier end counts."""
         self.drain_deadline = min(self.drain_deadline, now + grace)
-        self.wake(self._closes_at())
+        self.wake(self.drain_deadline)
 
-    def has_started(self) -> None:
-        """Note that the start of the response was sent, after which other things are due."""
-        self.started, self.starting = True, False
-        self.wake(self._closes_at())
+    def spare(self, now: float) -> None:
+        """Note that the stream is closed, and that the send under way may come to its end."""
+        self.spared_until = now + self.timing.cleanup_timeout
+        self.wake(self.spared_until)
+
+    def look(self, now: float, *, progress: bool) -> None:
+        """Note that the watchdog looks at the client, and whether it may have taken something."""
+        self.looked = now
+        if progress:
+            self.sending_since = now
 
     # -- asked -----------------------------------------------------------------------------------
 
@@ -101,8 +119,11 @@ class Deadlines:
         if now >= self._closes_at():
             return Due.CLOSE
         if self.sending_since is not None:
-            late = now >= self.sending_since + self.timing.send_timeout
-            return Due.SEND_TIMEOUT if late else Due.NOTHING
+            if now >= self.sending_since + self.timing.send_timeout:
+                return Due.SEND_TIMEOUT
+            return Due.PROGRESS if now >= self._looks_at(self.sending_since) else Due.NOTHING
+        if self.opening:
+            return Due.NOTHING
         if self.handed_over:
             return Due.HANDED_OVER
         if not self.started:
@@ -115,33 +136,27 @@ class Deadlines:
         if self.sending_since is not None:
             # It is not known when this send ends. If it ended now, the next ping would be due then.
             ends = self.sending_since + self.timing.send_timeout
-            return min(deadline, ends, now + self.timing.ping)
+            looks = self._looks_at(self.sending_since)
+            return min(deadline, ends, looks, now + self.timing.ping)
+        if self.opening:
+            return deadline
         if self.handed_over:
             return min(deadline, now)
         return min(deadline, self._next_ping() if self.started else self.start_by)
 
-    def of_a_send(self, since: float) -> tuple[float, CloseReason | None]:
-        """Return how long a send of the watchdog's may take, and why the stream ends if it is late.
-
-        The reason is ``None`` if the stream was told to end: then it ends for that reason.
-        """
-        return min(
-            # A start is not interrupted because the stream is told to end.
-            (self._closes_at() if self.started else math.inf, None),
-            (self.lifetime + self.timing.grace, CloseReason.MAX_LIFETIME),
-            (since + self.timing.send_timeout, CloseReason.SEND_TIMEOUT),
-            key=lambda late: late[0],
-        )
-
     def _closes_at(self) -> float:
-        """Return when a stream that was told to end is closed, if it has not ended by then."""
-        if self.starting:
-            # If a start is interrupted nobody knows whether it has taken place, so nothing could
-            # be sent after it.
-            return math.inf
-        if self.finishing:  # the stream is doing what it was told
-            return self.drain_deadline + self.timing.cleanup_timeout
+        """Return when a stream that was told to end is closed, or is not spared any longer."""
+        if self.spared_until < math.inf:
+            return self.spared_until
         return self.drain_deadline
+
+    def _looks_at(self, sending_since: float) -> float:
+        """Return when to look again whether the client takes something.
+
+        Nobody looks when a send begins: most of them do not wait. So what the client took before
+        the first look is not known, and its time begins anew then.
+        """
+        return max(sending_since, self.looked) + self.timing.looks
 
     def _next_ping(self) -> float:
         return math.inf if self.pings_by_timer else self.last_write + self.timing.ping

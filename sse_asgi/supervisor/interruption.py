@@ -15,11 +15,12 @@ No scope is opened after the source was entered: the source may have scopes of i
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 from ..reasons import CloseReason
-from ..runtime.base import nothing
+from ..runtime.base import Whose, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Destroyed", "Interruption", "Thrown"]
+
+logger: logging.Logger = logging.getLogger("sse_asgi")
 
 _SCOPE_AROUND_YIELD = (
     "the source was cancelled at a yield: a cancel scope, timeout or task group that it holds open "
@@ -70,14 +73,17 @@ class Interruption:
     """The scopes of the host, and who has cancelled it."""
 
     __slots__ = (
-        "_before", "_cleanup_timer", "_life", "_pump", "_runtime", "_task", "_times", "cleanup",
-        "entered", "feed", "outer",
+        "_before", "_cleanup_timer", "_groups", "_late_timer", "_life", "_pump", "_runtime",
+        "_task", "_times", "_was_late", "cleanup", "entered", "feed", "outer",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, life: Life, times: Deadlines, pump: Cancellable) -> None:
         self._runtime = runtime
         self._pump = pump
         self._cleanup_timer: Cancel = nothing
+        self._late_timer: Cancel = nothing
+        self._groups = 0
+        self._was_late = False
         self._life = life
         self._times = times
         self._task = runtime.task()
@@ -91,10 +97,24 @@ class Interruption:
 
     def now(self) -> None:
         """Wake the host, which then closes the source. What feeds the source ends, too."""
+        self._groups = self._runtime.groups(self._task)
         self.stop_feed()
         if self._in_cleanup():
             self.cleanup.shield = True
         self.outer.cancel()
+
+    def about_to_wait(self) -> None:
+        """Look who is to wake the host from the wait that it is about to begin.
+
+        Call this when the stream is closing.
+        """
+        runtime = self._runtime
+        if runtime.groups(self._task) < self._groups and not self.entered:
+            # The source has waited for a task group of its own, and that has raised it.
+            self.entered = self.cleanup.shield = True
+        # A shield of the source's own may have been in the way, and has gone.
+        runtime.renew(self.cleanup)
+        runtime.renew(self.outer)
 
     def stop_feed(self) -> None:
         """Cancel what feeds the source, if something does."""
@@ -109,7 +129,28 @@ class Interruption:
     def bound(self) -> None:
         """Give the source ``cleanup_timeout`` to clean up, from now on."""
         if self.cleanup.deadline == math.inf:
-            self.cleanup.deadline = self._runtime.clock() + self._times.timing.cleanup_timeout
+            seconds = self._times.timing.cleanup_timeout
+            self.cleanup.deadline = self._runtime.clock() + seconds
+            self._late_timer = self._runtime.after(seconds, self._late)
+
+    def unbound(self) -> None:
+        """Take that back."""
+        self.cleanup.deadline = math.inf
+        self._late_timer()
+
+    def closed(self) -> None:
+        """Note that the source is closed."""
+        self._late_timer()
+        if self.cleanup.cancel_called:  # at the same moment, or by a Task.cancel() before
+            self._late()
+
+    def _late(self) -> None:
+        if not self._was_late:
+            self._was_late = True
+            logger.warning(
+                "the source was not closed within cleanup_timeout=%s s",
+                self._times.timing.cleanup_timeout,
+            )
 
     def resume(self, running: Coroutine[Any, Any, None], value: Any) -> object:
         """Resume the pump with an exception, or with an outcome of trio's.
@@ -119,7 +160,10 @@ class Interruption:
         error: Any = getattr(value, "error", None)
         cancels = self._pump.waited and isinstance(error, self._runtime.cancelled)
         if cancels:
-            self.entered = self._life.closing
+            whose = self._runtime.whose(self.cleanup)
+            self.entered = self._life.closing and whose is not Whose.INSIDE
+            if self.entered and whose is Whose.OUTSIDE:
+                self.cleanup.shield = True  # before trio looks at it, which it may do very early
         try:
             if not isinstance(value, Thrown):
                 trap = running.send(value)
@@ -139,9 +183,9 @@ class Interruption:
         """See whether what a cancelled source waits for is its cleanup."""
         if self.entered:
             # Cancel scopes cancel every wait from now on, and the source has got that once. The
-            # shield comes no earlier. A scope of the source's own, whose deadline has come too,
-            # must first see that a scope around it is cancelled. Else it would take the
-            # cancellation for its own, and let the source go on.
+            # shield comes no earlier if it is not known who has cancelled the source. A scope of
+            # its own, whose deadline has come too, must first see that a scope around it is
+            # cancelled. Else it would take the cancellation for its own, and let the source go on.
             self.cleanup.shield = True
         elif self.by_task():
             # The server has, it seems, and no scope can tell. (A scope of the source's own has
@@ -158,12 +202,17 @@ class Interruption:
             self._life.close(CloseReason.CANCELLED)
             self.stop_feed()
             self.cleanup.cancel()
+            self._late()
             if self._times.sending_since is None:  # else the watchdog sends, and leaves after that
                 self._times.wake(-math.inf)
 
     def _in_cleanup(self) -> bool:
         """Return whether the source cleans up because somebody outside has cancelled it."""
         return self._pump.cancelled and self.by_task()
+
+    def from_outside(self) -> bool:
+        """Return whether a cancellation in the cleanup comes from outside the source."""
+        return self.cleanup.cancel_called or self.by_task()
 
     def by_task(self) -> bool:
         """Return whether somebody has called ``Task.cancel()`` on the host (asyncio)."""

@@ -44,8 +44,8 @@ class Pump:
     """Moves events from the source to the response."""
 
     __slots__ = (
-        "_life", "_response", "_source", "_times", "cancelled", "held", "stepping", "unsent",
-        "waited",
+        "_life", "_response", "_source", "_times", "awaits_cancelled", "cancelled", "held",
+        "stepping", "unsent", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,8 @@ class Pump:
         self.waited: bool = False
         #: Whether somebody outside has cancelled the source there.
         self.cancelled: bool = False
+        #: Whether what it waits for there is a task that it knows to be cancelled.
+        self.awaits_cancelled: bool = False
         #: The event that the source has yielded when the stream was closing already.
         self.unsent: Any = NOTHING
 
@@ -101,14 +103,18 @@ class Pump:
                         # What Response.write() does, without a coroutine more: here it is felt.
                         frame = encode(event, sep)
                         times.sending_since = times.last_write = now = clock()
-                        if now + times.timing.send_timeout < times.wakes:
-                            times.wake(now + times.timing.send_timeout)
+                        if now + times.timing.looks < times.wakes:
+                            times.wake(now + times.timing.looks)
                         try:
                             await send(
                                 {"type": "http.response.body", "body": frame, "more_body": True}
                             )
                         except Exception as exc:
                             response.fail(exc)
+                            raise
+                        except BaseException:
+                            response.interrupted()
+                            held.append(frame)
                             raise
                         times.sending_since = None
                         response.events += 1
@@ -158,12 +164,11 @@ class Pump:
             self._response.hand_over(b"".join(self.held), len(self.held))
             self.held.clear()
 
-    def take_held(self) -> bytes:
-        """Return what is held and was never sent. Its events count as sent from now on."""
-        frame = b"".join(self.held)
-        self._response.events += len(self.held)
+    def take_held(self) -> tuple[bytes, int]:
+        """Return what is held and was never sent, and how many events it has."""
+        held = b"".join(self.held), len(self.held)
         self.held.clear()
-        return frame
+        return held
 
     def _write_held_at_once(self) -> bool:
         held = self.held

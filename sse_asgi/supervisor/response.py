@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ..encoder import encode
 from ..reasons import CloseReason
 from ..runtime.base import nothing
 
@@ -40,11 +39,6 @@ class ClientGone(Exception):
     """The client has left: ``send`` has raised it, or ``receive`` has returned it."""
 
 
-def body(frame: bytes, more: bool = True) -> Message:
-    """Return a message with a part of the body."""
-    return {"type": "http.response.body", "body": frame, "more_body": more}
-
-
 class Response:
     """A response as it is sent.
 
@@ -52,8 +46,8 @@ class Response:
     """
 
     __slots__ = (
-        "_backlog", "_backlog_events", "_flushed", "_life", "_options", "_status_and_headers",
-        "_times", "bytes", "clock", "ended", "events", "flushing", "send", "server",
+        "_backlog", "_backlog_events", "_flushed", "_life", "_preamble", "_status_and_headers",
+        "_times", "bytes", "clock", "ended", "events", "flushing", "send", "server", "torn",
     )  # fmt: skip
 
     def __init__(
@@ -72,10 +66,14 @@ class Response:
         self._times = times
         #: The clock of the event loop.
         self.clock: Callable[[], float] = clock
-        self._options = options
+        #: What comes first in the body, until it was sent.
+        self._preamble: bytes = options.preamble
         self._status_and_headers = status_and_headers
         #: Whether the last message was sent, or nothing can be sent any more: ``send`` has raised.
         self.ended: bool = False
+        #: Whether a send was interrupted, and nobody knows how far it came. Nothing more can be
+        #: sent then, and the response is not complete.
+        self.torn: bool = False
         #: Whether the watchdog is sending, or is about to.
         self.flushing: bool = False
         self._flushed: anyio.Event | None = None
@@ -92,37 +90,38 @@ class Response:
 
     # -- by the host -----------------------------------------------------------------------------
 
-    async def write(self, held: list[bytes], *, counted: bool = False) -> None:
+    async def write(self, held: list[bytes]) -> None:
         """Send frames of events as one message, and take them from the list.
 
-        The start of the response goes before the first. This waits while the watchdog sends. If
-        that wait is interrupted, the frames are still in the list.
-
-        :param counted: whether the events were counted as sent already.
+        The start of the response goes before the first. This waits while the watchdog sends. If it
+        is interrupted, and nothing was written, the frames are still in the list.
         """
         if self.flushing:
             await self.flushed()
-        frame, events = b"".join(held), 0 if counted else len(held)
-        held.clear()
         if not self._times.started:
             await self._send_start()
-            frame = self._preamble() + frame
-        await self._send(body(frame))
-        self.events += events
-        self.bytes += len(frame)
+        try:
+            await self._send_body(b"".join(held))
+        except Exception:
+            held.clear()
+            raise
+        self.events += len(held)
+        held.clear()
 
-    async def end(self, frame: bytes = b"") -> None:
-        """Send the last frame, and with it the end of the response."""
+    async def end(self, frame: bytes = b"", events: int = 0) -> None:
+        """Send the last frame, and with it the end of the response.
+
+        :param events: how many events the frame has.
+        """
         if self.flushing:
             await self.flushed()
         if not self._times.started:
             await self._send_start()
-            frame = self._preamble() + frame
         if not frame and self._life.reason is CloseReason.SHUTDOWN and self.server.loses_empty_ends:
             frame = PING
         self.ended = True
-        await self._send(body(frame, more=False))
-        self.bytes += len(frame)
+        await self._send_body(frame, more=False)
+        self.events += events
 
     async def flushed(self) -> None:
         """Wait until the watchdog is not sending."""
@@ -156,6 +155,7 @@ class Response:
         if (
             not self.server.sends_at_once
             or not times.started
+            or self._preamble
             or self.flushing
             or self.ended
             or times.sending_since is not None
@@ -191,13 +191,10 @@ class Response:
         handed_over, self._backlog = self._backlog, b""
         times.handed_over = False
         self.flushing = True
-        frame = handed_over or frame
         try:
             if not times.started:
                 await self._send_start()
-                frame = self._preamble() + frame
-            await self._send(body(frame))
-            self.bytes += len(frame)
+            await self._send_body(handed_over or frame)
             self.events += events
         except BaseException:
             if self.server.sends_at_once:  # such a send that is interrupted has written nothing
@@ -205,7 +202,6 @@ class Response:
                 self._backlog_events += events
             raise
         finally:
-            times.sending_since = None
             self.let_others_send()
 
     def let_others_send(self) -> None:
@@ -215,41 +211,43 @@ class Response:
             self._flushed.set()
             self._flushed = None
 
-    def take_backlog(self) -> bytes:
-        """Return what was handed over and was never sent. Its events count as sent from now on."""
-        backlog, self._backlog = self._backlog, b""
-        self.events += self._backlog_events
-        self._backlog_events = 0
+    def take_backlog(self) -> tuple[bytes, int]:
+        """Return what was handed over and was never sent, and how many events it has."""
+        backlog = self._backlog, self._backlog_events
+        self._backlog, self._backlog_events = b"", 0
         return backlog
 
     # -- by all of them --------------------------------------------------------------------------
 
     async def _send_start(self) -> None:
         status, headers = self._status_and_headers
-        self._times.starting = True
+        times = self._times
+        times.starting = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        self._times.has_started()
+        times.started, times.starting = True, False
         if not self.flushing:
-            self._times.wake(float("-inf"))  # other things are due now
+            times.wake(float("-inf"))  # other things are due now
 
-    def _preamble(self) -> bytes:
-        """Return what comes first in the body.
-
-        It is sent even if it is empty: some servers and middlewares hold the headers back until
-        there is a body.
-        """
-        retry = self._options.retry
-        return b"" if retry is None else encode({"retry": retry}, self._options.sep)
+    async def _send_body(self, frame: bytes, *, more: bool = True) -> None:
+        # What is empty is sent, too: some servers and middlewares hold the headers back until there
+        # is a body.
+        frame = self._preamble + frame
+        await self._send({"type": "http.response.body", "body": frame, "more_body": more})
+        self._preamble = b""
+        self.bytes += len(frame)
 
     async def _send(self, message: Message) -> None:
         times = self._times
         times.sending_since = now = self.clock()
-        if now + times.timing.send_timeout < times.wakes:
-            times.wake(now + times.timing.send_timeout)
+        if now + times.timing.looks < times.wakes:
+            times.wake(now + times.timing.looks)
         try:
             await self.send(message)
         except Exception as exc:
             self.fail(exc)
+            raise
+        except BaseException:
+            self.interrupted()
             raise
         times.sending_since = None
         times.last_write = self.clock()
@@ -258,12 +256,21 @@ class Response:
         """Note that ``send`` has raised.
 
         :raises ClientGone: for an :class:`OSError`, which some servers raise when the client is
-            gone (ASGI HTTP specification 2.4).
+            gone (ASGI HTTP specification 2.4); and for anything if the connection is closed.
         """
-        if isinstance(error, OSError):
-            raise ClientGone from None
-        self.ended = True  # whatever it is, the response is beyond repair
         self._times.sending_since = None
+        self.ended = True  # whatever it is, the response is beyond repair
+        if isinstance(error, OSError) or self.server.is_gone():
+            raise ClientGone from None
+
+    def interrupted(self) -> None:
+        """Note that a send was interrupted."""
+        times = self._times
+        times.sending_since = None
+        if self.server.sends_at_once:  # nothing was written
+            self.ended = times.starting = False
+        else:
+            self.torn = True
 
     # -- the connection --------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import types
-from inspect import isawaitable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,11 +20,12 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .. import servers
 from ..encoder import encode
-from ..errors import HTTPError
-from ..reasons import CloseReason, CloseReport
+from ..reasons import CloseReason
 from ..runtime import of_task
+from ..runtime.base import driven
 from ..shutdown import server_shutdown
 from .deadlines import Deadlines
+from .ending import Ending, farewell
 from .interruption import Interruption, Thrown
 from .life import Life, State
 from .pump import NOTHING, Pump
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 logger: logging.Logger = logging.getLogger("sse_asgi")
+
+#: How often a source may yield while it is being closed.
+YIELDS_IN_CLEANUP = 100
 
 _YIELD_IN_CLEANUP = "the source yielded while it was being closed; that is not sent"
 
@@ -63,7 +67,7 @@ class Stream:
     __slots__ = (
         "__weakref__", "_encode", "_feed", "_interruption", "_last_event", "_life", "_opened",
         "_options", "_pump", "_receive", "_response", "_runtime", "_shutdown", "_source",
-        "_times", "_watchdog",
+        "_tasks", "_times", "_watchdog",
     )  # fmt: skip
 
     def __init__(
@@ -115,20 +119,14 @@ class Stream:
 
     async def run(self) -> None:
         """Serve the stream to its end. An exception of the source is raised unchanged."""
-        self._response.server.attach(self._shut_down_now)
+        self._response.server.attach(self._shut_down_now, self._lost)
         self._shutdown.listen(self, self._runtime)
         try:
             if self._shutdown.draining:
                 self._shut_down_now()
-            async with self._runtime.task_group() as tasks:
-                if self._runtime.clock() >= self._times.drain_deadline:
-                    self._feed = None  # it does not begin
-                elif self._feed is not None:
-                    self._interruption.feed = self._feed.scope
-                    tasks.start_soon(self._feed.run, self._watchdog)
-                tasks.start_soon(self._watchdog.run)
+            async with self._runtime.task_group() as self._tasks:
                 try:
-                    await self._host()
+                    await self._host()  # type: ignore[misc]  # types.coroutine makes it awaitable
                     self._interruption.stop()  # before that wait: the feed may take its time
                     if self._response.flushing:
                         with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
@@ -159,12 +157,29 @@ class Stream:
     def _shut_down_now(self) -> None:
         self._watchdog.drain(CloseReason.SHUTDOWN, 0)
 
+    def _lost(self) -> None:
+        self._watchdog.interrupt(CloseReason.CLIENT_DISCONNECTED)
+
     # -- open: the host --------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Start the other tasks: the host is about to wait for the first time.
+
+        If that were earlier, they would run first where tasks are eager.
+        """
+        tasks, self._tasks = self._tasks, None
+        if tasks is None:  # that was before
+            return
+        if self._feed is not None and not self._times.finishing:
+            self._interruption.feed = self._feed.scope
+            tasks.start_soon(self._feed.run, self._watchdog)
+        tasks.start_soon(self._watchdog.run, tasks)
 
     @types.coroutine
     def _host(self) -> Generator[Any, Any, None]:
         """Send what the source has, and close it, whatever happens."""
-        pump, times = self._pump, self._times
+        pump, times, life = self._pump, self._times, self._life
+        knows_cancelled = self._runtime.knows_cancelled
         try:
             with self._interruption.outer:
                 with self._interruption.cleanup:
@@ -174,9 +189,13 @@ class Stream:
                         # when it is cancelled. A coroutine of its own would take memory for as long
                         # as it waits.
                         trap = running.send(None)
+                        self._begin()
                         while True:
+                            if life.closing:
+                                self._interruption.about_to_wait()
                             if pump.stepping:
                                 pump.waited = True
+                                pump.awaits_cancelled = knows_cancelled(trap)
                                 if pump.held:
                                     pump.about_to_wait()
                             try:
@@ -195,31 +214,41 @@ class Stream:
                         self._keep_last_event()
                     except ClientGone:
                         self._life.close(CloseReason.CLIENT_DISCONNECTED)
-                    except Exception as exc:
+                    except BaseException as exc:
+                        if self._is_cancellation(exc):
+                            raise
                         self._life.fail(exc)
                     finally:
                         value = None  # an error's traceback has this frame: no cycle
                         yield from self._close_source().__await__()
                 if not self._life.closing:
                     times.finishing = True
-                    yield from self._response.end(self._farewell()).__await__()
+                    end = self._response.end(farewell(life, self._options))
+                    yield from driven(end, self._begin)
                     self._life.close(CloseReason.FINISHED)
         except ClientGone:
             self._life.close(CloseReason.CLIENT_DISCONNECTED)
         except self._runtime.cancelled as exc:
             self._cancelled(exc)
-        except BaseException as exc:  # such as KeyboardInterrupt
+        except BaseException as exc:  # a group with a cancellation, or the coroutine is closed
             self._life.close(CloseReason.CANCELLED)
             self._life.leaving = exc
 
+    def _is_cancellation(self, exc: BaseException) -> bool:
+        """Return whether an exception is none of the source's own, or has such a one in it."""
+        if isinstance(exc, BaseExceptionGroup):
+            return exc.split(self._runtime.cancelled)[0] is not None
+        return isinstance(exc, (self._runtime.cancelled, GeneratorExit))
+
     def _cancelled(self, exc: BaseException) -> None:
         """Deal with a cancellation that is not our interruption, which ends at its scope."""
-        life = self._life
-        at_yield = self._times.sending_since is not None
-        error = self._interruption.explain(exc, at_yield=at_yield)
+        life, pump = self._life, self._pump
+        error = self._interruption.explain(exc, at_yield=not pump.stepping)
         if error is None:  # by the server: it leaves when the stream has ended
             life.close(CloseReason.CANCELLED)
             life.leaving = exc
+        elif pump.stepping and pump.awaits_cancelled:  # it has come to its end
+            life.close(CloseReason.FINISHED)
         elif life.error is None:
             life.fail(error)
 
@@ -234,7 +263,6 @@ class Stream:
             return
         try:
             self._last_event = self._encode(self._pump.unsent, self._options.sep)
-            self._response.events += 1
         except Exception as exc:
             self._life.fail(exc)
 
@@ -242,138 +270,52 @@ class Stream:
         cleanup = self._interruption.cleanup
         cleanup.shield = True
         if self._feed is not None and self._life.closing:
-            cleanup.deadline = float("inf")  # the source has a time of its own, afterwards
+            self._interruption.unbound()  # the source has a time of its own, afterwards
             try:
                 await self._feed.stop()
             except self._runtime.cancelled:
                 # No shield keeps Task.cancel() out. The source is closed, and _raise() goes on.
-                if not (cleanup.cancel_called or self._interruption.by_task()):
+                if not self._interruption.from_outside():
                     raise
         self._interruption.bound()
         try:
-            await self._source.aclose()
-        except Exception as exc:
-            if isinstance(exc, RuntimeError) and "ignored GeneratorExit" in str(exc):
+            try:
+                await self._source.aclose()
+            except RuntimeError as exc:
+                if "ignored GeneratorExit" not in str(exc):
+                    raise
                 logger.warning(_YIELD_IN_CLEANUP)
-            else:
-                self._life.fail(exc)
+                await self._finish_cleanup()
         except BaseExceptionGroup as group:
             # A task group open around the yield: it wraps the GeneratorExit that closes it.
             if (rest := group.split(GeneratorExit)[1]) is not None:
                 self._life.fail(rest)
+        except BaseException as exc:
+            if not self._is_cancellation(exc):
+                self._life.fail(exc)
+            elif isinstance(exc, GeneratorExit) or self._interruption.from_outside():
+                raise  # else the source has cancelled a task of its own, and waited for that
         finally:
-            if cleanup.cancel_called:
-                logger.warning(
-                    "the source was not closed within cleanup_timeout=%s s",
-                    self._times.timing.cleanup_timeout,
-                )
+            self._interruption.closed()
 
-    # -- closed: the client, the server, the application -----------------------------------------
+    async def _finish_cleanup(self) -> None:
+        """Let a generator that has yielded in its cleanup come to the end of that."""
+        with suppress(StopAsyncIteration, GeneratorExit):
+            for _ in range(YIELDS_IN_CLEANUP):
+                await self._source.step()  # it can't be closed a second time
+
+    # -- closed ----------------------------------------------------------------------------------
 
     async def _end(self) -> None:
-        """Tell the client that the stream is over, if it can hear it, and then the application."""
-        self._life.end()
-        error = self._life.error
-        try:
-            await self._tell_the_client()
-        finally:
-            try:
-                await self._leave_the_connection()
-            finally:
-                await self._report(error)
-
-    async def _tell_the_client(self) -> None:
-        life, response = self._life, self._response
-        # Not if that is done; or was interrupted, and nobody knows how far it came.
-        if self._times.starting or response.ended or response.server.aborted:
-            return
-        if life.reason is CloseReason.CLIENT_DISCONNECTED:
-            return
-        do_not_abort = response.abort_in(self._times.timing.cleanup_timeout, self._runtime)
-        try:
-            with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-                if life.reason is CloseReason.ERROR:
-                    await self._tell_error()
-                elif life.way_out.complete:
-                    await response.end(self._unsent() + self._last_event + self._farewell())
-                else:
-                    await self._break_off()
-        except ClientGone:
-            pass
-        finally:
-            do_not_abort()
-
-    async def _tell_error(self) -> None:
-        """End the response by an event of ``on_error``, or break it off."""
-        error, response = self._life.error, self._response
-        if response.started and (unsent := self._unsent()):
-            await response.write([unsent], counted=True)
-        if isinstance(error, HTTPError):
-            if not response.started:
-                return  # the status can still be sent
-            logger.error("%r came after the response had started; see defer_start", error)
-        if self._options.on_error is not None and isinstance(error, Exception):
-            try:
-                event = self._options.on_error(error)
-                event = await event if isawaitable(event) else event
-                last = None if event is None else self._encode(event, self._options.sep)
-            except Exception as exc:
-                if exc is not error:
-                    exc.__context__ = exc.__context__ or error  # as if raised while handling it
-                self._life.error = exc
-            else:
-                if last is not None:
-                    self._life.error = None
-                    await response.end(last)
-                    return
-        await self._break_off()
-
-    async def _break_off(self) -> None:
-        """Leave without a last message, which tells the client that this is no regular end."""
-        if self._response.started and self._response.server.hides_broken_responses:
-            await self._response.end()
-
-    def _unsent(self) -> bytes:
-        """Return the frames that were accepted from the source and were not sent."""
-        return self._response.take_backlog() + self._pump.take_held()
-
-    def _farewell(self) -> bytes:
-        """Return a random reconnection time, so that clients do not all come back at once."""
-        retry = self._options.retry
-        if retry is None or not self._life.way_out.farewell:
-            return b""
-        from random import randint  # slow to import, and few ask
-
-        return encode({"retry": randint(retry, 2 * retry)}, self._options.sep)
-
-    async def _leave_the_connection(self) -> None:
-        """Cut the connection if the client would keep the server from leaving it."""
-        server, times = self._response.server, self._times
-        if self._life.reason is not CloseReason.CLIENT_DISCONNECTED:
-            if times.started and times.sending_since is not None:
-                server.abort()
-            elif self._shutdown.signalled:
-                # A server that stops waits until the client has taken what was written.
-                server.abort_if_stuck(times.timing.cleanup_timeout)
-        server.release()
-        if server.aborted:
-            await server.abort_is_seen(self._receive)
-
-    async def _report(self, error: BaseException | None) -> None:
-        if (on_close := self._options.on_close) is None:
-            return
-        assert self._life.reason is not None
-        duration = self._runtime.clock() - self._opened
-        report = CloseReport(
-            self._life.reason, self._response.events, self._response.bytes, duration, error
-        )
-        with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-            try:
-                result = on_close(report)
-                if isawaitable(result):
-                    await result
-            except Exception:
-                logger.exception("on_close raised")
+        """Tell everybody that the stream is over, and let go of the server."""
+        ending = Ending(
+            self._life, self._times, self._response, self._pump, self._options, self._runtime,
+            encode=self._encode,
+            shutdown=self._shutdown,
+            opened=self._opened,
+            last_event=self._last_event,
+        )  # fmt: skip
+        await ending.run(self._receive)
 
     async def _raise(self) -> None:
         """Raise what goes on its way now that the stream has ended."""

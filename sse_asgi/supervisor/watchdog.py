@@ -13,15 +13,15 @@ import anyio
 
 from ..encoder import encode_ping
 from ..reasons import CloseReason
-from ..runtime.base import nothing
-from .deadlines import Due
+from ..runtime.base import driven, nothing
+from .deadlines import TRY_AGAIN, Due
 from .response import PING, ClientGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..options import StreamOptions
-    from ..runtime.base import Cancel, Runtime
+    from ..runtime.base import Cancel, CancelScope, Runtime
     from ..source import OpenSource
     from ..types import Message, Receive
     from .deadlines import Deadlines
@@ -41,8 +41,8 @@ class Watchdog:
 
     __slots__ = (
         "_abort_timer", "_encode", "_interruption", "_life", "_listen_again", "_on_drain",
-        "_options", "_patience", "_ping_timer", "_receive", "_response", "_runtime", "_source",
-        "_times",
+        "_options", "_patience", "_ping_timer", "_receive", "_response", "_runtime", "_sending",
+        "_source", "_taken", "_tasks", "_times",
     )  # fmt: skip
 
     def __init__(
@@ -73,23 +73,31 @@ class Watchdog:
         self._listen_again = self._patience = 0.0
         # None until pings by a timer were set up, if they are.
         self._ping_timer: Cancel | None = None
+        self._tasks: Any = None
+        # The scope of a send of this task's, and what the client had taken at the last look.
+        self._sending: CancelScope | None = None
+        self._taken: object = None
         self._abort_timer: Cancel = nothing
 
-    async def run(self) -> None:
-        """Watch over the stream until it is closing."""
-        times = self._times
+    async def run(self, tasks: Any) -> None:
+        """Watch over the stream until it is closing.
+
+        :param tasks: the task group of the stream.
+        """
+        self._tasks = tasks
         try:
-            while await self._do_what_is_due():
-                times.wakes = times.next(self._runtime.clock())
-                # A pending receive() may be cancelled and called again: no message is lost.
-                with self._runtime.scope(deadline=times.wakes) as times.wait_scope:
-                    if (rest := self._listen_again - self._runtime.clock()) > 0:
-                        await anyio.sleep(rest)
-                    try:
-                        message = await self._receive()
-                    except OSError:
-                        raise ClientGone from None
-                    self._heard(message)
+            await self._watch()
+        finally:
+            self._response.let_others_send()
+
+    async def _watch(self, done: anyio.Event | None = None) -> None:
+        """Do what is due, and listen to the client.
+
+        :param done: set at the end. The task that runs this then watches while another sends.
+        """
+        try:
+            while (done is None or self._sending is not None) and await self._do_what_is_due():
+                await self._listen()
         except ClientGone:
             self.interrupt(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:  # ping_message_factory, or receive() of a middleware
@@ -99,19 +107,33 @@ class Watchdog:
             self.interrupt(CloseReason.CANCELLED)
             raise
         finally:
-            self._response.let_others_send()
+            if done is not None:
+                done.set()
+
+    async def _listen(self) -> None:
+        times = self._times
+        times.wakes = times.next(self._runtime.clock())
+        # A pending receive() may be cancelled and called again: no message is lost.
+        with self._runtime.scope(deadline=times.wakes) as times.wait_scope:
+            if (rest := self._listen_again - self._runtime.clock()) > 0:
+                await anyio.sleep(rest)
+            try:
+                message = await self._receive()
+            except OSError:
+                raise ClientGone from None
+            self._heard(message)
 
     async def _do_what_is_due(self) -> bool:
         """Do all that is due now. Return whether the stream goes on."""
         times = self._times
-        while not self._life.closing:
+        while not self._life.closing or self._spares():
             due = times.due(self._runtime.clock())
             if due is not Due.NOTHING:
                 await self._do(due)
             if due in (Due.NOTHING, Due.PING):  # the next ping may be due before this one was sent
                 if times.started and self._ping_timer is None:
                     self._set_up_at_once()
-                return not self._life.closing
+                return not self._life.closing or self._spares()
         return False
 
     async def _do(self, due: Due) -> None:
@@ -120,14 +142,34 @@ class Watchdog:
             times.lifetime = math.inf
             self.drain(CloseReason.MAX_LIFETIME, times.timing.grace)
         elif due is Due.CLOSE:
-            # Without a reason: see _heard().
-            self.interrupt(self._life.reason or CloseReason.CLIENT_DISCONNECTED)
+            reason = self._life.reason or CloseReason.CLIENT_DISCONNECTED  # see _heard()
+            if times.spared_until < math.inf:
+                self.interrupt(reason)
+            else:
+                self.close(reason)
         elif due is Due.SEND_TIMEOUT:
             self.interrupt(CloseReason.SEND_TIMEOUT)
+        elif due is Due.PROGRESS:
+            self._look()
         elif due is Due.PING:
             await self._send(self._ping_frame())
         else:  # HANDED_OVER or START
             await self._send()
+
+    def _spares(self) -> bool:
+        """Return whether the stream is closed, and a send may still come to its end."""
+        times = self._times
+        return times.spared_until < math.inf and times.sending_since is not None
+
+    def _look(self) -> None:
+        """Look whether the client takes something of what is sent."""
+        times, taken = self._times, self._response.server.progress()
+        if taken is None:
+            times.look(math.inf, progress=False)
+            return
+        first = times.sending_since is not None and times.looked < times.sending_since
+        times.look(self._runtime.clock(), progress=first or taken != self._taken)
+        self._taken = taken
 
     def _heard(self, message: Message) -> None:
         if message["type"] == "http.disconnect":
@@ -136,30 +178,30 @@ class Watchdog:
             # The end is on its way: that may be all that the server wants to say. If not, the end
             # is not waited for much longer.
             self._listen_again = math.inf
-            self._times.drain_deadline = min(self._times.drain_deadline, self._runtime.clock())
+            self._times.spare(self._runtime.clock())
         elif message["type"] == "http.request" and not message.get("more_body"):
             # A middleware may answer every receive() with the body again, at once.
             self._listen_again = self._runtime.clock() + self._patience
             self._patience = min(2 * self._patience or 0.01, 1)
 
     async def _send(self, frame: bytes = b"") -> None:
-        """Send what was handed over, or ``frame``. Close the stream if that takes too long."""
-        times, response, since = self._times, self._response, self._runtime.clock()
-        times.wakes, _ = times.of_a_send(since)
-        do_not_abort = response.abort_in(times.timing.send_timeout, self._runtime)
+        """Send what was handed over, or ``frame``. While that waits, another task watches."""
+        done: anyio.Event | None = None
+
+        def waits() -> None:
+            nonlocal done
+            done = anyio.Event()
+            self._tasks.start_soon(self._watch, done)
+
         try:
-            with self._runtime.scope(deadline=times.wakes) as wait:
-                times.wait_scope = wait
-                await response.flush(frame)
+            with self._runtime.scope() as self._sending:
+                await driven(self._response.flush(frame), waits, self._runtime.passes)
         finally:
-            do_not_abort()
-        if wait.cancelled_caught or response.server.aborted:
-            # Only now: the stream may have been told to end meanwhile.
-            _, late = times.of_a_send(since)
-            if late is CloseReason.MAX_LIFETIME:
-                self.drain(late, 0)
-                late = None
-            self.interrupt(late or self._life.reason or CloseReason.SEND_TIMEOUT)
+            self._sending = None
+            if done is not None:
+                self._stop_listening()
+        if done is not None:  # only one may call receive()
+            await done.wait()
 
     def _ping_frame(self) -> bytes:
         factory = self._options.ping_message_factory
@@ -198,43 +240,58 @@ class Watchdog:
 
     def drain(self, reason: CloseReason, grace: float) -> None:
         """Tell the source to end. The stream is closed after ``grace`` seconds."""
-        times, response = self._times, self._response
-        times.tell(self._runtime.clock(), grace)
-        if response.flushing:  # this task may be in a send that can't be cancelled
-            grace = times.drain_deadline - self._runtime.clock()
-            self._abort_in(grace + times.timing.cleanup_timeout)
+        self._times.tell(self._runtime.clock(), grace)
         if self._life.tell(reason) and self._on_drain is not None:
             try:
                 self._on_drain()
             except Exception as exc:
                 self.fail(exc)
 
-    def interrupt(self, reason: CloseReason) -> None:
-        """Close the stream here and now: wake the host from whatever it waits for."""
-        if not self._life.close(reason):
-            return
-        times, response = self._times, self._response
-        if times.sending_since is None or response.flushing:
-            self._interruption.bound()  # else the host sends, and the source waits at its yield
-        if reason is CloseReason.SEND_TIMEOUT:
-            response.server.abort()
-        elif (
-            times.sending_since is not None
-            and self._life.reason is not CloseReason.CLIENT_DISCONNECTED
-        ):
-            self._abort_in(times.timing.cleanup_timeout)
-        self._interruption.now()
+    def close(self, reason: CloseReason) -> None:
+        """Close the stream: wake the host, unless it sends.
 
-    def fail(self, error: Exception) -> None:
+        A send that is under way has ``cleanup_timeout`` to come to its end.
+        """
+        if self._life.close(reason):
+            times, response = self._times, self._response
+            if times.sending_since is not None:
+                times.spare(self._runtime.clock())
+            if times.sending_since is None or response.flushing:
+                self._interruption.bound()
+                self._interruption.now()
+
+    def interrupt(self, reason: CloseReason) -> None:
+        """Close the stream here and now, and whatever is being sent."""
+        times, server = self._times, self._response.server
+        if self._spares():
+            times.spared_in_vain, times.spared_until = True, math.inf
+        if not self._life.close(reason) and not times.spared_in_vain:
+            return
+        if times.sending_since is None or self._response.flushing:
+            self._interruption.bound()  # else the host sends, and the source waits at its yield
+        if reason is CloseReason.SEND_TIMEOUT or (times.spared_in_vain and server.shields_sends):
+            server.abort()
+        elif times.sending_since is not None and reason is not CloseReason.CLIENT_DISCONNECTED:
+            self._abort_in(TRY_AGAIN)
+        self._interruption.now()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def fail(self, error: BaseException) -> None:
         """Close the stream with an exception of the user's that is not the source's."""
-        self.interrupt(CloseReason.ERROR)
+        self.close(CloseReason.ERROR)
         self._life.fail(error)
 
     def stop(self) -> None:
         """Wait no more, and send no more pings: the host is done."""
         self._abort_timer()
+        if self._sending is not None:
+            self._sending.cancel()
         if self._ping_timer is not None:
             self._ping_timer()
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
         # Not the scope of the group: an exception that leaves a task is kept in a cycle.
         if self._times.wait_scope is not None:
             self._times.wait_scope.cancel()

@@ -13,12 +13,14 @@ import gc
 import json
 import logging
 import os
+import queue
+import sqlite3
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import parse_qs
@@ -162,6 +164,25 @@ def in_thread(request: SSERequest) -> Iterator[EventLike]:
             time.sleep(0.05)
 
 
+def waiting_thread(request: SSERequest) -> Iterator[EventLike]:
+    """Waits for ever, and nothing can interrupt it."""
+    note("source started")
+    yield "first"
+    queue.SimpleQueue[None]().get()
+
+
+def database(request: SSERequest) -> Iterator[EventLike]:
+    """Has a connection that only the thread that has made it may use, and close."""
+    db = sqlite3.connect(":memory:")
+    with life(), closing(db):
+        db.execute("create table numbers(n)")
+        db.executemany("insert into numbers values(?)", [(n,) for n in range(50)])
+        for (number,) in db.execute("select n from numbers order by n"):
+            yield {"id": number, "data": number}
+            time.sleep(0.005)
+        assert db.execute("select count(*) from numbers").fetchone() == (50,)
+
+
 async def big(request: SSERequest) -> Events:
     with life():
         while True:
@@ -248,6 +269,8 @@ app_at("/retry", idle, ping=None, retry=1500)
 app_at("/ping", idle, ping=0.05)
 app_at("/spin", spin)
 app_at("/thread", in_thread)
+app_at("/waiting-thread", waiting_thread, ping=0.1, cleanup_timeout=0.5)
+app_at("/database", database)
 app_at("/big", big, send_timeout=0.5, cleanup_timeout=1)
 app_at("/big-patient", big, send_timeout=None, cleanup_timeout=1)
 app_at("/stubborn", stubborn, ping=None)
@@ -293,9 +316,9 @@ def tasks() -> int:
 
 
 def threads_in_sources() -> int:
-    """How many threads run one of the generators here; a thread that is idle in a pool does not.
+    """How many threads run one of the generators here.
 
-    The number of threads says nothing: pools keep theirs for some time.
+    The number of all threads does not say that: servers have threads, too.
     """
     count = 0
     for ident, frame in sys._current_frames().items():

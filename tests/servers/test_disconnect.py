@@ -185,8 +185,7 @@ def test_threads_of_sync_sources(server: Server, tag: str) -> None:
         assert history.count("closed client_disconnected") == opened
         status = server.wait_for_status(tag, lambda status: status["thread_tokens"] == 0)
         assert status["threads_in_sources"] == 0
-    # A pool may keep its idle threads for some time, but uses them again.
-    assert status["threads"] < 2 * clients
+        server.wait_for_status(tag, lambda status: status["threads"] < clients)
 
 
 def test_many_connections(server: Server, tag: str) -> None:

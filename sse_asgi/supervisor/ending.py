@@ -1,0 +1,191 @@
+"""The end of a stream whose source is closed: what the client, the server and ``on_close`` get."""
+
+from __future__ import annotations
+
+import logging
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ..encoder import encode
+from ..errors import HTTPError
+from ..reasons import CloseReason, CloseReport
+from .deadlines import TRY_AGAIN
+from .response import ClientGone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..options import StreamOptions
+    from ..runtime.base import Runtime
+    from ..shutdown import Shutdown
+    from ..types import Receive
+    from .deadlines import Deadlines
+    from .life import Life
+    from .pump import Pump
+    from .response import Response
+
+__all__ = ["Ending", "farewell"]
+
+logger: logging.Logger = logging.getLogger("sse_asgi")
+
+
+def farewell(life: Life, options: StreamOptions) -> bytes:
+    """Return a random reconnection time, so that clients do not all come back at once."""
+    if options.retry is None or not life.way_out.farewell:
+        return b""
+    from random import randint  # slow to import, and few ask
+
+    return encode({"retry": randint(options.retry, 2 * options.retry)}, options.sep)
+
+
+class Ending:
+    """Tells the client that the stream is over, if it can hear it, and then the application.
+
+    :param encode: makes a frame of what ``on_error`` returns, with a separator.
+    :param opened: when the stream was opened.
+    :param last_event: the frame of what the source has yielded when it was cancelled.
+    """
+
+    def __init__(
+        self,
+        life: Life,
+        times: Deadlines,
+        response: Response,
+        pump: Pump,
+        options: StreamOptions,
+        runtime: Runtime,
+        *,
+        encode: Callable[[Any, str], bytes],
+        shutdown: Shutdown,
+        opened: float,
+        last_event: bytes,
+    ) -> None:
+        self._life = life
+        self._times = times
+        self._response = response
+        self._pump = pump
+        self._options = options
+        self._runtime = runtime
+        self._encode = encode
+        self._shutdown = shutdown
+        self._opened = opened
+        self._last_event = last_event
+        #: Whether the client has not taken the end.
+        self._stuck = False
+
+    async def run(self, receive: Receive) -> None:
+        """End the stream, whatever happens on the way."""
+        self._life.end()
+        error = self._life.error
+        try:
+            await self._tell_the_client()
+        finally:
+            try:
+                await self._leave_the_connection(receive)
+            finally:
+                await self._report(error)
+
+    async def _tell_the_client(self) -> None:
+        life, response = self._life, self._response
+        if response.ended or response.server.aborted:
+            return
+        if life.reason is CloseReason.CLIENT_DISCONNECTED:
+            return
+        seconds = self._patience()
+        do_not_abort = response.abort_in(seconds, self._runtime)
+        try:
+            with anyio.move_on_after(seconds, shield=True) as scope:
+                if response.torn:
+                    await self._break_off()
+                elif life.error is not None:
+                    await self._tell_error()
+                elif life.way_out.complete:
+                    frame, events = self._unsent()
+                    if self._last_event:
+                        frame, events = frame + self._last_event, events + 1
+                    await response.end(frame + farewell(life, self._options), events)
+                else:
+                    await self._break_off()
+            self._stuck = scope.cancelled_caught
+        except ClientGone:
+            pass
+        finally:
+            do_not_abort()
+
+    def _patience(self) -> float:
+        """Return how long the end of the response may take."""
+        times = self._times
+        seconds = min(times.timing.cleanup_timeout, times.timing.send_timeout)
+        if times.spared_in_vain or self._life.leaving is not None:
+            seconds = min(seconds, TRY_AGAIN)
+        return seconds
+
+    async def _tell_error(self) -> None:
+        """End the response by an event of ``on_error``, or break it off."""
+        error, response = self._life.error, self._response
+        if response.started:
+            frame, events = self._unsent()
+            if frame:
+                await response.write([frame])
+                response.events += events - 1
+        if isinstance(error, HTTPError):
+            if not response.started:
+                return  # the status can still be sent
+            logger.error("%r came after the response had started; see defer_start", error)
+        if self._options.on_error is not None and isinstance(error, Exception):
+            try:
+                event = self._options.on_error(error)
+                event = await event if isawaitable(event) else event
+                last = None if event is None else self._encode(event, self._options.sep)
+            except Exception as exc:
+                if exc is not error:
+                    exc.__context__ = exc.__context__ or error  # as if raised while handling it
+                self._life.error = exc
+            else:
+                if last is not None:
+                    self._life.error = None
+                    await response.end(last)
+                    return
+        await self._break_off()
+
+    async def _break_off(self) -> None:
+        """Leave without a last message, which tells the client that this is no regular end."""
+        if self._times.started and self._response.server.hides_broken_responses:
+            await self._response.end()
+
+    def _unsent(self) -> tuple[bytes, int]:
+        """Return what was accepted from the source and not sent, and how many events it has."""
+        backlog, before = self._response.take_backlog()
+        held, after = self._pump.take_held()
+        return backlog + held, before + after
+
+    async def _leave_the_connection(self, receive: Receive) -> None:
+        """Cut the connection if the client would keep the server from leaving it."""
+        server, times = self._response.server, self._times
+        if self._life.reason is not CloseReason.CLIENT_DISCONNECTED:
+            if self._times.started and (self._response.torn or self._stuck):
+                server.abort()
+            elif self._shutdown.signalled:
+                # A server that stops waits until the client has taken what was written.
+                server.abort_if_stuck(times.timing.cleanup_timeout)
+        server.release()
+        if server.aborted:
+            await server.abort_is_seen(receive)
+
+    async def _report(self, error: BaseException | None) -> None:
+        if (on_close := self._options.on_close) is None:
+            return
+        assert self._life.reason is not None
+        duration = self._runtime.clock() - self._opened
+        report = CloseReport(
+            self._life.reason, self._response.events, self._response.bytes, duration, error
+        )
+        with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
+            try:
+                result = on_close(report)
+                if isawaitable(result):
+                    await result
+            except Exception:
+                logger.exception("on_close raised")
