@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_asgi import ServerSentEvent, compat
@@ -124,6 +124,7 @@ def test_bytes_that_are_not_whole_frames_are_refused(encoder: Any, part: bytes) 
         encoder(part, "\n")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b"a", b":", b" ", b"\n", b"\r", b"\r\n"]), max_size=6).map(b"".join)
 )
@@ -193,6 +194,7 @@ def test_text_that_only_begins_like_a_frame_is_data(text: str) -> None:
         assert event.data == text
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("da: \r\nid"), max_size=12))
 def test_a_str_is_data_or_refused(text: str) -> None:
     try:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_asgi import JSONServerSentEvent, ServerSentEvent, compat
@@ -249,6 +249,7 @@ def test_json_escapes_what_clients_stumble_over(make: Callable[[str], Any], text
         assert frame == frames[0]
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.text(st.characters())

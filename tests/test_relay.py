@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sse_asgi
@@ -87,6 +87,7 @@ class SyncUpstream(Iterator[bytes]):
         self.closed += 1
 
 
+@settings(deadline=None)
 @given(streams, st.lists(st.integers(0, 1000), max_size=12))
 def test_any_chunks_give_the_same_frames(data: bytes, cuts: list[int]) -> None:
     frames = list(relay([data]))
@@ -94,6 +95,7 @@ def test_any_chunks_give_the_same_frames(data: bytes, cuts: list[int]) -> None:
     assert list(relay(bytes([byte]) for byte in data)) == frames
 
 
+@settings(deadline=None)
 @given(streams)
 def test_the_bytes_stay_what_they_are(data: bytes) -> None:
     joined = b"".join(relay([data]))
@@ -103,6 +105,7 @@ def test_the_bytes_stay_what_they_are(data: bytes) -> None:
     assert decoded(joined) == decoded(data)
 
 
+@settings(deadline=None)
 @given(streams, st.sampled_from([b":\n\n", b": ping\r\n\r\n", b":\n", b":\r"]))
 def test_no_ping_can_come_inside_an_event(data: bytes, ping: bytes) -> None:
     frames = list(relay([data]))
@@ -150,6 +153,7 @@ def test_an_event_that_is_not_finished_is_dropped() -> None:
     assert list(relay([BOM[:2]])) == list(relay([])) == []
 
 
+@settings(deadline=None)
 @given(streams, st.lists(st.integers(0, 1000), max_size=8), st.integers(1, 20))
 def test_the_limit_does_not_depend_on_the_chunks(data: bytes, cuts: list[int], limit: int) -> None:
     def frames_until_error(chunks: list[bytes]) -> tuple[list[bytes], bool]:
