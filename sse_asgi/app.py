@@ -9,16 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
+import anyio
+
 from .answers import respond, send_response
 from .errors import HTTPError
 from .factory import function_of, name_of, takes_request
+from .opening import Opening
 from .options import StreamOptions
 from .request import SSERequest
 from .source import discard, open_source
 from .supervisor import Stream
 
 if TYPE_CHECKING:
-    from .types import Factory, Receive, Scope, Send
+    from .source import OpenSource
+    from .types import Exchange, Factory, Receive, Scope, Send
 
 __all__ = ["SSEApp", "sse_app"]
 
@@ -63,54 +67,62 @@ class SSEApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an ``http`` or ``lifespan`` scope, and refuse a ``websocket``."""
         if scope["type"] == "http":
-            if await self._refuse(scope["method"], send):
-                return
-            stream: Stream | None = None
-            try:
-                stream = await self._open(scope, receive, send)
-                await stream.run()
-            except HTTPError as exc:
-                if stream is not None and stream.started:
-                    raise
-                await respond(send, exc)
-            finally:
-                self._leave()
+            await self._respond((scope, receive, send))
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000})
+            with anyio.move_on_after(self.options.send_timeout):
+                await send({"type": "websocket.close", "code": 1000})
         else:
             raise ValueError(f"unknown ASGI scope type {scope['type']!r}")
 
-    async def _refuse(self, method: str, send: Send) -> bool:
-        """Answer the request if it opens no stream. Return whether it was answered.
-
-        If it opens a stream, this counts the stream as open.
-        """
+    async def _respond(self, exchange: Exchange) -> None:
+        """Open a stream, or answer the request with a response that is none."""
+        method = exchange[0]["method"].upper()
+        answer: HTTPError | None
+        if method == "HEAD" and method in self._methods:
+            headers = self.options.response_headers
+            await send_response(exchange, 200, headers, b"", self.options)
+            return
         if method == "OPTIONS" and method not in self._methods:
-            await respond(send, HTTPError(204, headers={"allow": self._allow()}))
+            answer = HTTPError(204, headers={"allow": self._allow()})
         elif method not in self._methods:
-            await respond(send, HTTPError(405, headers={"allow": self._allow()}))
-        elif method == "HEAD":
-            await send_response(send, 200, self.options.response_headers, b"")
+            answer = HTTPError(405, headers={"allow": self._allow()})
         elif not self._enter():
-            await respond(send, HTTPError(503, "too many streams", {"retry-after": "5"}))
+            answer = HTTPError(503, "too many streams", {"retry-after": "5"})
         else:
-            return False
-        return True
+            try:
+                answer = await self._stream(exchange)
+            finally:
+                self._leave()
+        if answer is not None:
+            await respond(exchange, answer, self.options)
 
-    async def _open(self, scope: Scope, receive: Receive, send: Send) -> Stream:
+    async def _stream(self, exchange: Exchange) -> HTTPError | None:
+        """Serve a stream. Return what answers the request if the source has raised that instead."""
+        stream: Stream | None = None
+        try:
+            stream = await self._open(exchange)
+            await stream.run()
+        except HTTPError as exc:
+            if stream is not None and stream.started:
+                raise
+            return exc.with_traceback(None)  # which has this frame: no cycle for the collector
+        return None
+
+    async def _open(self, exchange: Exchange) -> Stream:
         """Call the factory and make a stream from its source."""
-        request = SSERequest(scope)
+        request = SSERequest(exchange[0])
         source = self.factory(request) if self._takes_request else self.factory()
         if inspect.isawaitable(source):
-            source = await source
-        try:
-            opened = open_source(source)
-        except HTTPError:
-            await discard(source, self.options.cleanup_timeout)
-            raise
-        stream = Stream(opened, (scope, receive, send), self.options)
+            opened: OpenSource | Opening = Opening(source)
+        else:
+            try:
+                opened = open_source(source)
+            except HTTPError:
+                await discard(source, self.options.cleanup_timeout)
+                raise
+        stream = Stream(opened, exchange, self.options)
         request.follow(stream.draining)
         return stream
 

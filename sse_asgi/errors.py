@@ -10,6 +10,14 @@ if TYPE_CHECKING:
 __all__ = ["EventTooLargeError", "HTTPError", "HubClosedError", "HubError", "SSEError"]
 
 
+def is_status(error: BaseException) -> bool:
+    """Return whether an exception stands for a status, ours or that of a framework."""
+    return isinstance(error, HTTPError) or (
+        isinstance(getattr(error, "status_code", None), int)
+        and any(kind.__name__ == "HTTPException" for kind in type(error).__mro__)
+    )
+
+
 class SSEError(Exception):
     """The base class of every exception that this package defines."""
 

@@ -183,6 +183,17 @@ class StreamOptions:
         return 200, self.response_headers
 
     @cached_property
+    def of_answers(self) -> StreamOptions:
+        """The options of a response that is no stream, and is bounded like one."""
+        return StreamOptions(
+            ping=None,
+            send_timeout=self.send_timeout,
+            cleanup_timeout=self.cleanup_timeout,
+            shutdown=self.shutdown,
+            defer_start=True,
+        )
+
+    @cached_property
     def preamble(self) -> bytes:
         """What comes first in the body of a stream."""
         return b"" if self.retry is None else encode({"retry": self.retry}, self.sep)

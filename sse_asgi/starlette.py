@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import anyio
-
 try:
     from starlette.exceptions import HTTPException
     from starlette.responses import Response
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
 
     from .reasons import CloseReport
     from .shutdown import Shutdown
-    from .types import EventLike, Headers, Message, Receive, Scope, Send
+    from .types import EventLike, Exchange, Headers, Message, Receive, Scope, Send
 
 __all__ = [
     "EventSourceResponse",
@@ -248,9 +246,10 @@ class EventSourceResponse(Response):
         try:
             headers = merge_headers({}, self.raw_headers)  # the caller may have changed them
             self._check_method(scope)
-            if scope.get("method") == "HEAD":
+            if str(scope.get("method")).upper() == "HEAD":
                 await discard(self.body_iterator, self._options.cleanup_timeout)
-                await send_response(send, self.status_code, headers, b"")
+                exchange = scope, receive, send
+                await send_response(exchange, self.status_code, headers, b"", self._options)
             else:
                 with _place(scope, self._options.max_connections):
                     stream = self._open(scope, receive, send, headers)
@@ -262,10 +261,7 @@ class EventSourceResponse(Response):
                 await discard(self.body_iterator, self._options.cleanup_timeout)
             if not isinstance(exc, HTTPError) or (stream is not None and stream.started):
                 raise
-            await _refuse(exc, scope, send)
-        finally:
-            if stream is not None and stream.reason is CloseReason.CLIENT_DISCONNECTED:
-                await self._client_has_left()
+            await self._refuse(exc, (scope, receive, send))
         if self.background is not None:
             await self.background()
 
@@ -279,18 +275,26 @@ class EventSourceResponse(Response):
             self._options,
             start=(self.status_code, headers),
             encode=encode,
+            on_disconnect=self._client_has_left if self.client_close_handler_callable else None,
             on_drain=None if event is None else event.set,
             feed=self.data_sender_callable,
         )
 
     def _check_method(self, scope: Scope) -> None:
-        if scope["type"] == "http" and self._methods and scope["method"] not in self._methods:
+        if scope["type"] != "http" or not self._methods:
+            return
+        if scope["method"].upper() not in self._methods:
             raise HTTPError(405, headers={"allow": ", ".join(sorted(self._methods))})
 
     async def _client_has_left(self) -> None:
-        if self.client_close_handler_callable is not None:
-            with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-                await self.client_close_handler_callable({"type": "http.disconnect"})
+        assert self.client_close_handler_callable is not None
+        await self.client_close_handler_callable({"type": "http.disconnect"})
+
+    async def _refuse(self, error: HTTPError, exchange: Exchange) -> None:
+        scope = exchange[0]
+        if scope["type"] == "http" and "app" in scope:  # whose exception handlers answer
+            raise HTTPException(error.status_code, error.detail, error.headers) from None
+        await respond(exchange, error, self._options)
 
     def _default_headers(self) -> dict[bytes, bytes]:
         content_type = self.media_type
@@ -301,12 +305,6 @@ class EventSourceResponse(Response):
             b"content-type": content_type.encode("latin-1"),
             b"cache-control": b"no-store, no-transform",
         }
-
-
-async def _refuse(error: HTTPError, scope: Scope, send: Send) -> None:
-    if scope["type"] == "http" and "app" in scope:  # whose exception handlers answer
-        raise HTTPException(error.status_code, error.detail, error.headers) from None
-    await respond(send, error)
 
 
 class _OpenStreams(Counter[object]):

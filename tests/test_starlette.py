@@ -431,7 +431,7 @@ async def test_events_of_the_classes_are_encoded_alike_wherever_they_come_from()
         DEFAULT_SEPARATOR = "\n"
 
     async def fails() -> AsyncIterator[ServerSentEvent]:
-        await anyio.sleep(0.05)
+        await anyio.sleep(0.5)
         raise LookupError("why")
         yield Short("never")
 
@@ -545,22 +545,76 @@ async def test_a_sender_that_still_writes_when_the_content_ends_is_no_error() ->
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_sender_that_awaits_something_cancelled_gets_a_clear_message() -> None:
-    recorder = Recorder()
+async def test_a_sender_that_awaits_something_cancelled_has_ended() -> None:
+    """So has one that raises the cancelled class, as an inference server does."""
+    recorder, ended = Recorder(), anyio.Event()
 
     async def feed() -> None:
         future = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(0.01, future.cancel)
-        await future
+        try:
+            await future
+        finally:
+            ended.set()
 
-    response = EventSourceResponse(
-        recorder.source("a"), data_sender_callable=feed, on_close=recorder.on_close
-    )
-    with pytest.raises(RuntimeError, match="feeds the source was cancelled"):
-        async with connect(response) as stream:
-            await stream.read()
-    assert not stream.complete
-    assert recorder.report.reason is CloseReason.ERROR
+    async def content() -> AsyncIterator[str]:
+        yield "a"
+        await ended.wait()
+        yield "b"
+
+    response = EventSourceResponse(content(), data_sender_callable=feed, on_close=recorder.on_close)
+    async with connect(response) as stream:
+        assert [event.data async for event in stream] == ["a", "b"]
+    assert stream.complete
+    assert recorder.report.reason is CloseReason.FINISHED
+
+
+@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize("raises", ["an error", "the cancelled class", "a panic"])
+async def test_what_a_sender_has_sent_before_it_raises_comes_first(size: int, raises: str) -> None:
+    class Panic(BaseException):
+        pass
+
+    error = {
+        "an error": LookupError(),
+        "the cancelled class": anyio.get_cancelled_exc_class().__new__(
+            anyio.get_cancelled_exc_class()
+        ),
+        "a panic": Panic(),
+    }[raises]
+    send_channel, receive_channel = anyio.create_memory_object_stream[str](size)
+
+    async def feed() -> None:
+        async with send_channel:
+            for number in range(50):
+                await send_channel.send(str(number))
+            await send_channel.send("[DONE]")
+            raise error
+
+    async def pipeline() -> AsyncIterator[str]:
+        async with receive_channel:
+            async for data in receive_channel:
+                await anyio.lowlevel.checkpoint()
+                yield data
+
+    response = EventSourceResponse(pipeline(), data_sender_callable=feed)
+    received: list[str] = []
+    raised: BaseException | None = None
+
+    async def app(*args: Any) -> None:
+        nonlocal raised
+        try:
+            await response(*args)
+        except (LookupError, Panic) as exc:
+            raised = exc
+
+    async with connect(app) as stream:
+        with pytest.raises((anyio.EndOfStream, anyio.IncompleteRead)):
+            while True:
+                received.append((await stream.receive()).data)
+    assert raised is (None if raises == "the cancelled class" else error)
+    assert stream.complete is (raised is None)
+    assert received == [*map(str, range(50)), "[DONE]"]
 
 
 async def test_what_is_no_exception_of_a_sender_leaves_as_itself() -> None:
@@ -729,20 +783,44 @@ async def test_on_error_may_speak_for_a_sender_that_fails() -> None:
     assert stream.complete
 
 
-async def test_the_client_close_handler_is_told_after_the_content_was_closed() -> None:
-    recorder = Recorder()
-    told = []
+@pytest.mark.parametrize("seen_by", ["receive", "send"])
+async def test_the_client_close_handler_is_told_when_the_client_is_seen_to_leave(
+    seen_by: str,
+) -> None:
+    """The content may wait in its cleanup for what the handler says."""
+    told: list[Any] = []
+    said, recorder = anyio.Event(), Recorder()
 
     async def left(message: Any) -> None:
         await anyio.lowlevel.checkpoint()
-        told.append((message, recorder.closed))
+        told.append(message)
+        said.set()
+
+    async def content() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            if seen_by == "receive":
+                await anyio.sleep_forever()
+            yield "b"
+        finally:
+            await said.wait()
+            recorder.closed = True
+
+    async def send_until_b(message: Any) -> None:
+        if b"b" in message.get("body", b""):
+            raise OSError
 
     response = EventSourceResponse(
-        recorder.source("a", cleanup=0.01), client_close_handler_callable=left
+        content(), client_close_handler_callable=left, on_close=recorder.on_close
     )
-    async with connect(response) as stream:
-        await stream.receive()
-    assert told == [({"type": "http.disconnect"}, True)]
+    if seen_by == "receive":
+        async with connect(response) as stream:
+            await stream.receive()
+    else:
+        await response(http_scope(), never, send_until_b)
+    assert told == [{"type": "http.disconnect"}]
+    assert recorder.closed
+    assert recorder.report.duration < 20  # not cleanup_timeout
 
 
 async def test_the_client_close_handler_may_wait_where_all_around_it_is_cancelled() -> None:

@@ -47,12 +47,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shutdown": NAMES | {"runtime", "servers", "signals"},
     "threads": NAMES | {"runtime"},
     "source": NAMES | {"threads"},
+    "opening": NAMES | {"source"},
     "options": NAMES | {"event", "encoder", "shutdown"},
     # The life of one stream.
-    "supervisor": NAMES | {"runtime", "encoder", "servers", "shutdown", "source", "options"},
-    "answers": NAMES | {"options"},
+    "supervisor": NAMES | {
+        "runtime", "encoder", "servers", "shutdown", "source", "opening", "options",
+    },
+    "answers": NAMES | {"options", "supervisor"},
     "factory": NAMES,
-    "app": NAMES | {"factory", "request", "source", "options", "supervisor", "answers"},
+    "app": NAMES | {
+        "factory", "request", "source", "opening", "options", "supervisor", "answers",
+    },
     # Adapters translate.
     "compat": NAMES | {"event", "encoder"},
     "starlette": NAMES | {
@@ -82,7 +87,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"uvicorn", "hypercorn", "daphne"},
     ],
     "supervisor": [
-        {"life"},
+        {"life", "incoming"},
         {"deadlines"},
         {"response"},
         {"pump"},

@@ -11,6 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+import anyio
+
 from .base import Runtime, nothing
 
 if TYPE_CHECKING:
@@ -61,6 +63,25 @@ class AsyncioRuntime(Runtime):
             return nothing
         cancel: Cancel = self._loop().call_later(seconds, function).cancel
         return cancel
+
+    async def outlast(self, awaitable: Awaitable[object], seconds: float) -> bool:
+        """Await something in a task of its own: no shield keeps ``Task.cancel()`` out of this one.
+
+        This task keeps count of such calls. Who calls this looks at it afterwards.
+        """
+        task = asyncio.ensure_future(awaitable)
+        timer = self._loop().call_later(seconds, task.cancel) if seconds < math.inf else None
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+        in_time = timer is None or timer.when() > self._loop().time()
+        if timer is not None:
+            timer.cancel()
+        if task.cancelled():
+            return in_time
+        task.result()
+        return True
 
     def is_of(self, loop: object) -> bool:
         """Return whether this is the runtime of an event loop."""

@@ -224,6 +224,16 @@ class Runtime(ABC):
         cancel = self.after(seconds, again)
         return lambda: cancel()
 
+    async def outlast(self, awaitable: Awaitable[object], seconds: float) -> bool:
+        """Await something, whoever cancels this task meanwhile.
+
+        :param seconds: how long that may take. Then it is cancelled.
+        :returns: whether it has ended in time.
+        """
+        with anyio.move_on_after(seconds, shield=True) as scope:
+            await awaitable
+        return not scope.cancelled_caught
+
     @abstractmethod
     def is_of(self, loop: object) -> bool:
         """Return whether this is the runtime of an event loop: asyncio's, or a token of trio's."""

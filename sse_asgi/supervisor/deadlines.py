@@ -60,7 +60,7 @@ class Deadlines:
         #: Whether the watchdog has something to send that the host could not.
         self.handed_over: bool = False
         #: When the response is started at the latest.
-        self.start_by: float = now + timing.defer_start if timing.defer_start else now
+        self.start_by: float = now + timing.defer_start
         #: Whether the start is being sent, and whether it was sent.
         self.starting: bool = False
         self.started: bool = False
@@ -86,6 +86,12 @@ class Deadlines:
         self.wait_scope: CancelScope | None = None
 
     # -- told ------------------------------------------------------------------------------------
+
+    def open(self, now: float) -> None:
+        """Note that the factory has returned a source, after which the response may start."""
+        self.opening = False
+        self.start_by = now + self.timing.defer_start
+        self.wake(self.start_by)
 
     def wake(self, at: float) -> None:
         """Have the watchdog look at a time, if it would not look earlier."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ..encoder import encode
-from ..errors import HTTPError
+from ..errors import HTTPError, is_status
 from ..reasons import CloseReason, CloseReport
 from .deadlines import TRY_AGAIN
 from .response import ClientGone
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .pump import Pump
     from .response import Response
 
-__all__ = ["Ending", "farewell"]
+__all__ = ["Ending", "farewell", "stopping"]
 
 logger: logging.Logger = logging.getLogger("sse_asgi")
 
@@ -40,12 +40,19 @@ def farewell(life: Life, options: StreamOptions) -> bytes:
     return encode({"retry": randint(options.retry, 2 * options.retry)}, options.sep)
 
 
+def stopping() -> HTTPError:
+    """Return the answer to a request that comes too late, and would not be repeated after a 200."""
+    return HTTPError(503, "the server is stopping", {"retry-after": "5"})
+
+
 class Ending:
     """Tells the client that the stream is over, if it can hear it, and then the application.
 
     :param encode: makes a frame of what ``on_error`` returns, with a separator.
     :param opened: when the stream was opened.
     :param last_event: the frame of what the source has yielded when it was cancelled.
+    :param body: the body of a response that is no stream.
+    :param refuses: whether a request is refused whose stream has to end before it has begun.
     """
 
     def __init__(
@@ -61,6 +68,8 @@ class Ending:
         shutdown: Shutdown,
         opened: float,
         last_event: bytes,
+        body: bytes | None,
+        refuses: bool,
     ) -> None:
         self._life = life
         self._times = times
@@ -72,6 +81,8 @@ class Ending:
         self._shutdown = shutdown
         self._opened = opened
         self._last_event = last_event
+        self._body = body
+        self._refuses = refuses
         #: Whether the client has not taken the end.
         self._stuck = False
 
@@ -91,6 +102,8 @@ class Ending:
         life, response = self._life, self._response
         if response.ended or response.server.aborted:
             return
+        if self._refuses and self._times.opening and life.reason is CloseReason.SHUTDOWN:
+            life.error = stopping()
         if life.reason is CloseReason.CLIENT_DISCONNECTED:
             return
         seconds = self._patience()
@@ -105,7 +118,8 @@ class Ending:
                     frame, events = self._unsent()
                     if self._last_event:
                         frame, events = frame + self._last_event, events + 1
-                    await response.end(frame + farewell(life, self._options), events)
+                    frame += farewell(life, self._options) if self._body is None else self._body
+                    await response.end(frame, events)
                 else:
                     await self._break_off()
             self._stuck = scope.cancelled_caught
@@ -125,14 +139,15 @@ class Ending:
     async def _tell_error(self) -> None:
         """End the response by an event of ``on_error``, or break it off."""
         error, response = self._life.error, self._response
+        assert error is not None
         if response.started:
             frame, events = self._unsent()
             if frame:
                 await response.write([frame])
                 response.events += events - 1
+        if not response.started and (self._times.opening or is_status(error)):
+            return  # another response can still be sent
         if isinstance(error, HTTPError):
-            if not response.started:
-                return  # the status can still be sent
             logger.error("%r came after the response had started; see defer_start", error)
         if self._options.on_error is not None and isinstance(error, Exception):
             try:
@@ -175,17 +190,18 @@ class Ending:
             await server.abort_is_seen(receive)
 
     async def _report(self, error: BaseException | None) -> None:
-        if (on_close := self._options.on_close) is None:
+        on_close = self._options.on_close
+        if on_close is None or self._times.opening:  # there was no stream
             return
         assert self._life.reason is not None
         duration = self._runtime.clock() - self._opened
         report = CloseReport(
             self._life.reason, self._response.events, self._response.bytes, duration, error
         )
-        with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-            try:
-                result = on_close(report)
-                if isawaitable(result):
-                    await result
-            except Exception:
-                logger.exception("on_close raised")
+        timeout = self._times.timing.cleanup_timeout
+        try:
+            result = on_close(report)
+            if isawaitable(result) and not await self._runtime.outlast(result, timeout):
+                logger.warning("on_close has not ended within cleanup_timeout=%s s", timeout)
+        except Exception:
+            logger.exception("on_close raised")

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..reasons import CloseReason
 
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from ..runtime.base import CancelScope, Runtime
     from .deadlines import Deadlines
     from .life import Life
+    from .pump import Pump
     from .watchdog import Watchdog
 
 __all__ = ["Feed"]
 
 logger: logging.Logger = logging.getLogger("sse_asgi")
 
-_AWAITED_CANCELLED = (
-    "what feeds the source was cancelled, and not by us: it awaited a cancelled task, say"
-)
+#: A source that waits has nothing more to come after so many iterations of the event loop.
+QUIET = 10
+
+#: How often, in seconds, to look whether a send has ended.
+LOOKS = 0.01
 
 
 class Feed:
@@ -54,30 +57,40 @@ class Feed:
         #: What cancels the function. Its cleanup may take as long as the source's and more.
         self.scope: CancelScope = runtime.scope(again=2 * times.timing.cleanup_timeout)
 
-    async def run(self, watchdog: Watchdog) -> None:
-        """Run the function. What it raises ends the stream."""
+    async def run(self, watchdog: Watchdog, pump: Pump) -> None:
+        """Run the function. What it raises ends the stream, when all that it has fed is sent."""
         task = self._runtime.task()
         try:
             with self.scope:
                 await self._function()
-        except self._runtime.cancelled as exc:
+        except self._runtime.cancelled:
             if self._runtime.cancel_requests(task):  # from around the application
                 raise
             await checkpoint_if_cancelled()  # from there, too
-            error = RuntimeError(_AWAITED_CANCELLED)
-            error.__cause__ = exc
-            watchdog.fail(error)
+            # Else it has cancelled itself, or awaited what was cancelled: it has ended.
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
             # The function can't know that nobody reads any more.
             if not self._life.closing and not self._times.finishing:
-                watchdog.fail(exc)
-        except Exception as exc:
-            watchdog.fail(exc)
-        except BaseException as exc:  # such as KeyboardInterrupt
-            watchdog.interrupt(CloseReason.CANCELLED)
-            self._life.leaving = exc
+                await self._fail(exc, watchdog, pump)
+        except BaseException as exc:
+            await self._fail(exc, watchdog, pump)
         finally:
             self._ended.set()
+
+    async def _fail(self, error: BaseException, watchdog: Watchdog, pump: Pump) -> None:
+        """Close the stream when the source waits for more: what was fed before is not lost."""
+        self._life.note(error)
+        quiet, events = 0, -1
+        while quiet < QUIET and not self._life.closing:
+            if not pump.stepping:
+                quiet = 0
+                await anyio.sleep(LOOKS)  # the client is slow
+                continue
+            if not pump.waited or events != pump.events:
+                quiet, events = 0, pump.events
+            quiet += 1
+            await checkpoint()
+        watchdog.close(CloseReason.ERROR)
 
     async def stop(self) -> None:
         """Cancel the function, and wait for its end, at most ``cleanup_timeout``."""

@@ -90,8 +90,12 @@ class Life:
         return True
 
     def fail(self, error: BaseException) -> None:
-        """Close the stream because code of the user's has raised. A second exception is logged."""
+        """Close the stream because code of the user's has raised."""
         self.close(CloseReason.ERROR)
+        self.note(error)
+
+    def note(self, error: BaseException) -> None:
+        """Note that code of the user's has raised. A second exception is logged."""
         if self.error is None:
             self.error = error
         else:
@@ -99,7 +103,7 @@ class Life:
 
     def end(self) -> WayOut:
         """Begin the end: the source is closed. Return what the client gets."""
-        self.close(CloseReason.CANCELLED)
+        self.close(CloseReason.CANCELLED if self.error is None else CloseReason.ERROR)
         self.state = State.CLOSED
         return self.way_out
 

@@ -7,7 +7,7 @@ nothing except the source, the response and :func:`anyio.lowlevel.checkpoint`.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anyio.lowlevel import checkpoint
 
@@ -16,6 +16,7 @@ from .response import ClientGone
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..opening import Opening
     from ..source import OpenSource
     from .deadlines import Deadlines
     from .life import Life
@@ -78,11 +79,13 @@ class Pump:
         :param joins: whether events are joined at all.
         """
         # Looked up once.
-        step, held = self._source.step, self.held
-        life, times, response = self._life, self._times, self._response
+        held, life, times, response = self.held, self._life, self._times, self._response
         send, clock = response.send, response.clock
         if clock() >= times.drain_deadline:
             return
+        if times.opening:
+            await self._open()
+        step = self._source.step
         at_once = response.server.sends_at_once
         direct = False  # whether an event that was waited for can be sent right here
         in_row = size = 0  # events that were there at once; bytes that are held
@@ -156,6 +159,17 @@ class Pump:
                 await response.write(held)
             if not isinstance(exc, StopAsyncIteration):
                 raise
+
+    @property
+    def events(self) -> int:
+        """The number of events that were sent or are held."""
+        return self._response.events + len(self.held)
+
+    async def _open(self) -> None:
+        self.stepping = True
+        await cast("Opening", self._source).open()
+        self.stepping = self.waited = self.cancelled = False
+        self._times.open(self._response.clock())
 
     def about_to_wait(self) -> None:
         """Send what is held before the source waits for something."""

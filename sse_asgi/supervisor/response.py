@@ -43,10 +43,12 @@ class Response:
     """A response as it is sent.
 
     :param status_and_headers: what the start of the response has.
+    :param is_stream: whether the response is an event stream.
     """
 
     __slots__ = (
-        "_backlog", "_backlog_events", "_flushed", "_life", "_preamble", "_status_and_headers",
+        "_backlog", "_backlog_events", "_flushed", "_life", "_pads_ends", "_preamble",
+        "_status_and_headers",
         "_times", "bytes", "clock", "ended", "events", "flushing", "send", "server", "torn",
     )  # fmt: skip
 
@@ -58,6 +60,8 @@ class Response:
         clock: Callable[[], float],
         options: StreamOptions,
         status_and_headers: tuple[int, list[tuple[bytes, bytes]]],
+        *,
+        is_stream: bool,
     ) -> None:
         self.server: Server = server
         #: ASGI ``send``. The pump calls it by itself where a coroutine more would be felt.
@@ -74,6 +78,7 @@ class Response:
         #: Whether a send was interrupted, and nobody knows how far it came. Nothing more can be
         #: sent then, and the response is not complete.
         self.torn: bool = False
+        self._pads_ends = is_stream and server.loses_empty_ends
         #: Whether the watchdog is sending, or is about to.
         self.flushing: bool = False
         self._flushed: anyio.Event | None = None
@@ -117,7 +122,7 @@ class Response:
             await self.flushed()
         if not self._times.started:
             await self._send_start()
-        if not frame and self._life.reason is CloseReason.SHUTDOWN and self.server.loses_empty_ends:
+        if not frame and self._pads_ends and self._life.reason is CloseReason.SHUTDOWN:
             frame = PING
         self.ended = True
         await self._send_body(frame, more=False)

@@ -20,12 +20,13 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .. import servers
 from ..encoder import encode
+from ..opening import Opening
 from ..reasons import CloseReason
 from ..runtime import of_task
 from ..runtime.base import driven
 from ..shutdown import server_shutdown
 from .deadlines import Deadlines
-from .ending import Ending, farewell
+from .ending import Ending, farewell, stopping
 from .interruption import Interruption, Thrown
 from .life import Life, State
 from .pump import NOTHING, Pump
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ..source import OpenSource
     from ..types import Exchange
     from .feed import Feed
+    from .incoming import Reader
 
 __all__ = ["Stream"]
 
@@ -59,25 +61,32 @@ class Stream:
     :param start: status and header fields of the response. By default 200, and the header fields of
         the options.
     :param encode: makes a frame of what the source yields, with the separator of the options.
+    :param body: the body of a response that is no stream, and has nothing else.
+    :param reader: takes the body of the request, for the source.
+    :param on_disconnect: called, and awaited in a task of its own, when the client has left.
     :param on_drain: called when the stream is told to end, before the grace period.
     :param feed: a coroutine function that runs in a task of its own while the stream is open. An
         exception that leaves it ends the stream like one of the source.
     """
 
     __slots__ = (
-        "__weakref__", "_encode", "_feed", "_interruption", "_last_event", "_life", "_opened",
-        "_options", "_pump", "_receive", "_response", "_runtime", "_shutdown", "_source",
-        "_tasks", "_times", "_watchdog",
+        "__weakref__", "_body", "_encode", "_feed", "_has_begun", "_interruption", "_last_event",
+        "_life",
+        "_on_disconnect", "_opened", "_options", "_pump", "_receive", "_refuses", "_response",
+        "_runtime", "_shutdown", "_source", "_tasks", "_times", "_watchdog",
     )  # fmt: skip
 
     def __init__(
         self,
-        source: OpenSource,
+        source: OpenSource | Opening,
         exchange: Exchange,
         options: StreamOptions,
         *,
         start: tuple[int, list[tuple[bytes, bytes]]] | None = None,
         encode: Callable[[Any, str], bytes] = encode,
+        body: bytes | None = None,
+        reader: Reader | None = None,
+        on_disconnect: Callable[[], Awaitable[object]] | None = None,
         on_drain: Callable[[], object] | None = None,
         feed: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
@@ -91,17 +100,29 @@ class Stream:
         server = servers.recognise(scope, send, runtime, self._shutdown)
         self._life = life = Life()
         self._times = times = Deadlines(options.timing, now)
+        times.opening = isinstance(source, Opening)
         self._response = response = Response(
-            server, life, times, clock, options, start or options.status_and_headers
-        )
+            server, life, times, clock, options, start or options.status_and_headers,
+            is_stream=body is None,
+        )  # fmt: skip
         self._pump = pump = Pump(source, response, life, times)
         self._interruption = interruption = Interruption(runtime, life, times, pump)
         self._watchdog = Watchdog(
             receive, response, life, times, interruption, source, options, runtime,
-            encode=encode, on_drain=on_drain,
+            encode=encode,
+            reader=reader,
+            on_disconnect=None if on_disconnect is None else self._client_has_left,
+            on_drain=on_drain,
         )  # fmt: skip
         self._feed = None if feed is None else _feed(feed, runtime, life, times, options)
         self._last_event = b""
+        self._body = body
+        # A client that has sent something would take an empty stream for the answer.
+        method = str(scope.get("method", "GET")).upper()
+        self._refuses = body is None and method not in ("GET", "HEAD")
+        self._on_disconnect = on_disconnect
+        self._has_begun = False
+        self._tasks: Any = None
 
     @property
     def started(self) -> bool:
@@ -124,9 +145,11 @@ class Stream:
         try:
             if self._shutdown.draining:
                 self._shut_down_now()
+                if self._refuses:
+                    self._life.fail(stopping())
             async with self._runtime.task_group() as self._tasks:
                 try:
-                    await self._host()  # type: ignore[misc]  # types.coroutine makes it awaitable
+                    await self._host()
                     self._interruption.stop()  # before that wait: the feed may take its time
                     if self._response.flushing:
                         with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
@@ -137,6 +160,7 @@ class Stream:
         except BaseException as exc:
             self._life.leaving = exc  # from around the application; _raise() raises it again
         finally:
+            self._tasks = None
             self._shutdown.forget(self)
         try:
             await self._end()
@@ -167,13 +191,24 @@ class Stream:
 
         If that were earlier, they would run first where tasks are eager.
         """
-        tasks, self._tasks = self._tasks, None
-        if tasks is None:  # that was before
+        if self._has_begun:
             return
+        self._has_begun = True
         if self._feed is not None and not self._times.finishing:
             self._interruption.feed = self._feed.scope
-            tasks.start_soon(self._feed.run, self._watchdog)
-        tasks.start_soon(self._watchdog.run, tasks)
+            self._tasks.start_soon(self._feed.run, self._watchdog, self._pump)
+        self._tasks.start_soon(self._watchdog.run, self._tasks)
+
+    def _client_has_left(self) -> None:
+        self._tasks.start_soon(self._tell_that_the_client_has_left)
+
+    async def _tell_that_the_client_has_left(self) -> None:
+        assert self._on_disconnect is not None
+        with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
+            try:
+                await self._on_disconnect()
+            except Exception as exc:
+                self._life.fail(exc)
 
     @types.coroutine
     def _host(self) -> Generator[Any, Any, None]:
@@ -213,7 +248,7 @@ class Stream:
                     except StopIteration:
                         self._keep_last_event()
                     except ClientGone:
-                        self._life.close(CloseReason.CLIENT_DISCONNECTED)
+                        self._watchdog.interrupt(CloseReason.CLIENT_DISCONNECTED)
                     except BaseException as exc:
                         if self._is_cancellation(exc):
                             raise
@@ -221,13 +256,16 @@ class Stream:
                     finally:
                         value = None  # an error's traceback has this frame: no cycle
                         yield from self._close_source().__await__()
-                if not self._life.closing:
+                if life.error is not None:  # of what feeds the source
+                    life.close(CloseReason.ERROR)
+                if not life.closing:
                     times.finishing = True
-                    end = self._response.end(farewell(life, self._options))
+                    last = farewell(life, self._options) if self._body is None else self._body
+                    end = self._response.end(last)
                     yield from driven(end, self._begin)
                     self._life.close(CloseReason.FINISHED)
         except ClientGone:
-            self._life.close(CloseReason.CLIENT_DISCONNECTED)
+            self._watchdog.interrupt(CloseReason.CLIENT_DISCONNECTED)
         except self._runtime.cancelled as exc:
             self._cancelled(exc)
         except BaseException as exc:  # a group with a cancellation, or the coroutine is closed
@@ -314,6 +352,8 @@ class Stream:
             shutdown=self._shutdown,
             opened=self._opened,
             last_event=self._last_event,
+            body=self._body,
+            refuses=self._refuses,
         )  # fmt: skip
         await ending.run(self._receive)
 

@@ -10,11 +10,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from ..encoder import encode_ping
 from ..reasons import CloseReason
 from ..runtime.base import driven, nothing
 from .deadlines import TRY_AGAIN, Due
+from .incoming import Incoming
 from .response import PING, ClientGone
 
 if TYPE_CHECKING:
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from ..options import StreamOptions
     from ..runtime.base import Cancel, CancelScope, Runtime
     from ..source import OpenSource
-    from ..types import Message, Receive
+    from ..types import Receive
     from .deadlines import Deadlines
+    from .incoming import Reader
     from .interruption import Interruption
     from .life import Life
     from .response import Response
@@ -36,13 +39,15 @@ class Watchdog:
     """Waits for the client and the clock, sends pings, and interrupts the host.
 
     :param encode: makes a frame of what ``ping_message_factory`` returns, with a separator.
+    :param reader: takes the body of the request.
+    :param on_disconnect: called when the client has left.
     :param on_drain: called when the stream is told to end.
     """
 
     __slots__ = (
-        "_abort_timer", "_encode", "_interruption", "_life", "_listen_again", "_on_drain",
-        "_options", "_patience", "_ping_timer", "_receive", "_response", "_runtime", "_sending",
-        "_source", "_taken", "_tasks", "_times",
+        "_abort_timer", "_encode", "_incoming", "_interruption", "_life", "_on_disconnect",
+        "_on_drain", "_options", "_ping_timer", "_receive", "_response", "_runtime",
+        "_sending", "_source", "_taken", "_tasks", "_times",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +62,8 @@ class Watchdog:
         runtime: Runtime,
         *,
         encode: Callable[[Any, str], bytes],
+        reader: Reader | None,
+        on_disconnect: Callable[[], object] | None,
         on_drain: Callable[[], object] | None,
     ) -> None:
         self._receive = receive
@@ -68,9 +75,9 @@ class Watchdog:
         self._options = options
         self._runtime = runtime
         self._encode = encode
+        self._on_disconnect = on_disconnect
         self._on_drain = on_drain
-        # When to listen to the client again, and how much later the next time.
-        self._listen_again = self._patience = 0.0
+        self._incoming = Incoming(reader)
         # None until pings by a timer were set up, if they are.
         self._ping_timer: Cancel | None = None
         self._tasks: Any = None
@@ -88,6 +95,8 @@ class Watchdog:
         try:
             await self._watch()
         finally:
+            self._tasks = None
+            self._incoming.tell_what_is_lost()
             self._response.let_others_send()
 
     async def _watch(self, done: anyio.Event | None = None) -> None:
@@ -99,6 +108,8 @@ class Watchdog:
             while (done is None or self._sending is not None) and await self._do_what_is_due():
                 await self._listen()
         except ClientGone:
+            if self._incoming.reader is not None:
+                self._incoming.reader.lost()
             self.interrupt(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:  # ping_message_factory, or receive() of a middleware
             self.fail(exc)
@@ -115,13 +126,21 @@ class Watchdog:
         times.wakes = times.next(self._runtime.clock())
         # A pending receive() may be cancelled and called again: no message is lost.
         with self._runtime.scope(deadline=times.wakes) as times.wait_scope:
-            if (rest := self._listen_again - self._runtime.clock()) > 0:
+            if (rest := self._incoming.listen_at - self._runtime.clock()) > 0:
                 await anyio.sleep(rest)
+            while self._incoming.pauses:
+                await self._pause()
             try:
                 message = await self._receive()
             except OSError:
                 raise ClientGone from None
-            self._heard(message)
+            if message["type"] == "http.disconnect":
+                self._heard_that_the_client_leaves()
+            else:
+                self._incoming.heard(message, self._runtime.clock())
+                await checkpoint()
+            return
+        self._incoming.tell_what_is_lost()  # it was not repeated
 
     async def _do_what_is_due(self) -> bool:
         """Do all that is due now. Return whether the stream goes on."""
@@ -153,7 +172,7 @@ class Watchdog:
             self._look()
         elif due is Due.PING:
             await self._send(self._ping_frame())
-        else:  # HANDED_OVER or START
+        elif due is Due.HANDED_OVER or not self._start_later():
             await self._send()
 
     def _spares(self) -> bool:
@@ -171,18 +190,43 @@ class Watchdog:
         times.look(self._runtime.clock(), progress=first or taken != self._taken)
         self._taken = taken
 
-    def _heard(self, message: Message) -> None:
-        if message["type"] == "http.disconnect":
-            if not self._response.ended:
-                raise ClientGone
-            # The end is on its way: that may be all that the server wants to say. If not, the end
-            # is not waited for much longer.
-            self._listen_again = math.inf
-            self._times.spare(self._runtime.clock())
-        elif message["type"] == "http.request" and not message.get("more_body"):
-            # A middleware may answer every receive() with the body again, at once.
-            self._listen_again = self._runtime.clock() + self._patience
-            self._patience = min(2 * self._patience or 0.01, 1)
+    async def _pause(self) -> None:
+        """Wait until somebody reads the body of the request, but not for long."""
+        reader = self._incoming.reader
+        assert reader is not None
+        if self._response.events:
+            reader.drop()  # nobody has read it before the first event
+            return
+        wanted = anyio.Event()
+        reader.when_wanted(wanted.set)
+        try:
+            with anyio.move_on_after(1):  # there may have been an event since
+                await wanted.wait()
+        finally:
+            reader.when_wanted(None)
+
+    def _heard_that_the_client_leaves(self) -> None:
+        if not self._response.ended:
+            raise ClientGone
+        # The end is on its way: that may be all that the server wants to say. If not, the end is
+        # not waited for much longer.
+        self._incoming.listen_at = math.inf
+        self._times.spare(self._runtime.clock())
+
+    def _start_later(self) -> bool:
+        """Return whether the response must not start yet, since the body is read."""
+        reader = self._incoming.reader
+        if reader is None or not reader.is_read:
+            return False
+        times = self._times
+        times.start_by = math.inf
+
+        def read() -> None:
+            times.start_by = self._runtime.clock()
+            times.wake(times.start_by)
+
+        reader.when_read(read)
+        return True
 
     async def _send(self, frame: bytes = b"") -> None:
         """Send what was handed over, or ``frame``. While that waits, another task watches."""
@@ -265,7 +309,10 @@ class Watchdog:
         times, server = self._times, self._response.server
         if self._spares():
             times.spared_in_vain, times.spared_until = True, math.inf
-        if not self._life.close(reason) and not times.spared_in_vain:
+        if self._life.close(reason):
+            if reason is CloseReason.CLIENT_DISCONNECTED and self._on_disconnect is not None:
+                self._on_disconnect()
+        elif not times.spared_in_vain:
             return
         if times.sending_since is None or self._response.flushing:
             self._interruption.bound()  # else the host sends, and the source waits at its yield
