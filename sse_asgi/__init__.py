@@ -12,6 +12,7 @@ from .errors import (
 from .event import JSONServerSentEvent, ServerSentEvent
 from .options import StreamOptions
 from .reasons import CloseReason, CloseReport
+from .relaying import relay
 from .request import SSERequest
 from .shutdown import Shutdown
 from .threads import current_thread_limiter
@@ -32,6 +33,7 @@ __all__ = [
     "Shutdown",
     "StreamOptions",
     "current_thread_limiter",
+    "relay",
     "sse_app",
 ]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
@@ -12,6 +13,7 @@ import anyio
 
 from .answers import respond, send_response
 from .errors import ClientDisconnectedError, HTTPError
+from .factory import function_of, name_of, takes_request
 from .opening import Opening
 from .options import StreamOptions
 from .reasons import CloseReason
@@ -27,19 +29,27 @@ __all__ = ["SSEApp", "sse_app"]
 
 P = ParamSpec("P")
 
+#: What :func:`functools.wraps` takes over from a function, in every Python.
+_NAMES = ("__module__", "__name__", "__qualname__", "__doc__")
+
 
 class SSEApp:
     """An ASGI application that answers each request with an event stream: see :func:`sse_app`."""
 
     def __init__(self, factory: Factory, options: StreamOptions) -> None:
-        if not callable(factory):
-            raise TypeError(
-                f"the factory must be a generator function, or a function that returns an "
-                f"iterable of events, not {type(factory).__name__}: {factory!r:.80}"
-            )
+        if isinstance(factory, SSEApp):
+            raise TypeError(f"{factory!r} is an application already, and not a factory")
+        self._takes_request = takes_request(factory)
         self.factory = factory
         self.options = options
-        self._takes_request = _takes_request(factory)
+        # For url_for() and the names of routes, for tools that ask where an endpoint was defined,
+        # and for help(). Not its attributes, which functools.update_wrapper() would copy too.
+        functools.update_wrapper(self, function_of(factory), _NAMES, updated=())
+        self.__name__: str = name_of(factory)
+        self.__wrapped__: Factory = factory
+        # It is called as an ASGI application: Litestar looks at this. Without it, inspect would
+        # follow __wrapped__.
+        self.__signature__: inspect.Signature = inspect.signature(self.__call__)
         self._methods = set(options.methods)
         if "GET" in self._methods:
             self._methods.add("HEAD")
@@ -158,29 +168,6 @@ def _no_lifespan(app: SSEApp) -> AbstractAsyncContextManager[None]:
     return nullcontext()
 
 
-def _takes_request(factory: Factory) -> bool:
-    """Return whether ``factory`` is called with the request, instead of with nothing.
-
-    The first parameter is the request if it has no default, or if it is named ``request``. Other
-    parameters with defaults serve another purpose.
-
-    :raises TypeError: for a factory that needs other arguments.
-    """
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # some builtins have no signature
-        return True
-    first = next(iter(signature.parameters.values()), None)
-    takes = first is not None and (first.default is first.empty or first.name == "request")
-    try:
-        signature.bind(*[None] * takes)
-    except TypeError:
-        raise TypeError(
-            f"the factory must take the request, or nothing: {factory!r:.80} takes {signature}"
-        ) from None
-    return takes
-
-
 class _SSEAppFunction(Protocol[P]):
     """The type of :func:`sse_app`. Its keyword parameters are those of StreamOptions."""
 
@@ -229,15 +216,26 @@ def sse_app(factory: Any = ..., **options: Any) -> Any:
         before the response starts, with the :class:`~sse_asgi.SSERequest`, or with nothing if it
         takes no argument. It may raise :class:`~sse_asgi.HTTPError`.
     :param options: see :class:`~sse_asgi.StreamOptions`.
-    :returns: the application, an :class:`~sse_asgi.SSEApp`.
-    :raises TypeError: for a factory that can't be called like this, or an option of the wrong
-        type.
+    :returns: the application, an :class:`~sse_asgi.SSEApp`. It has the name, the module, the
+        documentation and ``__wrapped__`` of the factory.
+    :raises TypeError: for a factory that can't be called like this, or has dependencies of FastAPI
+        (``Depends``), which nobody would resolve; for an option of the wrong type.
     :raises ValueError: for an option that is out of range.
     """
     known = StreamOptions.__dataclass_fields__
-    if unknown := [name for name in options if name not in known or not known[name].init]:
-        raise TypeError(f"sse_app() has no option {', '.join(map(repr, unknown))}")
+    names = [name for name in known if known[name].init]
+    if unknown := [name for name in options if name not in names]:
+        raise TypeError(f"sse_app() has no option {' and no '.join(_nearest(unknown, names))}")
     checked = StreamOptions(**options)
     if factory is ...:
         return lambda factory: SSEApp(factory, checked)
     return SSEApp(factory, checked)
+
+
+def _nearest(unknown: list[str], names: list[str]) -> Iterator[str]:
+    """Return each unknown name, with the known one that is most like it."""
+    from difflib import get_close_matches  # slow to import, and few need it
+
+    for name in unknown:
+        near = get_close_matches(name, names, 1)
+        yield f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)

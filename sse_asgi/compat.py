@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .encoder import check_separator
+from .encoder import check_separator, encode_fields
 from .encoder import encode as encode_event
 from .errors import SSEError
 from .event import DataT_co, data_text, json_text
 from .event import ServerSentEvent as StrictEvent
 from .types import HasEventFields
 
-__all__ = ["JSONServerSentEvent", "SendTimeoutError", "ServerSentEvent", "encode"]
+__all__ = ["JSONServerSentEvent", "SendTimeoutError", "ServerSentEvent", "encode", "ensure_bytes"]
 
 
 class SendTimeoutError(SSEError, TimeoutError):
@@ -87,10 +87,16 @@ class JSONServerSentEvent(ServerSentEvent[DataT_co]):
 
 
 def encode(event: Any, sep: str) -> bytes:
-    """Encode an event-like, or anything else as data, as sse-starlette does."""
+    """Encode an event-like, or anything else as data, as sse-starlette does.
+
+    :raises ValueError: for ``bytes`` that do not end with a blank line, and for what
+        :class:`ServerSentEvent` refuses.
+    """
+    if type(event) is str:  # also if it looks like a frame
+        return encode_fields(sep, event)
     if isinstance(event, ServerSentEvent):
         return event.encode()
-    if type(event) is str or isinstance(event, (bytes, StrictEvent)):
+    if isinstance(event, (bytes, StrictEvent)):
         return encode_event(event, sep)
     if isinstance(event, (dict, Mapping)):
         if type(event.get("data")) is str:
@@ -100,10 +106,25 @@ def encode(event: Any, sep: str) -> bytes:
                 pass  # repaired below, or refused again
         return ServerSentEvent(**{**event, "sep": sep}).encode()
     if isinstance(event, memoryview):
-        return bytes(event)
+        return encode_event(bytes(event), sep)
     if isinstance(event, HasEventFields):
         return encode_event(event, sep)
-    return encode_event(_text(event), sep)
+    return encode_fields(sep, _text(event))
+
+
+def ensure_bytes(data: Any, sep: str) -> bytes:
+    r"""Encode what a stream may yield, as the function of sse-starlette with this name does.
+
+    :param data: as for :class:`~sse_asgi.starlette.EventSourceResponse`, but ``bytes`` and
+        ``memoryview`` are not checked.
+    :param sep: the line ending, unless ``data`` is a :class:`ServerSentEvent`, which has its own:
+        ``"\r\n"``, ``"\n"`` or ``"\r"``.
+    :raises TypeError: as for :class:`ServerSentEvent`.
+    :raises ValueError: as for :class:`ServerSentEvent`.
+    """
+    if isinstance(data, (bytes, memoryview)):
+        return bytes(data)
+    return encode(data, check_separator(sep))
 
 
 def _text(data: Any) -> str:

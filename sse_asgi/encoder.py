@@ -6,6 +6,7 @@ event stream. U+2028 and a vertical tab are characters like any other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,22 @@ if TYPE_CHECKING:
 
     from .types import EventLike
 
-__all__ = ["SEPARATORS", "check_separator", "encode"]
+__all__ = ["SEPARATORS", "check_separator", "encode", "encode_fields", "encode_ping"]
 
 #: The line ends of an event stream (WHATWG HTML 9.2.5).
 SEPARATORS = ("\n", "\r\n", "\r")
+
+#: How bytes may end that end with a blank line, which any two line ends make: CRLF is one of them.
+_BLANK_LINE = (b"\n\n", b"\n\r\n", b"\r\r", b"\n\r", b"\r\r\n")
+#: A blank line and nothing else, or no frame at all, such as ``b"".join([])``.
+_NOTHING = (b"", b"\n", b"\r\n", b"\r")
+
+#: How a str may begin and end that may be a frame already.
+_FIELD = ("data:", "event:", "id:", "retry:", ":")
+_BLANK_LINE_OF_STR = tuple(ending.decode() for ending in _BLANK_LINE)
+#: A line of a frame; and one that says something to a client.
+_LINE = re.compile(r"(?:data|event|id|retry)?:")
+_SAYS_SOMETHING = re.compile(r"(?:data|event|id|retry): ?[^ ]")
 
 _NAMES = ("data", "event", "id", "retry", "comment")
 _FIELDS = frozenset(_NAMES)
@@ -31,22 +44,27 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
     r"""Encode one event-like as a frame.
 
     :param event: a :class:`~sse_asgi.ServerSentEvent`, a mapping of its fields, a ``str`` (the
-        data), ``bytes`` (a frame already encoded, returned unchanged), or an object with the
+        data), ``bytes`` (whole frames already encoded, returned unchanged), or an object with the
         attributes ``data``, ``event``, ``id``, ``retry`` and ``comment``, such as FastAPI's
         ``ServerSentEvent``.
     :param sep: the line ending: ``"\n"``, ``"\r\n"`` or ``"\r"``. It is not checked here, since it
         is the same for a whole stream (see :func:`check_separator`).
     :raises TypeError: for something that is not an event-like, a mapping with an unknown key, or a
         field of the wrong type.
-    :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
+    :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`; for ``bytes`` that do not end
+        with a blank line; for a ``str`` that is a frame already, such as ``"data: text\n\n"``.
     """
-    # A short path for what most streams send. For a wrong value, _frame raises the error.
+    # A short path for what most streams send. For a wrong value, encode_fields raises the error.
     if type(event) is str:
-        lines = _folded(event, sep, "data: ") if "\n" in event or "\r" in event else event
+        lines = event
+        if "\n" in event or "\r" in event:
+            if event[-1] in "\r\n":  # few do, and to look is cheap
+                _refuse_frame(event)
+            lines = _folded(event, sep, "data: ")
         try:
             return f"data: {lines}{sep}{sep}".encode()
         except UnicodeEncodeError:
-            return _frame(sep, event)
+            return encode_fields(sep, event)
     if type(event) is dict and len(event) == 2:
         data, name = event.get("data"), event.get("event")
         if type(data) is str and type(name) is str and name.isprintable():
@@ -54,12 +72,17 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
             try:
                 return f"event: {name}{sep}data: {lines}{sep}{sep}".encode()
             except UnicodeEncodeError:
-                return _frame(sep, data, name)
+                return encode_fields(sep, data, name)
     if isinstance(event, bytes):
-        return event
+        if event.endswith(_BLANK_LINE) or event in _NOTHING:
+            return event
+        raise ValueError(
+            "bytes must be whole frames, which end with a blank line: yield a str to send data, "
+            f"and relay(chunks) to pass on the bytes of another stream; not {_end_of(event)}"
+        )
     if isinstance(event, dict):
         try:
-            return _frame(sep, **event)
+            return encode_fields(sep, **event)
         except TypeError:
             if event.keys() <= _FIELDS:
                 raise
@@ -68,23 +91,53 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
                 f"{', '.join(_NAMES)}"
             ) from None
     if isinstance(event, ServerSentEvent):
-        return _frame(sep, event.data, event.event, event.id, event.retry, event.comment)
+        return encode_fields(sep, event.data, event.event, event.id, event.retry, event.comment)
     if isinstance(event, str):
-        return _frame(sep, event)
+        _refuse_frame(event)
+        return encode_fields(sep, event)
     try:
         fields = _fields_of(event)
     except AttributeError:
         if isinstance(event, Mapping):
             return encode(dict(event), sep)
+        kind = type(event).__name__
+        if hasattr(event, "__await__"):
+            raise TypeError(f"an event can't be a {kind}: await it first: {event!r:.80}") from None
         raise TypeError(
-            f"a source must yield ServerSentEvent, dict, str or bytes, not "
-            f"{type(event).__name__}; to send it as data, yield ServerSentEvent(data=...)"
+            f"an event must be a ServerSentEvent, dict, str or bytes, not {kind}: {event!r:.80}; "
+            "to send it as data, give ServerSentEvent(data=...)"
         ) from None
     raw_data = getattr(event, "raw_data", ...)
     if raw_data is not ...:  # FastAPI's ServerSentEvent: what is not raw is JSON, even a str
         data = raw_data if fields[0] is None else json_text(fields[0])
-        return _frame(sep, data, *fields[1:])
-    return _frame(sep, *fields)
+        return encode_fields(sep, data, *fields[1:])
+    return encode_fields(sep, *fields)
+
+
+def encode_ping(event: Any, sep: str, encode_event: Callable[[Any, str], bytes] = encode) -> bytes:
+    r"""Encode what ``ping_message_factory`` returns.
+
+    ``bytes`` may also be comment lines without a blank line, such as ``b":\n"``: they are no event,
+    and need not end one.
+
+    :param encode_event: encodes an event-like with a separator.
+    :raises TypeError: as for :func:`encode`.
+    :raises ValueError: as for :func:`encode`; for a ``str`` that is a comment line, where
+        ``encode_event`` is :func:`encode`.
+    """
+    # For bytes, unlike str, splitlines() knows the standard's line ends: CRLF, LF and CR.
+    if (
+        isinstance(event, bytes)
+        and event.endswith((b"\n", b"\r"))
+        and all(line[:1] == b":" for line in event.splitlines())
+    ):
+        return event
+    if encode_event is encode and isinstance(event, str) and event[:1] == ":":
+        raise ValueError(
+            f"a ping that is a str is sent as data: return {event.encode()!r:.80} or "
+            f"a dict with a comment, not {event!r:.80}"
+        )
+    return encode_event(event, sep)
 
 
 def check_separator(sep: object) -> str:
@@ -97,7 +150,7 @@ def check_separator(sep: object) -> str:
     return str(sep)
 
 
-def _frame(
+def encode_fields(
     sep: str,
     /,
     data: Any = None,
@@ -106,7 +159,11 @@ def _frame(
     retry: Any = None,
     comment: Any = None,
 ) -> bytes:
-    """Check the fields, as ServerSentEvent does, and join them."""
+    """Check the fields of an event, as :class:`~sse_asgi.ServerSentEvent` does, and join them.
+
+    :raises TypeError: for a field of the wrong type.
+    :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
+    """
     if data is not None and type(data) is not str:
         data = data_text(data)
     before = after = ""
@@ -128,6 +185,28 @@ def _frame(
         # Only the data was not checked before, since encoding checks it anyway.
         text("data", data)
         raise
+
+
+def _refuse_frame(event: str) -> None:
+    r"""Refuse a ``str`` that is a frame already, with a blank line at its end.
+
+    A stream of text may well have a part that only looks like one: ``":\n\n"`` is among the most
+    frequent tokens of language models. So each line must be a field or a comment, and one must be
+    a field with a value.
+    """
+    if not (event.startswith(_FIELD) and event.endswith(_BLANK_LINE_OF_STR)):
+        return
+    lines = [line for line in re.split("[\r\n]+", event) if line]
+    if all(map(_LINE.match, lines)) and any(map(_SAYS_SOMETHING.match, lines)):
+        raise ValueError(
+            "a str is sent as data, and this one is a frame already: pass it as bytes, "
+            f"frame.encode(); or if it is meant as data, {{'data': ...}}: {_end_of(event)}"
+        )
+
+
+def _end_of(frame: str | bytes) -> str:
+    shown = repr(frame)
+    return shown if len(shown) <= 80 else f"{shown[:40]} ... {shown[-35:]}"
 
 
 def _folded(value: str, sep: str, prefix: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic
@@ -34,8 +35,9 @@ class ServerSentEvent(Generic[DataT_co]):
 
     :param data: the data field. A ``str`` is sent unchanged, with one ``data:`` line for each of
         its lines. ``bytes`` are decoded as UTF-8. Pydantic models, dataclasses, msgspec structs,
-        ``dict``, ``list``, ``tuple``, numbers and ``bool`` become JSON. ``None``: there is no data
-        field, so a browser dispatches no event.
+        ``dict``, ``list``, ``tuple``, numbers and ``bool`` become JSON, in which lone surrogates,
+        U+0085, U+2028 and U+2029 are escaped. ``None``: there is no data field, so a browser
+        dispatches no event.
     :param event: the event name; without one a browser uses ``message``.
     :param id: the event id, which a client sends back as ``Last-Event-ID``. An ``int`` becomes
         decimal digits; ``""`` makes the client forget the last id.
@@ -43,8 +45,8 @@ class ServerSentEvent(Generic[DataT_co]):
     :param comment: a comment, which clients ignore.
     :raises TypeError: for a field of the wrong type, or ``data`` that has no defined text.
     :raises ValueError: for CR or LF in ``event`` or ``id``, NUL in ``id``, a negative ``retry``,
-        text that UTF-8 can't carry (lone surrogates), ``bytes`` that are not UTF-8, NaN or
-        infinity.
+        text that UTF-8 can't carry (lone surrogates, except in JSON), ``bytes`` that are not
+        UTF-8, NaN or infinity.
 
     After construction ``data`` is the text that will be sent, or ``None``.
     """
@@ -180,18 +182,54 @@ def data_text(value: object) -> str:
 
 
 def json_text(value: object) -> str:
-    """Return ``value`` as compact JSON, without escapes for characters that are not ASCII."""
+    """Return ``value`` as compact JSON. It escapes only the characters that clients stumble over.
+
+    :func:`json.loads` makes the same of it as of what :func:`json.dumps` makes.
+    """
     # A model's own serializer knows its custom types, so it comes first. It uses aliases, as the
     # model's JSON schema and the responses of FastAPI do.
     if (dump := getattr(value, "model_dump_json", None)) is not None and not isinstance(
         value, type
     ):
-        return text("data", dump(by_alias=True))
+        try:
+            encoded = dump(by_alias=True)
+        except ValueError as exc:
+            if not _is_about_surrogates(exc):
+                raise
+            value = _plain(value)
+        else:
+            if not isinstance(encoded, str):
+                raise TypeError(f"model_dump_json() must return a str, not {_short(encoded)}")
+            return _escaped(encoded)
     try:
-        encoded = _to_json(value)
+        return _escaped(_to_json(value))
     except ValueError as exc:
         raise ValueError(f"data can't be JSON: {exc}") from None
-    return text("data", encoded)
+
+
+#: UTF-8 can't carry lone surrogates. The others end a line for :meth:`str.splitlines`, and so for
+#: clients that read lines with it, such as those of httpx and requests. JSON text has them only
+#: within a string, where they may be escaped (RFC 8259, 7).
+_STUMBLES = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+
+
+def _escaped(encoded: str) -> str:
+    """Return JSON text without the characters that clients stumble over."""
+    if encoded.isascii() or encoded.isprintable():
+        return encoded
+    try:
+        encoded.encode()
+    except UnicodeEncodeError:
+        pass
+    else:  # far faster than the pattern
+        if not ("\u2028" in encoded or "\u2029" in encoded or "\x85" in encoded):
+            return encoded
+    return _STUMBLES.sub(lambda found: f"\\u{ord(found[0]):04x}", encoded)
+
+
+def _is_about_surrogates(error: ValueError) -> bool:
+    """Return whether Pydantic has failed because its JSON has no form for lone surrogates."""
+    return "surrogates not allowed" in str(error)
 
 
 def _plain(value: object) -> object:
@@ -205,7 +243,12 @@ def _plain(value: object) -> object:
     if isinstance(value, type):
         pass
     elif (dump := getattr(value, "model_dump", None)) is not None:
-        return dump(mode="json", by_alias=True)
+        try:
+            return dump(mode="json", by_alias=True)
+        except ValueError as exc:
+            if not _is_about_surrogates(exc):
+                raise
+            return dump(by_alias=True)  # one is in a key
     elif dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif hasattr(kind, "__struct_fields__"):
@@ -222,6 +265,8 @@ def _plain(value: object) -> object:
         return dict(value)
     elif isinstance(value, (set, frozenset)):
         return list(value)
+    elif hasattr(kind, "__await__"):
+        raise TypeError(f"data can't be a {kind.__name__}: await it first: {_short(value)}")
     raise TypeError(
         f"data of type {kind.__name__} has no defined text: give a str, bytes, or something "
         f"that JSON has a form for, not {_short(value)}"

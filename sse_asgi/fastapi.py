@@ -8,8 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from weakref import WeakValueDictionary
 
-from pydantic import ConfigDict, create_model
-from pydantic_core import core_schema
+try:
+    from pydantic import ConfigDict, create_model
+    from pydantic_core import core_schema
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        f"{__name__} needs FastAPI: pip install 'sse-asgi[fastapi]'", name=_error.name
+    ) from _error
 
 from .event import ServerSentEvent as AnyServerSentEvent
 from .starlette import EventSourceResponse, JSONServerSentEvent, SendTimeoutError, ServerSentEvent

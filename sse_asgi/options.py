@@ -85,8 +85,9 @@ class StreamOptions:
     r"""The options that every entry point takes, all keyword-only. Times are in seconds.
 
     :param ping: send a ping after this time without a write; ``None`` or 0: never.
-    :param ping_message_factory: a function that returns an event-like for each ping; by default a
-        ping is an empty comment.
+    :param ping_message_factory: a function that returns an event-like for each ping. ``bytes`` may
+        also be whole comment lines without a blank line: ``lambda: b":\n"`` makes a ping that is no
+        event for any client. By default a ping is the empty comment ``b":\n\n"``.
     :param sep: the line ending: ``"\n"``, ``"\r\n"`` or ``"\r"``.
     :param headers: header fields to add, as a mapping or as pairs. A field replaces a default of
         the same name. Hop-by-hop fields are dropped.
@@ -169,6 +170,11 @@ class StreamOptions:
         _number("max_body", self.max_body, least=0)
         normal("methods", _methods(self.methods))
         if not isinstance(self.defer_start, bool):
+            if not isinstance(self.defer_start, (int, float, type(None))):
+                raise TypeError(
+                    "defer_start must be True, False, a number of seconds or None, not "
+                    f"{self.defer_start!r}"
+                )
             _seconds("defer_start", self.defer_start)
         if self.compression not in (None, False):
             raise NotImplementedError(
@@ -176,7 +182,7 @@ class StreamOptions:
             )
         check_function("on_error", self.on_error)
         check_function("on_close", self.on_close)
-        check_function("lifespan", self.lifespan)
+        _check_lifespan(self.lifespan)
         normal("response_headers", merge_headers(_DEFAULT_HEADERS, self.headers))
 
     # Not fields: each would take a dataclass longer to make.
@@ -240,7 +246,8 @@ def merge_headers(
             name, value = pair
         except (TypeError, ValueError):
             raise TypeError(f"headers must be pairs of name and value, not {pair!r}") from None
-        field_name, field_value = _latin1(name).lower(), _latin1(value).strip(b" \t")
+        field_name = _latin1("a name", name).lower()
+        field_value = _latin1(f"the value of {name!r}", value).strip(b" \t")
         if not _TOKEN.fullmatch(field_name):
             raise ValueError(f"headers: {name!r} is no field name (RFC 9110, 5.1)")
         if re.search(rb"[\r\n\0]", field_value):
@@ -255,15 +262,15 @@ def merge_headers(
     return [pair for pair in defaults.items() if pair[0] not in names] + fields
 
 
-def _latin1(value: object) -> bytes:
+def _latin1(what: str, value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
-        raise TypeError(f"headers must be str or bytes, not {value!r}")
+        raise TypeError(f"headers: {what} must be a str or bytes, not {value!r}")
     try:
         return value.encode("latin-1")
     except UnicodeEncodeError:
-        raise ValueError(f"headers: not Latin-1 (RFC 9110, 5.5): {value!r}") from None
+        raise ValueError(f"headers: {what} is not Latin-1 (RFC 9110, 5.5): {value!r}") from None
 
 
 def _methods(methods: object) -> tuple[str, ...]:
@@ -308,4 +315,17 @@ def check_function(name: str, value: object) -> None:
     :raises TypeError: if it is neither.
     """
     if value is not None and not callable(value):
-        raise TypeError(f"{name} must be callable or None, not {value!r}")
+        raise TypeError(f"{name} must be callable or None, not {value!r:.80}")
+
+
+def _check_lifespan(value: object) -> None:
+    """Refuse a context manager in place of the function that makes one. It may be callable, too.
+
+    :raises TypeError: if it is one, or can't be called.
+    """
+    if hasattr(type(value), "__aenter__"):
+        raise TypeError(
+            "lifespan must be a function that returns a context manager, such as hub.lifespan, "
+            f"which is not called here; not {value!r:.80}"
+        )
+    check_function("lifespan", value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from .body import DEFAULT_MAX_BODY, EMPTY, LOST, Body
 from .errors import HTTPError
@@ -60,12 +60,34 @@ class MultiMapping(Mapping[str, str]):
         return f"{type(self).__name__}({self._lists!r})"
 
 
+#: What Starlette's Request has and this one has not, and what to use.
+_INSTEAD = {
+    "app": "use request.scope['app']",
+    "auth": "use request.scope['auth']",
+    "base_url": "use request.scope, which has scheme, server and root_path",
+    "form": "parse await request.body()",
+    "is_disconnected": "the source is closed when the client leaves, so nobody has to ask",
+    "receive": "the library listens to the client itself",
+    "session": "use request.scope['session']",
+    "url": "use request.path, .query_params and .headers['host']",
+    "url_for": "use request.scope['router'].url_path_for(name)",
+    "user": "use request.scope['user']",
+}
+
+
 class SSERequest:
     """The request that opened a stream: the argument of the factory."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._draining: Callable[[], bool] = bool  # returns False until there is a stream
+
+    if not TYPE_CHECKING:  # a type checker would take every attribute for one that is there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = f": {_INSTEAD[name]}" if name in _INSTEAD else ""
+            message = f"{type(self).__name__!r} object has no attribute {name!r}{hint}"
+            raise AttributeError(message, name=name, obj=self)
 
     def follow(self, draining: Callable[[], bool]) -> None:
         """Let ``draining`` answer ``shutting_down``. The application calls this, not a factory."""

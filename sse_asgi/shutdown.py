@@ -86,10 +86,14 @@ class Shutdown:
         :param grace: how many seconds sources have to end by themselves, instead of the
             ``shutdown_grace_period`` of each application. After a second call the earlier end
             counts.
+        :raises TypeError: for a grace that is not a number.
         :raises ValueError: for a negative grace.
         """
-        if grace is not None and not grace >= 0:
-            raise ValueError(f"grace must be a number of seconds >= 0, not {grace!r}")
+        if grace is not None:
+            if not isinstance(grace, (int, float)) or isinstance(grace, bool):
+                raise TypeError(f"grace must be a number of seconds or None, not {grace!r}")
+            if not grace >= 0:
+                raise ValueError(f"grace must be a number of seconds >= 0, not {grace!r}")
         self._said = True
         self._notify(grace)
 

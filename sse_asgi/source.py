@@ -62,9 +62,14 @@ def check_source(source: Any) -> Any:
     if not isinstance(source, AsyncIterable) and (
         isinstance(source, (str, bytes, dict)) or not isinstance(source, Iterable)
     ):
+        hint = ""
+        if hasattr(source, "__await__"):
+            hint = "; await it first"
+        elif callable(source):
+            hint = "; call it first"
         raise TypeError(
             "a source must be an async iterable or an iterable of events, not "
-            f"{type(source).__name__}: {source!r:.80}"
+            f"{type(source).__name__}: {source!r:.80}{hint}"
         )
     return source
 

@@ -13,11 +13,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
+try:
+    from starlette.exceptions import HTTPException
+    from starlette.responses import Response
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        f"{__name__} needs Starlette: pip install 'sse-asgi[starlette]'", name=_error.name
+    ) from _error
 
 from .answers import respond, send_response
-from .compat import JSONServerSentEvent, SendTimeoutError, ServerSentEvent, encode
+from .compat import (
+    JSONServerSentEvent,
+    SendTimeoutError,
+    ServerSentEvent,
+    encode,
+    ensure_bytes,
+)
 from .errors import HTTPError
 from .options import StreamOptions, check_function, merge_headers
 from .reasons import CloseReason
@@ -32,7 +43,13 @@ if TYPE_CHECKING:
     from .shutdown import Shutdown
     from .types import EventLike, Exchange, Headers, Message, Receive, Scope, Send
 
-__all__ = ["EventSourceResponse", "JSONServerSentEvent", "SendTimeoutError", "ServerSentEvent"]
+__all__ = [
+    "EventSourceResponse",
+    "JSONServerSentEvent",
+    "SendTimeoutError",
+    "ServerSentEvent",
+    "ensure_bytes",
+]
 
 ContentStream: TypeAlias = AsyncIterable[Any] | Iterable[Any]
 
@@ -48,7 +65,8 @@ class EventSourceResponse(Response):
     keyword-only parameters are those of :func:`~sse_asgi.sse_app`. Times are in seconds.
 
     :param content: an async iterable or an iterable of what :func:`~sse_asgi.sse_app` streams.
-        Anything else that it yields is sent as data (see :class:`ServerSentEvent`). It is not
+        Anything else that it yields is sent as data (see :class:`ServerSentEvent`), and so is every
+        ``str``. ``bytes`` must be whole frames: see :func:`~sse_asgi.relay`. It is not
         touched before the response starts, and it is closed when the stream ends.
     :param status_code: the status; an ``EventSource`` accepts only 200.
     :param headers: header fields to add. A field replaces a default of the same name. Hop-by-hop
@@ -57,8 +75,8 @@ class EventSourceResponse(Response):
     :param background: called after the stream, unless it ended with an exception.
     :param ping: send a ping after this time without a write; 0: never. Default 15.
     :param sep: the line ending: ``"\r\n"`` (default), ``"\n"`` or ``"\r"``.
-    :param ping_message_factory: a function that returns an event for each ping; by default a ping
-        is an empty comment.
+    :param ping_message_factory: a function that returns an event for each ping, or whole comment
+        lines as ``bytes``, such as ``b":\n"``; by default a ping is an empty comment.
     :param data_sender_callable: a coroutine function that runs while the stream is open, for
         example to feed a memory channel. If it raises, the stream ends with that exception.
     :param send_timeout: how long one ``send`` to the server may take. After that the response
@@ -86,6 +104,9 @@ class EventSourceResponse(Response):
     DEFAULT_PING_INTERVAL: float = 15
     DEFAULT_SEPARATOR: str = "\r\n"
     DEFAULT_CLEANUP_TIMEOUT: float = 30.0
+
+    #: Whether the response may still send something.
+    active: bool = True
 
     def __init__(
         self,
@@ -156,7 +177,10 @@ class EventSourceResponse(Response):
 
     @property
     def ping_interval(self) -> float:
-        """The time without a write after which a ping is sent, in seconds; 0: never."""
+        """The time without a write after which a ping is sent, in seconds; 0: never.
+
+        Like the properties that follow, it may be set until the response is sent.
+        """
         return self._options.ping or 0
 
     @ping_interval.setter
@@ -164,6 +188,51 @@ class EventSourceResponse(Response):
         if value is None:
             raise TypeError("ping_interval must be a number of seconds, not None")
         self._options = replace(self._options, ping=value)
+
+    @property
+    def sep(self) -> str:
+        """The line ending."""
+        return self._options.sep
+
+    @sep.setter
+    def sep(self, value: str) -> None:
+        self._options = replace(self._options, sep=value)
+
+    @property
+    def send_timeout(self) -> float | None:
+        """How long a client may stop reading, in seconds; ``None``: without a limit."""
+        return self._options.send_timeout
+
+    @send_timeout.setter
+    def send_timeout(self, value: float | None) -> None:
+        self._options = replace(self._options, send_timeout=value)
+
+    @property
+    def ping_message_factory(self) -> Callable[[], EventLike] | None:
+        """The function that returns an event for each ping; ``None``: the default ping."""
+        return self._options.ping_message_factory
+
+    @ping_message_factory.setter
+    def ping_message_factory(self, value: Callable[[], EventLike] | None) -> None:
+        self._options = replace(self._options, ping_message_factory=value)
+
+    @property
+    def shutdown_grace_period(self) -> float:
+        """How long the content may go on after the stream was told to end, in seconds."""
+        return self._options.shutdown_grace_period
+
+    @shutdown_grace_period.setter
+    def shutdown_grace_period(self, value: float) -> None:
+        self._options = replace(self._options, shutdown_grace_period=value)
+
+    @property
+    def cleanup_timeout(self) -> float | None:
+        """How long closing the content may take, in seconds; ``None``: without a limit."""
+        return self._options.cleanup_timeout
+
+    @cleanup_timeout.setter
+    def cleanup_timeout(self, value: float | None) -> None:
+        self._options = replace(self._options, cleanup_timeout=value)
 
     def enable_compression(self, force: bool = False) -> None:
         """Raise :class:`NotImplementedError`: event streams can't be compressed yet."""
@@ -231,7 +300,11 @@ class EventSourceResponse(Response):
         content_type = self.media_type
         if content_type.startswith("text/") and "charset=" not in content_type:
             content_type += "; charset=utf-8"
-        return {b"content-type": content_type.encode("latin-1"), b"cache-control": b"no-store"}
+        # A proxy that compresses a stream would buffer it.
+        return {
+            b"content-type": content_type.encode("latin-1"),
+            b"cache-control": b"no-store, no-transform",
+        }
 
 
 class _OpenStreams(Counter[object]):

@@ -89,7 +89,7 @@ class FrameReceiver(Protocol):
 
 
 #: What a source may yield: an event, a mapping of its fields, a ``str`` (the data), ``bytes``
-#: (a frame that is already encoded), or an object with the five fields as attributes.
+#: (whole frames that are already encoded), or an object with the five fields as attributes.
 EventLike: TypeAlias = HasEventFields | EventDict | Mapping[str, Any] | str | bytes
 
 Source: TypeAlias = AsyncIterable[EventLike] | Iterable[EventLike]

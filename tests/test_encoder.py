@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_asgi import ServerSentEvent
+from sse_asgi import ServerSentEvent, compat
 from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
-from sse_asgi.encoder import SEPARATORS, check_separator, encode
+from sse_asgi.encoder import SEPARATORS, check_separator, encode, encode_ping
 
 
 class Number(enum.IntEnum):
@@ -39,7 +39,7 @@ class Key(str, enum.Enum):
         (Level.HIGH, b"data: high\n\n"),
         ({"data": Level.HIGH, "event": Level.HIGH}, b"event: high\ndata: high\n\n"),
         ("\u2028\x85\x0b\x0c", "data: \u2028\x85\x0b\x0c\n\n".encode()),
-        (b": as it is", b": as it is"),
+        (b": as it is\r\r", b": as it is\r\r"),
         ({"data": "x", "event": "e", "id": "1"}, b"id: 1\nevent: e\ndata: x\n\n"),
         ({"data": {"a": 1}, "id": 5}, b'id: 5\ndata: {"a":1}\n\n'),
         ({"data": None, "event": None}, b"\n"),
@@ -94,9 +94,158 @@ def test_encoded_bytes_are_passed_through_untouched() -> None:
     assert encode(frame) is frame
 
 
+ENCODERS = pytest.mark.parametrize("encoder", [encode, compat.encode], ids=["core", "adapter"])
+
+LINE_ENDS = (b"\n", b"\r\n", b"\r")
+
+WHOLE = [
+    *(b"data: x" + a + b for a in LINE_ENDS for b in LINE_ENDS if a + b != b"\r\n"),
+    *(b": ping" + a + b for a in LINE_ENDS for b in LINE_ENDS if a + b != b"\r\n"),
+    *LINE_ENDS,
+    b"",
+    b"data: a\n\ndata: b\n\n",
+    b"lo\n\n",
+]
+
+
+@ENCODERS
+@pytest.mark.parametrize("frame", WHOLE)
+def test_whole_frames_are_passed_through(encoder: Any, frame: bytes) -> None:
+    assert encoder(frame, "\n") is frame
+
+
+@ENCODERS
+@pytest.mark.parametrize(
+    "part", [b"hello", b"data: x", b"data: x\n", b"data: x\r\n", b"data: x\r", b":\n", b"a\n\nb"]
+)
+def test_bytes_that_are_not_whole_frames_are_refused(encoder: Any, part: bytes) -> None:
+    """They would eat the event that follows."""
+    with pytest.raises(ValueError, match=r"whole frames.*a str to send data.*relay\(chunks\)"):
+        encoder(part, "\n")
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([b"a", b":", b" ", b"\n", b"\r", b"\r\n"]), max_size=6).map(b"".join)
+)
+def test_bytes_are_whole_if_the_next_event_arrives(data: bytes) -> None:
+    """Said by a decoder: what comes first is over, so an event that follows is seen."""
+    probe = b"data: probe\n\n"
+    for before in (b"data: first\n\n", b"data: first\r\r"):
+        decoder = EventStreamDecoder()
+        events = decoder.feed(before + data + probe)
+        seen = [event.data for event in events] == ["first", "probe"]
+        try:
+            encode(data)
+        except ValueError:
+            pass  # refused: it may be a line that clients ignore, and it may not
+        else:
+            assert seen, data
+
+
+class Event(str):
+    """As the events of Datastar are: a str that is a frame."""
+
+
+FRAMES = [
+    'data: {"type":"RUN_STARTED"}\n\n',
+    "event: datastar-patch-elements\nretry: 1000\ndata: elements <div></div>\n\n",
+    "data: [DONE]\r\n\r\n",
+    "data:x\r\r",
+    "data: a\n\ndata: b\n\n",
+    ": hello\ndata: x\n\n",
+    "id: 7\n\n",
+    "data:\ndata: x\n\n",
+]
+
+
+@pytest.mark.parametrize("kind", [str, Event])
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_str_that_is_a_frame_is_refused(frame: str, kind: type[str]) -> None:
+    """Regression 40: the encoders of AG-UI and Datastar make such; it is not data."""
+    with pytest.raises(ValueError, match=r"a frame already: .*frame\.encode\(\)"):
+        encode(kind(frame))
+    assert encode(frame.encode()) == frame.encode()
+    assert encode({"data": frame}) == encode(ServerSentEvent(frame))  # said, so it is meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ":\n\n",  # one of the most frequent tokens of language models
+        ": the answer is\n\n",
+        "data:\n\n",
+        "data: \n\n",
+        "data: x\n",
+        "data: x",
+        "data: x\n\nand more",
+        "data: see below\nand here\n\n",
+        " data: x\n\n",
+        "data x\n\n",
+        "name: x\n\n",
+        "event\n\n",
+        "\n\n",
+        "id:\n\n",
+    ],
+)
+def test_text_that_only_begins_like_a_frame_is_data(text: str) -> None:
+    for kind in (str, Event):
+        (event,) = EventStreamDecoder().feed(encode(kind(text)))
+        assert event.data == text
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("da: \r\nid"), max_size=12))
+def test_a_str_is_data_or_refused(text: str) -> None:
+    try:
+        frame = encode(text)
+    except ValueError:
+        assert text.startswith(("data:", "id:", ":"))
+        assert lf(text).endswith("\n\n")
+    else:
+        (event,) = EventStreamDecoder().feed(frame)
+        assert event.data == lf(text)
+
+
+@pytest.mark.parametrize("text", [*FRAMES, ":\n\n"])
+def test_the_adapter_takes_every_str_for_data(text: str) -> None:
+    (event,) = EventStreamDecoder().feed(compat.encode(text, "\r\n"))
+    assert event.data == lf(text)
+    assert compat.encode(Event(text), "\r\n") == compat.encode(text, "\r\n")
+
+
+@ENCODERS
+def test_a_ping_may_be_comment_lines(encoder: Any) -> None:
+    for ping in (
+        b":\n",
+        b":\r\n",
+        b":\r",
+        b": a\n: b\n",
+        b": a\r:\n",
+        b":\n\n",
+        b"data: x\n\n",
+        b"",
+    ):
+        assert encode_ping(ping, "\n", encoder) == ping
+    assert encode_ping({"comment": "x"}, "\n", encoder) == b": x\n\n"
+    assert encode_ping({"event": "ping"}, "\r\n", encoder) == b"event: ping\r\n\r\n"
+    for wrong in (b":", b": x", b"data: x\n", b": a\nb\n", b": a\n b: \n", b"x"):
+        with pytest.raises(ValueError, match="whole frames"):
+            encode_ping(wrong, "\n", encoder)
+
+
+def test_a_ping_that_is_a_comment_is_no_str() -> None:
+    """It would be data, and so an event."""
+    for wrong in (":\n\n", ": ping"):
+        with pytest.raises(ValueError, match=r"a ping that is a str is sent as data: return b':"):
+            encode_ping(wrong, "\n")
+        assert encode_ping(wrong, "\n", compat.encode) == compat.encode(wrong, "\n")
+    assert encode_ping("alive", "\n") == b"data: alive\n\n"
+
+
 @pytest.mark.parametrize("event", [None, 5, 1.5, ["a"], object(), ("a",), bytearray(b"x")])
 def test_what_is_no_event_is_refused(event: Any) -> None:
-    with pytest.raises(TypeError, match=f"not {type(event).__name__}; to send it as data"):
+    with pytest.raises(TypeError, match=f"not {type(event).__name__}: .*; to send it as data"):
         encode(event)
 
 

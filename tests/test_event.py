@@ -11,13 +11,18 @@ import json
 import pickle
 import types
 import uuid
+from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import pydantic
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sse_asgi import JSONServerSentEvent, ServerSentEvent
+from sse_asgi import JSONServerSentEvent, ServerSentEvent, compat
+from sse_asgi.encoder import encode
 
 
 class Price(pydantic.BaseModel):
@@ -112,7 +117,6 @@ def test_bytes_that_are_not_utf8_are_refused() -> None:
         ({"id": "a\0b"}, "id must not contain NUL"),
         ({"retry": -1}, "retry must not be negative"),
         ({"data": "\ud800"}, "data has a lone surrogate"),
-        ({"data": {"a": "\udfff"}}, "data has a lone surrogate"),
         ({"event": "\ud800"}, "event has a lone surrogate"),
         ({"id": "\ud800"}, "id has a lone surrogate"),
         ({"comment": "\ud800"}, "comment has a lone surrogate"),
@@ -178,6 +182,117 @@ def test_a_json_event_is_always_json(data: object, text: str) -> None:
     assert json.loads(text) == data
     assert isinstance(event, ServerSentEvent)
     assert (event.event, event.id, event.retry, event.comment) == ("e", "1", 2, "c")
+
+
+@dataclasses.dataclass
+class Delta:
+    delta: str
+
+
+class Model(pydantic.BaseModel):
+    delta: Any
+
+
+class StructDelta(msgspec.Struct):
+    delta: str
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: {"delta": text},
+        lambda text: {"delta": 0, text: ["x", text]},
+        lambda text: [MappingProxyType({"delta": text})],
+        Delta,
+        StructDelta,
+        lambda text: Model(delta=text),
+        lambda text: [Model(delta={text: text})],
+    ],
+    ids=["dict", "key", "mapping", "dataclass", "msgspec", "model", "inside"],
+)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ud83d",
+        "a\udfffb",
+        "\u2028",
+        "\u2029",
+        "\x85",
+        "é\u2028☃ \ud800\x85\xa0😀",
+        "\u3000é\x0b\x7f",
+    ],
+    ids=ascii,
+)
+def test_json_escapes_what_clients_stumble_over(make: Callable[[str], Any], text: str) -> None:
+    """Regression 30: hermes-agent#84281, python-sdk#1356, dify#39008."""
+    value = make(text)
+    plain: Any = make("mark")
+    mark = ServerSentEvent(plain).data
+    assert mark is not None
+    expected = json.loads(mark.replace('"mark"', json.dumps(text)))
+    by_name: Any = {"data": value}
+    frames = [
+        encode(event)
+        for event in (
+            by_name,
+            ServerSentEvent(value),
+            JSONServerSentEvent(value),
+            compat.ServerSentEvent(value, sep="\n"),
+            compat.JSONServerSentEvent(value, sep="\n"),
+        )
+    ]
+    frames.append(compat.encode(by_name, "\n"))
+    for frame in frames:
+        sent = frame.decode()
+        assert len(sent.splitlines()) == 2  # which is what httpx and requests read lines with
+        assert json.loads(sent.removeprefix("data: ")) == expected
+        assert frame == frames[0]
+
+
+@settings(deadline=None)
+@given(
+    st.recursive(
+        st.text(st.characters())
+        | st.text(st.sampled_from('a\ud83d\ude00\u2028\u2029\x85é\xa0"\\')),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+    )
+)
+def test_json_is_what_json_dumps_means(value: Any) -> None:
+    text = JSONServerSentEvent(value).data
+    assert text is not None
+    assert json.loads(text) == json.loads(json.dumps(value))
+    assert text.encode().decode().splitlines() == [text]
+
+
+def test_text_is_sent_as_it_is() -> None:
+    """What is not JSON can't be escaped: nobody would take it back."""
+    text = "a\u2028b\u2029c\x85d"
+    for event in (text, {"data": text}, ServerSentEvent(text)):
+        assert encode(event) == f"data: {text}\n\n".encode()
+    for wrong in ("\ud83d", {"data": "\ud83d"}):
+        with pytest.raises(ValueError, match="data has a lone surrogate at 0"):
+            encode(wrong)
+
+
+def test_a_model_that_fails_for_another_reason_says_so() -> None:
+    class Failing(pydantic.BaseModel):
+        @pydantic.field_serializer("value")
+        def fail(self, value: int) -> int:
+            raise ValueError("not today")
+
+        value: int = 1
+
+    with pytest.raises(ValueError, match="not today"):
+        ServerSentEvent(Failing())
+
+
+def test_a_model_gives_text() -> None:
+    class Odd:
+        def model_dump_json(self, by_alias: bool) -> bytes:
+            return b"1"
+
+    with pytest.raises(TypeError, match=r"model_dump_json\(\) must return a str, not b'1'"):
+        ServerSentEvent(Odd())
 
 
 class Tick(ServerSentEvent[int]):

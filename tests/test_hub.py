@@ -22,6 +22,7 @@ from anyio.abc import TaskStatus
 
 from sse_asgi import CloseReason, ServerSentEvent, SSERequest, sse_app
 from sse_asgi.decoder import DecodedEvent
+from sse_asgi.encoder import encode
 from sse_asgi.hub import EventTooLargeError, Hub, HubClosedError, HubError, MemoryLog, Page
 from sse_asgi.hub.subscription import PAUSE
 from sse_asgi.testing import Connection, connect
@@ -456,13 +457,76 @@ async def test_an_id_with_too_many_topics_says_so() -> None:
 # -- publishing ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("event", [b"data: x\n\n", {"id": 1, "data": "x"}, ServerSentEvent(id="")])
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"id": 1, "data": "x"},
+        ServerSentEvent(id=""),
+        b"id: 1\ndata: x\n\n",
+        b"data: x\r\nid:\r\n\r\n",
+    ],
+)
 async def test_the_hub_gives_the_ids(event: Any) -> None:
     hub = Hub()
     with pytest.raises((TypeError, ValueError), match="the hub gives the ids"):
         await hub.publish("news", event)
     with pytest.raises((TypeError, ValueError), match="the hub gives the ids"):
         hub.publish_from_thread("news", event)
+    assert (await hub.publish("news", "fine")).endswith("-1")
+
+
+@pytest.mark.parametrize(
+    ("frame", "event"),
+    [
+        (b"data: a\n\n", {"data": "a"}),
+        (b"data:a\r\ndata: b\r\n\r\n", {"data": "a\nb"}),
+        (b"event: x\rdata: a\r\r", {"event": "x", "data": "a"}),
+        (b": c\n:d\nretry: 9\nother: 1\ndata\n\n", {"comment": "c\nd", "retry": 9, "data": ""}),
+        (b"event: message\ndata: a\n\n", {"data": "a"}),
+        (b"\n\ndata: a\n\n\n", {"data": "a"}),
+    ],
+)
+async def test_a_frame_of_another_encoder_is_decoded_first(frame: bytes, event: Any) -> None:
+    hub = Hub()
+    subscription = hub.subscribe("news")
+    for published in (frame, event):
+        await hub.publish("news", published)
+    frames = (await anext(subscription)).split(b"id: ")[1:]
+    bodies = [each.partition(b"\n")[2] for each in frames]
+    assert bodies == [encode(event)] * 2
+
+
+async def test_the_limit_for_a_frame_is_that_of_the_log() -> None:
+    """And not that of a decoder."""
+    frame = b"data: " + b"x" * 2**20 + b"\n\n"
+    hub = Hub(max_bytes=2**21)
+    subscription = hub.subscribe("news")
+    await hub.publish("news", frame)
+    assert (await anext(subscription)).endswith(frame)
+    with pytest.raises(EventTooLargeError, match="max_bytes"):
+        await Hub().publish("news", frame)
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        (b"data: a", "whole frames"),
+        (b"data: a\n", "whole frames"),
+        (b"data: a\n\ndata: b\n\n", "these bytes have 2"),
+        (b":\n\n", "these bytes have 0"),
+        (b"event: x\n\n", "these bytes have 0"),
+        (b"", "these bytes have 0"),
+        (b"data: \xff\n\n", "can't decode byte 0xff"),
+        ("data: a\n\n", r"a frame already.*frame\.encode\(\)"),
+    ],
+)
+async def test_what_is_not_one_event_is_not_published(frame: Any, error: str) -> None:
+    """Regression 40, at a hub."""
+    hub = Hub()
+    with pytest.raises(ValueError, match=error):
+        await hub.publish("news", frame)
+    with pytest.raises(ValueError, match=error):
+        hub.publish_from_thread("news", frame)
     assert (await hub.publish("news", "fine")).endswith("-1")
 
 

@@ -101,7 +101,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, anyio_backend: object) -> Counter[str
         counts["park"] += 1
         await parked(runtime, count)
 
-    for module in ("hub", "subscription"):
+    for module in ("hub", "body", "subscription"):
         monkeypatch.setattr(f"sse_asgi.hub.{module}.encode", counting_encode)
     monkeypatch.setattr(kind, "parked", counting_parked)
     return counts

@@ -9,6 +9,8 @@ import asyncio
 import gc
 import inspect
 import json
+import subprocess
+import sys
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,6 +44,7 @@ from sse_asgi.starlette import (
     JSONServerSentEvent,
     SendTimeoutError,
     ServerSentEvent,
+    ensure_bytes,
 )
 from sse_asgi.testing import connect
 
@@ -113,10 +116,11 @@ def test_the_body_of_the_request_is_starlettes_business() -> None:
 
 
 async def test_headers() -> None:
+    """Regression 44: a proxy that compresses would buffer (create-react-app#1633)."""
     async with connect(EventSourceResponse(["a"])) as stream:
         assert stream.headers == {
             "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-store",
+            "cache-control": "no-store, no-transform",
             "x-accel-buffering": "no",
         }
 
@@ -223,6 +227,66 @@ async def test_the_ping_interval_may_be_set_until_the_response_starts() -> None:
         assert len(stream.comments) == 2
 
 
+#: What a response of sse-starlette 3.7.0 has in public.
+ATTRIBUTES = {
+    "active", "background", "body_iterator", "charset", "client_close_handler_callable",
+    "data_sender_callable", "headers", "media_type", "ping_interval", "ping_message_factory",
+    "raw_headers", "send_timeout", "sep", "status_code",
+}  # fmt: skip
+
+
+def test_the_attributes_of_a_response() -> None:
+    def factory() -> ServerSentEvent:
+        return ServerSentEvent(comment="x")
+
+    options: dict[str, Any] = {
+        "sep": "\r", "send_timeout": 3, "ping_message_factory": factory,
+        "shutdown_grace_period": 2, "cleanup_timeout": None,
+    }  # fmt: skip
+    response = EventSourceResponse([], **options)
+    assert {name: getattr(response, name) for name in options} == options
+    assert response.active
+    assert [name for name in ATTRIBUTES if not hasattr(response, name)] == []
+    plain = EventSourceResponse([])
+    assert (plain.sep, plain.send_timeout, plain.ping_message_factory) == ("\r\n", None, None)
+    assert (plain.shutdown_grace_period, plain.cleanup_timeout) == (0, 30)
+
+
+def test_no_attribute_of_sse_starlette_is_missing() -> None:
+    """In a process of its own: to import it changes uvicorn."""
+    code = (
+        "from sse_starlette import EventSourceResponse as R; r = R(iter([])); "
+        "print(*{n for n in {*vars(r), *dir(r)} if n[0] != '_'})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if "No module named 'sse_starlette'" in run.stderr:
+        pytest.skip("sse-starlette is not installed")
+    there = set(run.stdout.split())
+    assert there >= ATTRIBUTES
+    response = EventSourceResponse([])
+    assert [name for name in there if not hasattr(response, name)] == []
+
+
+async def test_attributes_may_be_set_until_the_response_starts() -> None:
+    response = EventSourceResponse(["a"])
+    response.sep = "\n"
+    response.send_timeout = 5
+    assert (response.sep, response.send_timeout) == ("\n", 5)
+    assert await body_of_response(response) == b"data: a\n\n"
+    for name, wrong in (("sep", "x"), ("send_timeout", -1), ("shutdown_grace_period", -1)):
+        with pytest.raises(ValueError, match=name):
+            setattr(response, name, wrong)
+
+
+@on_mock_clock
+async def test_pings_may_be_set_until_the_response_starts() -> None:
+    response = EventSourceResponse(Recorder().source(), ping=1)
+    response.ping_message_factory = lambda: {"comment": "mine"}
+    async with connect(response) as stream:
+        await anyio.sleep(2.5)
+        assert stream.comments == ["mine", "mine"]
+
+
 def test_compression_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="compress"):
         EventSourceResponse([]).enable_compression()
@@ -303,6 +367,40 @@ OTHER_EVENTS: list[tuple[Any, bytes]] = [
 @pytest.mark.parametrize(("event", "frame"), EVENTS + OTHER_EVENTS)
 async def test_what_is_sent(event: Any, frame: bytes) -> None:
     assert await body_of([event]) == frame
+
+
+@pytest.mark.parametrize(
+    ("event", "frame"), [*EVENTS, ("data: x\n\n", b"data: data: x\r\ndata: \r\ndata: \r\n\r\n")]
+)
+def test_ensure_bytes(event: Any, frame: bytes) -> None:
+    """Programs import it from ``sse_starlette.event``, and from ``sse_starlette.sse``."""
+    if isinstance(event, MappingProxyType):
+        return  # whose repr is sent there
+    assert ensure_bytes(event, "\r\n") == ensure_bytes(event, sep="\r\n") == frame
+
+
+def test_ensure_bytes_checks_no_bytes() -> None:
+    for part in (b"hello", b"data: x\n", memoryview(b"hello"), b""):
+        encoded = ensure_bytes(part, "\n")
+        assert encoded == bytes(part)
+        assert type(encoded) is bytes
+    assert ensure_bytes({"data": "a\nb"}, "\r") == b"data: a\rdata: b\r\r"
+    with pytest.raises(ValueError, match="sep must be one of"):
+        ensure_bytes("a", "x")
+
+
+async def test_every_str_is_data() -> None:
+    """As in sse-starlette, also if it is a frame of another encoder."""
+    for text in ("data: x\n\n", ":\n\n", "event: e\ndata: x\n\n"):
+        async with connect(EventSourceResponse([text])) as stream:
+            event = await stream.receive()
+            assert (event.event, event.data) == ("message", text)
+
+
+async def test_bytes_must_be_whole_frames() -> None:
+    for part in (b"hello", b"data: x\n", memoryview(b"data: x")):
+        with pytest.raises(ValueError, match=r"whole frames.*relay\(chunks\)"):
+            await body_of([part])
 
 
 @pytest.mark.parametrize(

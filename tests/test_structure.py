@@ -38,6 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "event": NAMES,
     "encoder": NAMES | {"event"},
     "decoder": NAMES,
+    "relaying": NAMES | {"decoder"},
+    "notes": set(),
     "body": NAMES,
     "request": NAMES | {"body"},
     # What is asked of a server, and how a process learns that it is stopping.
@@ -53,7 +55,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "runtime", "encoder", "servers", "shutdown", "source", "opening", "options",
     },
     "answers": NAMES | {"options", "supervisor"},
-    "app": NAMES | {"request", "source", "opening", "options", "supervisor", "answers"},
+    "factory": NAMES,
+    "app": NAMES | {
+        "factory", "request", "source", "opening", "options", "supervisor", "answers",
+    },
     # Adapters translate.
     "compat": NAMES | {"event", "encoder"},
     "starlette": NAMES | {
@@ -61,10 +66,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "fastapi": NAMES | {"event", "starlette"},
     # It makes frames, and nothing that serves them.
-    "hub": NAMES | {"runtime", "encoder"},
+    "hub": NAMES | {"runtime", "encoder", "decoder"},
     # The hub for type checkers: what is tested is what it is given.
     "testing": NAMES | {"runtime", "decoder", "hub"},
-    "__init__": NAMES | {"event", "request", "shutdown", "threads", "options", "app"},
+    "__init__": NAMES | {
+        "event", "relaying", "request", "shutdown", "threads", "options", "app",
+    },
     # The demo is a user: the public names of the package, and nothing else.
     "demo": {"__init__", "hub", "types"},
     "__main__": {"demo"},
@@ -94,6 +101,7 @@ ORDER: dict[str, list[set[str]]] = {
     "hub": [
         {"positions"},
         {"names"},
+        {"body"},
         {"affinity"},
         {"log"},
         {"window"},

@@ -47,11 +47,18 @@ class Affinity:
         """Bind the hub to the running event loop.
 
         :raises HubClosedError: the hub is closed.
-        :raises RuntimeError: the hub is in use in another event loop.
+        :raises RuntimeError: the hub is in use in another event loop; no event loop is running
+            (:class:`anyio.NoEventLoopError`).
         """
         if self.closed:
             raise HubClosedError("the hub is closed")
-        runtime = current()
+        try:
+            runtime = current()
+        except anyio.NoEventLoopError:
+            raise anyio.NoEventLoopError(
+                "no event loop is running here: subscribe and publish in a coroutine or a factory, "
+                "not while a module is loaded; from another thread: hub.publish_from_thread()"
+            ) from None
         if runtime is self.runtime:
             return
         if self._users or self.open:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from ..encoder import encode
 from .beginning import Beginning, Start
+from .body import body_of
 from .memory import MemoryLog
 from .names import check_key, check_topic, is_pattern
 from .positions import MAX_TOPICS, Position, join
@@ -18,6 +18,7 @@ from .work import Work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from ..types import EventLike
@@ -80,6 +81,9 @@ class Hub:
         given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
         if log is None:
             log = MemoryLog(**given)
+        elif not all(callable(getattr(log, name, None)) for name in ("append", "read", "run")):
+            hint = f"Hub(RedisLog({log!r:.80}))" if isinstance(log, str) else "Hub(max_events=...)"
+            raise TypeError(f"log must be a log, such as RedisLog, not {log!r:.80}; try {hint}")
         elif given:
             raise TypeError(f"{', '.join(given)}: the limits are those of the log that is given")
         if not gap_event or not isinstance(gap_event, str):
@@ -114,15 +118,17 @@ class Hub:
         """Append an event to a topic, and return its id. Waits for the log, never for a subscriber.
 
         :param topic: the topic. Its first use creates it.
-        :param event: an event-like without an id: the hub gives the ids.
+        :param event: an event-like without an id: the hub gives the ids. ``bytes`` are one whole
+            frame, as other encoders make it, with data and without an id.
         :param key: makes it safe to publish the event again if an attempt may have failed. If the
             log has an event of the topic with the same key, nothing is appended, and the id of that
             event is returned.
         :param collapse_key: a subscriber with the policy ``"latest"`` that is behind gets only the
             newest event of each such key.
         :returns: the id of the event.
-        :raises TypeError: the event is ``bytes``, or not an event-like.
-        :raises ValueError: the event has an id, or can't be encoded; the topic is empty, is longer
+        :raises TypeError: the event is not an event-like.
+        :raises ValueError: the event has an id, or can't be encoded; ``bytes`` are not one whole
+            event; the topic is empty, is longer
             than 255 characters, or has control characters or ``*``; a key is empty or longer than
             255 characters.
         :raises EventTooLargeError: the event is larger than the limit ``max_bytes`` of the log.
@@ -180,11 +186,12 @@ class Hub:
         :raises HubClosedError: the hub is closed.
         """
         if not topics:
-            raise TypeError("subscribe to at least one topic")
+            raise TypeError("subscribe to at least one topic: hub.subscribe('news')")
+        for topic in topics:
+            if not is_pattern(topic):
+                check_topic(topic)
         plain = tuple(dict.fromkeys(topic for topic in topics if not is_pattern(topic)))
         patterns = tuple(dict.fromkeys(topic for topic in topics if is_pattern(topic)))
-        for topic in plain:
-            check_topic(topic)
         _check_options(last_event_id, history, policy)
         if len(plain) > MAX_TOPICS:
             raise ValueError(f"{len(plain)} topics, where an id has room for {MAX_TOPICS}")
@@ -289,9 +296,18 @@ class Hub:
         self._affinity.closed = True
         self.kick(lambda subscription: True)
 
+    def lifespan(self, app: object = ...) -> AbstractAsyncContextManager[None]:
+        """Keep the hub open while an application runs: the ``lifespan`` of sse_app or Starlette.
+
+        :param app: the application, which calls this.
+        :raises TypeError: without an application.
+        """
+        if app is ...:
+            raise TypeError("the application calls it: lifespan=hub.lifespan, without brackets")
+        return self._while_open()
+
     @asynccontextmanager
-    async def lifespan(self, app: object) -> AsyncGenerator[None, None]:
-        """Keep the hub open while an application runs: the ``lifespan`` of sse_app or Starlette."""
+    async def _while_open(self) -> AsyncGenerator[None, None]:
         async with self:
             yield
 
@@ -314,14 +330,4 @@ def _checked(topic: object, event: EventLike, key: object, collapse_key: object)
     check_topic(topic)
     check_key("key", key)
     check_key("collapse_key", collapse_key)
-    return _body(event)
-
-
-def _body(event: EventLike) -> bytes:
-    """Return the frame of an event, which must not have an id."""
-    if isinstance(event, (bytes, bytearray, memoryview)):
-        raise TypeError("the hub gives the ids: publish an event, not a frame that is encoded")
-    own = event.get("id") if isinstance(event, Mapping) else getattr(event, "id", None)
-    if own is not None:
-        raise ValueError(f"the hub gives the ids: publish the event without its id, {own!r:.80}")
-    return encode(event)
+    return body_of(event)

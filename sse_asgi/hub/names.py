@@ -21,7 +21,8 @@ def check_topic(topic: object) -> None:
     :raises ValueError: it is empty, is too long, or has control characters or ``*``.
     """
     if not isinstance(topic, str):
-        raise TypeError(f"a topic must be a str, not {topic!r}")
+        hint = "; unpack them: *topics" if isinstance(topic, (list, tuple, set, frozenset)) else ""
+        raise TypeError(f"a topic must be a str, not {topic!r:.80}{hint}")
     if not 0 < len(topic) <= MAX_TOPIC_LENGTH:
         raise ValueError(f"a topic has 1 to {MAX_TOPIC_LENGTH} characters: {topic!r:.80}")
     if "*" in topic or not topic.isprintable():

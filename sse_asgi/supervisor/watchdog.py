@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ..encoder import encode_ping
 from ..reasons import CloseReason
 from ..runtime.base import driven, nothing
 from .deadlines import TRY_AGAIN, Due
@@ -248,7 +249,7 @@ class Watchdog:
 
     def _ping_frame(self) -> bytes:
         factory = self._options.ping_message_factory
-        return PING if factory is None else self._encode(factory(), self._options.sep)
+        return PING if factory is None else encode_ping(factory(), self._options.sep, self._encode)
 
     # -- what takes no task: to wake one costs ten times as much -----------------------------------
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from .log import RedisLog
+try:
+    from .log import RedisLog
+except ModuleNotFoundError as _error:
+    if _error.name != "coredis":
+        raise
+    raise ModuleNotFoundError(
+        f"{__name__} needs coredis: pip install 'sse-asgi[redis]'", name=_error.name
+    ) from _error
 
 __all__ = ["RedisLog"]
