@@ -51,6 +51,8 @@ class _Nothing:
 
     __slots__ = ()
 
+    iterator: object = None
+
     async def step(self) -> bytes:
         raise StopAsyncIteration
 

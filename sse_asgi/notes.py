@@ -6,7 +6,16 @@ from contextlib import suppress
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
-__all__ = ["note_origin"]
+__all__ = ["name_of", "note_origin"]
+
+
+def name_of(source: Any) -> str:
+    """Return the qualified name of a generator, with its file and first line; or of a class."""
+    with suppress(Exception):  # of a proxy, say
+        code, _ = _inner(source)
+        if code is not None:
+            return f"{code.co_qualname} ({code.co_filename}, line {code.co_firstlineno})"
+    return type(source).__qualname__
 
 
 def note_origin(error: BaseException, source: Any) -> None:

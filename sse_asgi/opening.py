@@ -47,6 +47,11 @@ class Opening:
         assert self._source is not None
         return self._source.step
 
+    @property
+    def iterator(self) -> object:
+        """What is stepped, to name it in a message, or what is awaited."""
+        return self._awaitable if self._source is None else self._source.iterator
+
     def give_to(self, receiver: FrameReceiver) -> None:
         """Let the source give its events, if it is open and can."""
         if self._source is not None:

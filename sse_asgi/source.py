@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from .threads import ThreadSource, close_in_thread
+from .threads import YIELDS_IN_CLEANUP, ThreadSource, close_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .types import EventLike, FrameReceiver
 
 __all__ = [
+    "YIELDS_IN_CLEANUP",
     "AsyncSource",
     "check_source",
     "discard",
@@ -32,6 +33,11 @@ class OpenSource(Protocol):
     @property
     def step(self) -> Callable[[], Awaitable[EventLike]]:
         """Return an awaitable of the next event. At the end it raises ``StopAsyncIteration``."""
+        ...
+
+    @property
+    def iterator(self) -> object:
+        """What is stepped, to name it in a message."""
         ...
 
     def give_to(self, receiver: FrameReceiver) -> None:
@@ -91,21 +97,21 @@ async def discard(source: object, timeout: float | None) -> None:
 class AsyncSource:
     """An async iterable. Its code runs in the task of the stream."""
 
-    __slots__ = ("_iterator", "step")
+    __slots__ = ("iterator", "step")
 
     def __init__(self, source: AsyncIterable[EventLike]) -> None:
-        self._iterator: AsyncIterator[EventLike] = aiter(source)
+        self.iterator: AsyncIterator[EventLike] = aiter(source)
         # The iterator's own method: a wrapper would cost time for each event.
-        self.step: Any = self._iterator.__anext__
+        self.step: Any = self.iterator.__anext__
 
     def give_to(self, receiver: FrameReceiver) -> None:
         """Let the iterator give events to ``receiver``, if it is a subscription."""
-        give_to = getattr(self._iterator, "give_to", None)
+        give_to = getattr(self.iterator, "give_to", None)
         if give_to is not None:
             give_to(receiver)
 
     async def aclose(self) -> None:
         """Close the iterator, if it can be closed."""
-        aclose = getattr(self._iterator, "aclose", None)
+        aclose = getattr(self.iterator, "aclose", None)
         if aclose is not None:
             await aclose()

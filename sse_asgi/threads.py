@@ -11,6 +11,7 @@ import inspect
 import logging
 import sys
 import threading
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from .runtime.base import Runtime
     from .types import EventLike, FrameReceiver
 
-__all__ = ["ThreadSource", "close_in_thread", "current_thread_limiter"]
+__all__ = ["YIELDS_IN_CLEANUP", "ThreadSource", "close_in_thread", "current_thread_limiter"]
 
 logger: logging.Logger = logging.getLogger("sse_asgi")
 
 #: How many sync iterables an event loop serves at once. Each may block a thread for any time, so
 #: they have a limiter of their own. A thread that waits costs some 50 KiB.
 SYNC_STREAMS = 256
+
+#: How often a source may yield while it is being closed.
+YIELDS_IN_CLEANUP = 100
 
 _END = cast("EventLike", object())
 
@@ -74,6 +78,11 @@ class ThreadSource:
             raise StopAsyncIteration
         return event
 
+    @property
+    def iterator(self) -> object:
+        """What is stepped, to name it in a message."""
+        return self._thread.iterator
+
     def give_to(self, receiver: FrameReceiver) -> None:
         """Do nothing: a sync iterable gives events only when it is stepped."""
 
@@ -104,15 +113,15 @@ class _Thread:
     """
 
     __slots__ = (
-        "_closed", "_context", "_iterator", "_limiter", "_runtime", "_unseen", "calls", "closing",
-        "error", "event", "started",
+        "_closed", "_context", "_limiter", "_runtime", "_unseen", "calls", "closing",
+        "error", "event", "iterator", "started",
     )  # fmt: skip
 
     def __init__(self, source: Any, runtime: Runtime) -> None:
         self._runtime = runtime
         self._limiter: anyio.CapacityLimiter | None = None
         # Not iter() here: it is user code, and may block.
-        self._iterator: Any = source
+        self.iterator: Any = source
         # One context for all calls. It is a copy of the one in which the source is opened.
         self._context = contextvars.copy_context()
         self.calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -185,7 +194,7 @@ class _Thread:
         if self.closing:
             return
         self.closing = True
-        iterator = self._iterator
+        iterator = self.iterator
         if not self.started:
             if _is_unused_generator(iterator):
                 iterator.close()  # this runs no code of it
@@ -219,22 +228,30 @@ class _Thread:
             if not self.closing:
                 try:
                     if not begun:
-                        self._iterator = iter(self._iterator)
+                        self.iterator = iter(self.iterator)
                         begun = True
-                    self.event = next(self._iterator, _END)
+                    self.event = next(self.iterator, _END)
                 except BaseException as exc:
                     self.error = exc
             self._runtime.from_thread(wake)
             del wake  # it refers to the stream
         try:
-            close = getattr(self._iterator, "close", None)
+            close = getattr(self.iterator, "close", None)
             if close is not None:
                 close()
         except BaseException as exc:
+            if "ignored GeneratorExit" in str(exc):
+                self._finish_cleanup()
             if self.error is None:
                 self.error = exc
-        close = self._iterator = None  # what they refer to is freed here, not in the event loop
+        close = self.iterator = None  # what they refer to is freed here, not in the event loop
         self._runtime.from_thread(self._note_closed)
+
+    def _finish_cleanup(self) -> None:
+        """Let a generator that has yielded in its cleanup come to the end of that."""
+        with suppress(StopIteration, GeneratorExit):
+            for _ in range(YIELDS_IN_CLEANUP):
+                next(self.iterator)  # it can't be closed a second time
 
 
 def _is_unused_generator(iterator: object) -> bool:

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": NAMES | {"event", "encoder", "body", "shutdown"},
     # The life of one stream.
     "supervisor": NAMES | {
-        "runtime", "encoder", "servers", "shutdown", "source", "opening", "options",
+        "runtime", "encoder", "notes", "servers", "shutdown", "source", "opening", "options",
     },
     "answers": NAMES | {"options", "supervisor"},
     "factory": NAMES,

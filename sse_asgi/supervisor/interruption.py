@@ -19,6 +19,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..notes import name_of
 from ..reasons import CloseReason
 from ..runtime.base import Whose, nothing
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ..runtime.base import Cancel, CancelScope, Runtime
+    from ..source import OpenSource
     from .deadlines import Deadlines
     from .life import Life
 
@@ -74,10 +76,18 @@ class Interruption:
 
     __slots__ = (
         "_before", "_cleanup_timer", "_groups", "_late_timer", "_life", "_pump", "_runtime",
-        "_task", "_times", "_was_late", "cleanup", "entered", "feed", "outer",
+        "_source", "_task", "_times", "_was_late", "cleanup", "entered", "feed", "outer",
     )  # fmt: skip
 
-    def __init__(self, runtime: Runtime, life: Life, times: Deadlines, pump: Cancellable) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        life: Life,
+        times: Deadlines,
+        pump: Cancellable,
+        source: OpenSource,
+    ) -> None:
+        self._source = source
         self._runtime = runtime
         self._pump = pump
         self._cleanup_timer: Cancel = nothing
@@ -148,7 +158,8 @@ class Interruption:
         if not self._was_late:
             self._was_late = True
             logger.warning(
-                "the source was not closed within cleanup_timeout=%s s",
+                "the source %s was not closed within cleanup_timeout=%s s",
+                name_of(self._source.iterator),
                 self._times.timing.cleanup_timeout,
             )
 

@@ -20,11 +20,13 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .. import servers
 from ..encoder import encode
+from ..notes import name_of, note_origin
 from ..opening import Opening
 from ..reasons import CloseReason
 from ..runtime import of_task
 from ..runtime.base import driven
 from ..shutdown import server_shutdown
+from ..source import YIELDS_IN_CLEANUP
 from .deadlines import Deadlines
 from .ending import Ending, farewell, stopping
 from .interruption import Interruption, Thrown
@@ -46,10 +48,7 @@ __all__ = ["Stream"]
 
 logger: logging.Logger = logging.getLogger("sse_asgi")
 
-#: How often a source may yield while it is being closed.
-YIELDS_IN_CLEANUP = 100
-
-_YIELD_IN_CLEANUP = "the source yielded while it was being closed; that is not sent"
+_YIELD_IN_CLEANUP = "the source %s yielded while it was being closed; that is not sent"
 
 
 class Stream:
@@ -106,7 +105,7 @@ class Stream:
             is_stream=body is None,
         )  # fmt: skip
         self._pump = pump = Pump(source, response, life, times)
-        self._interruption = interruption = Interruption(runtime, life, times, pump)
+        self._interruption = interruption = Interruption(runtime, life, times, pump, source)
         self._watchdog = Watchdog(
             receive, response, life, times, interruption, source, options, runtime,
             encode=encode,
@@ -252,7 +251,7 @@ class Stream:
                     except BaseException as exc:
                         if self._is_cancellation(exc):
                             raise
-                        self._life.fail(exc)
+                        self._fail(exc)
                     finally:
                         value = None  # an error's traceback has this frame: no cycle
                         yield from self._close_source().__await__()
@@ -288,7 +287,12 @@ class Stream:
         elif pump.stepping and pump.awaits_cancelled:  # it has come to its end
             life.close(CloseReason.FINISHED)
         elif life.error is None:
-            life.fail(error)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Close the stream with an exception of the source, or about what it has yielded."""
+        note_origin(error, self._source.iterator)
+        self._life.fail(error)
 
     # -- closing: the source ---------------------------------------------------------------------
 
@@ -297,12 +301,12 @@ class Stream:
         if self._pump.unsent is NOTHING or not self._interruption.entered:
             return
         if not self._life.way_out.last_event:
-            logger.warning(_YIELD_IN_CLEANUP)
+            logger.warning(_YIELD_IN_CLEANUP, name_of(self._source.iterator))
             return
         try:
             self._last_event = self._encode(self._pump.unsent, self._options.sep)
         except Exception as exc:
-            self._life.fail(exc)
+            self._fail(exc)
 
     async def _close_source(self) -> None:
         cleanup = self._interruption.cleanup
@@ -322,15 +326,15 @@ class Stream:
             except RuntimeError as exc:
                 if "ignored GeneratorExit" not in str(exc):
                     raise
-                logger.warning(_YIELD_IN_CLEANUP)
+                logger.warning(_YIELD_IN_CLEANUP, name_of(self._source.iterator))
                 await self._finish_cleanup()
         except BaseExceptionGroup as group:
             # A task group open around the yield: it wraps the GeneratorExit that closes it.
             if (rest := group.split(GeneratorExit)[1]) is not None:
-                self._life.fail(rest)
+                self._fail(rest)
         except BaseException as exc:
             if not self._is_cancellation(exc):
-                self._life.fail(exc)
+                self._fail(exc)
             elif isinstance(exc, GeneratorExit) or self._interruption.from_outside():
                 raise  # else the source has cancelled a task of its own, and waited for that
         finally:
