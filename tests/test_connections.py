@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from sse_asgi import CloseReason, Shutdown, sse_app
-from sse_asgi.servers.sockets import Connections
+from sse_asgi.servers.connections import Connections
 from sse_asgi.types import Message, Scope
 
 from .streams import Recorder, http_scope, on_mock_clock

@@ -71,9 +71,11 @@ ORDER: dict[str, list[set[str]]] = {
     "runtime": [{"base"}, {"asyncio", "trio"}, {"native"}],
     "servers": [
         {"sockets"},
+        {"connection"},
         {"base"},
         {"running"},
-        {"uvicorn", "hypercorn", "daphne"},
+        {"uvicorn", "hypercorn", "granian", "daphne"},
+        {"connections"},
     ],
     "supervisor": [
         {"life"},
