@@ -30,6 +30,9 @@ __all__ = ["Connections"]
 #: How often to look for connections that were closed, in seconds.
 PERIOD = 5.0
 
+#: For how long to do so without a pause, and for how long to pause, in seconds.
+SLICE, PAUSE = 0.005, 0.05
+
 #: A client that takes nothing of what waits for it is stuck after so many seconds.
 MOMENT = 0.5
 
@@ -66,6 +69,7 @@ class Connections:
         self._look_again = -math.inf
         self._watched: dict[Server, Callable[[], object]] = {}
         self._stop: Cancel = nothing
+        self._pause: Cancel = nothing
 
     # -- to find one -----------------------------------------------------------------------------
 
@@ -175,13 +179,23 @@ class Connections:
         self._watched.pop(server, None)
         if not self._watched:
             self._stop()
-            self._stop = nothing
+            self._pause()
+            self._stop = self._pause = nothing
 
     def _look(self) -> None:
-        for server, lost in tuple(self._watched.items()):
+        """Begin to look at all of them."""
+        self._pause()
+        self._go_on(iter(tuple(self._watched.items())))
+
+    def _go_on(self, rest: Iterator[tuple[Server, Callable[[], object]]]) -> None:
+        ends = perf_counter() + SLICE
+        for server, lost in rest:
             if server in self._watched and server.is_gone():
                 self.forget(server)
                 lost()
+            if perf_counter() > ends:
+                self._pause = self._runtime.after(PAUSE, partial(self._go_on, rest))
+                return
 
 
 def _by_send(scope: Scope, send: Send) -> Request | None:

@@ -79,9 +79,9 @@ class Files:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.clock: Callable[[], float] = clock
         self._files: dict[Ends, int] = {}
-        self._look_again = -math.inf
+        self._listed = self._look_again = -math.inf
 
     def find(self, ends: Ends) -> socket.socket | None:
         """Return a duplicate of the socket that connects these addresses.
@@ -89,18 +89,31 @@ class Files:
         :returns: ``None`` if there is none, or it is too early to look again.
         """
         found = self._duplicate(ends)
-        if found is None and self._clock() >= self._look_again:
+        if found is None and self.clock() >= self._look_again:
             self._look()
             found = self._duplicate(ends)
         return found
 
+    def lack(self, ends: Ends, since: float) -> bool:
+        """Return whether no file that was open since some time has these addresses.
+
+        IPv6 has more than one way to write an address, so nothing is known of one.
+        """
+        return (
+            bool(_FILES)
+            and self._listed >= since
+            and ends not in self._files
+            and (":" not in ends[0])
+        )
+
     def _look(self) -> None:
-        now, begin = self._clock(), perf_counter()
+        now, begin = self.clock(), perf_counter()
         try:
             self._files = _open_connections()
         except OSError:  # there are too many files: it takes one to list them
             self._look_again = now + MOMENT
         else:
+            self._listed = now
             self._look_again = now + (perf_counter() - begin) / SHARE
 
     def _duplicate(self, ends: Ends) -> socket.socket | None:
@@ -121,15 +134,17 @@ class Files:
 class _Unowned(Connection):
     """A connection whose socket belongs to somebody else. It is borrowed for each look."""
 
-    __slots__ = ("_ends", "_files")
+    __slots__ = ("_ends", "_files", "_since")
 
     def __init__(self, ends: Ends, files: Files) -> None:
         self._ends = ends
         self._files = files
+        self._since = files.clock()
 
     def is_closed(self) -> bool:
+        """Return whether the client has closed its end, or granian has closed its own."""
         if (sock := self._files.find(self._ends)) is None:
-            return False
+            return self._files.lack(self._ends, self._since)
         with sock:
             return SocketConnection(sock).is_closed()
 

@@ -97,7 +97,9 @@ def test_a_stream_that_is_stuck_beside_one_that_is_read(server: Server, tag: str
         connection.increment_flow_control_window(2**24)
 
         def read() -> None:
-            for event in connection.receive_data(response._without_goaway(response._receive())):
+            data = response._without_goaway(response._receive())
+            events: Any = connection.receive_data(data)
+            for event in events:
                 size = getattr(event, "flow_controlled_length", 0)
                 if size and event.stream_id != stuck:
                     connection.acknowledge_received_data(size, event.stream_id)
