@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from .test_disconnect import STALLED
 #: Those that have no entry point of ours in them: it is not used here.
 EACH = [name for name in kinds() if "starlette" not in name] + ["uvicorn-zttp"]
 HTTP1 = [name for name in EACH if not KINDS[name].http2]
-HTTP2 = [name for name in EACH if KINDS[name].http2] + ["uvicorn-zttp-h2"]
 UVICORN = [name for name in HTTP1 if name.startswith("uvicorn")]
 
 #: For how long a client is watched, in seconds.
@@ -86,11 +86,11 @@ def test_progress_of_a_client(server: Server, tag: str, behind: str) -> None:
     wait_until(server, tag, lambda seen: seen["over"])
 
 
-@on_servers([name for name in HTTP2 if name.startswith(("hypercorn", "daphne"))])
+@on_servers(["hypercorn-h2", "hypercorn-h3-trio", "daphne-h2"])
 def test_a_stream_that_is_stuck_beside_one_that_is_read(server: Server, tag: str) -> None:
     """What others of the connection take is no progress of this one."""
     # Its window stays closed, and that of the connection open. hypercorn only waits in the end.
-    with server.open(f"/looked-at?tag={tag}&most=300") as response:
+    with by_http2(server, f"/looked-at?tag={tag}&most=300") as response:
         assert isinstance(response, HTTP2Response)
         assert response.status == 200
         connection, stuck = response._connection, response._stream
@@ -136,6 +136,11 @@ def test_a_stream_that_is_stuck_beside_one_that_is_read(server: Server, tag: str
         )
     wait_until(server, tag, lambda seen: seen["over"])
     server.wait_for_end(f"{tag}-other")
+
+
+def by_http2(server: Server, path: str) -> Response:
+    """Open a stream by HTTP/2, also on a server that has HTTP/3 as well."""
+    return replace(server.address, http3=False).open(path)
 
 
 def pipelined(path: str, size: int = 0) -> bytes:
@@ -214,3 +219,32 @@ def test_an_address_of_somebody_else(server: Server, tag: str, path: str) -> Non
         victim.body.clear()
         victim.read_until(lambda body: body.count(b"\n\n") > 100)
     server.wait_for_end(f"{tag}-victim")
+
+
+@on_servers(["hypercorn-h3", "hypercorn-h3-trio"])
+@pytest.mark.parametrize("behind", ["", "-behind"])
+def test_a_client_of_http3_leaves(server: Server, tag: str, behind: str) -> None:
+    """Nobody is told of it, and the timer sees it."""
+    with server.open(f"/looked-at-idle{behind}?tag={tag}") as response:
+        assert response.status == 200
+    wait_until(server, tag, lambda seen: seen["over"])
+    assert look(server, tag)["lost"]
+
+
+@on_servers(["hypercorn-h2", "hypercorn-h3-trio", "daphne-h2"])
+def test_a_stream_is_reset_and_its_connection_stays(server: Server, tag: str) -> None:
+    """Its client takes nothing of the one stream, and goes on to read others."""
+    with by_http2(server, f"/looked-at?tag={tag}&seconds=1&most=300") as response:
+        assert isinstance(response, HTTP2Response)
+        assert response.status == 200
+        wait_until(server, tag, lambda seen: seen["over"])
+        assert look(server, tag)["aborted"]
+        assert response.read_to_end() == "broken"
+        connection = response._connection
+        other = connection.get_next_available_stream_id()
+        path = f"/events?tag={tag}-other".encode()
+        fields = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"localhost")]
+        connection.send_headers(other, [*fields, (b":path", path)], end_stream=True)
+        response._flush()
+        response.ending = None
+        assert response.read_to_end() == "complete"
