@@ -26,7 +26,7 @@ from sse_asgi.runtime import of_task
 from sse_asgi.servers.base import Server
 from sse_asgi.types import Message, Scope, Send
 
-from .streams import Recorder, http_scope, on_mock_clock
+from .streams import Recorder, Stopping, http_scope, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -402,7 +402,7 @@ ASGIHTTPProtocol.__module__ = "granian._granian"
 def by_granian(scope: Scope) -> Server:
     """Return what is known of the server of a request by granian."""
     send = ASGIHTTPProtocol().send
-    return servers.recognise(scope, send, of_task(), SimpleNamespace(signalled=False))
+    return servers.recognise(scope, send, of_task(), Stopping(signalled=False))
 
 
 def granians(connection: Connection, **changes: Any) -> Scope:
@@ -489,10 +489,34 @@ async def test_an_address_that_a_request_may_have_brought(
     assert not server.is_gone()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_progress(connection: Connection, kind: str) -> None:
+    """Regression 26: it is seen when the client takes something, and at no other time."""
+    if kind == "unix":
+        connection.close()
+        connection.client, connection.server = socket.socketpair()
+    send = connection.by_hypercorn(connection.send)
+    server = servers.recognise(http_scope(), send, of_task(), Stopping())
+    before = server.progress()
+    assert before is not None
+    connection.server.sendall(b"x")
+    assert connection.client.recv(1) == b"x"
+    connection.fill()
+    await anyio.sleep(0.5)  # what is on its way arrives
+    before = server.progress()
+    await anyio.sleep(1.5)  # TCP asks several times whether the window has opened
+    assert server.progress() == before
+    for _ in range(100):
+        connection.read_some()
+    await anyio.sleep(0.1)
+    assert server.progress() != before
+
+
 async def test_a_server_that_nobody_knows(connection: Connection) -> None:
     """Nothing is cut by addresses."""
     scope = granians(connection)
-    server = servers.recognise(scope, connection.send, of_task(), SimpleNamespace(signalled=True))
+    server = servers.recognise(scope, connection.send, of_task(), Stopping(signalled=True))
     called: list[str] = []
     server.attach(lambda: None, lambda: called.append("lost"))
     server.abort()

@@ -24,7 +24,7 @@ from sse_asgi.servers.base import Server
 from sse_asgi.testing import Connection, connect
 from sse_asgi.types import Message, Scope
 
-from .streams import Recorder, http_scope, never, on_mock_clock
+from .streams import Recorder, Stopping, http_scope, never, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -421,7 +421,7 @@ def wrapped(scope: Scope) -> Server:
 
     async def send(message: Message) -> None: ...
 
-    return servers.recognise(scope, send, of_task(), SimpleNamespace(signalled=False))
+    return servers.recognise(scope, send, of_task(), Stopping(signalled=False))
 
 
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -488,9 +488,7 @@ async def test_a_closed_connection_that_nobody_tells_of(
         seen = [
             wrapped(dict(cycle.scope))
             if behind
-            else servers.recognise(
-                cycle.scope, cycle.send, of_task(), SimpleNamespace(signalled=False)
-            )
+            else servers.recognise(cycle.scope, cycle.send, of_task(), Stopping(signalled=False))
             for cycle in (closed, open_)
         ]
         for name, server in zip(("closed", "open"), seen, strict=True):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,6 +26,12 @@ START: Message = {
 
 #: How often to look, in seconds.
 EVERY = 0.05
+
+
+class _Running:
+    """What a server knows that was not told to stop."""
+
+    signalled = False
 
 
 @dataclass
@@ -60,7 +65,7 @@ class _Application:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.receive = receive
-        self.server = servers.recognise(scope, send, of_task(), SimpleNamespace(signalled=False))
+        self.server = servers.recognise(scope, send, of_task(), _Running())
         self.look = _looks[_tag(scope)] = Look()
         #: After how many messages to send the last one.
         self.most = float(parse_qs(scope["query_string"].decode()).get("most", ["inf"])[0])

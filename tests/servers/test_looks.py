@@ -55,7 +55,7 @@ def read_slowly(response: Response, seconds: float) -> None:
     while time.monotonic() < ends:
         if isinstance(response, HTTP2Response):
             response.read_some()
-            response.body.clear()
+            del response.body[:]
         else:
             response.sock.recv(4096)
         time.sleep(0.05)
