@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -69,3 +70,10 @@ def http_scope(**changes: Any) -> dict[str, Any]:
 async def never() -> Any:
     """A ``receive()`` that has nothing to say."""
     await anyio.sleep_forever()
+
+
+@dataclass
+class Stopping:
+    """Says whether a server was told to stop."""
+
+    signalled: bool = False

@@ -1,4 +1,8 @@
-"""Clients that take nothing any more: their connections are aborted, and no other ones."""
+"""Clients that take nothing any more: their connections are aborted, and no other ones.
+
+The servers are made of objects that look like those of hypercorn and granian, with real sockets.
+The real ones are in tests/servers.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,18 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
-from sse_asgi import CloseReason, Shutdown, sse_app
-from sse_asgi.servers.sockets import Connections
-from sse_asgi.types import Message, Scope
+from sse_asgi import CloseReason, Shutdown, servers, sse_app
+from sse_asgi.runtime import of_task
+from sse_asgi.servers.base import Server
+from sse_asgi.types import Message, Scope, Send
 
-from .streams import Recorder, http_scope, on_mock_clock
+from .streams import Recorder, Stopping, http_scope, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +41,41 @@ def not_waiting(end: socket.socket) -> Iterator[None]:
         yield
     finally:
         end.settimeout(timeout)
+
+
+class HTTPStream:
+    """What hypercorn has for a request: it leads to the socket, as with trio."""
+
+    def __init__(self, connection: Connection, send: Send, http2: bool) -> None:
+        self.tcp = connection
+        self.wrapped = send
+        self.stream_id = 1
+        self.closed = False
+        self.resets: list[int] = []
+        if http2:
+            self.stream_buffers: dict[int, Any] = {}
+
+    async def app_send(self, message: Message) -> None:
+        await self.wrapped(message)
+
+    # It is also the protocol, and the server of the connection, which hypercorn has apart.
+
+    async def send(self, event: object) -> None: ...
+
+    @property
+    def stream(self) -> Any:
+        return SimpleNamespace(socket=self.tcp.server)
+
+    @property
+    def connection(self) -> Any:
+        return SimpleNamespace(reset_stream=lambda number, code: self.resets.append(number))
+
+    @property
+    def task_group(self) -> Any:
+        return SimpleNamespace(spawn=lambda function: None)
+
+
+HTTPStream.__module__ = "hypercorn.protocol.http_stream"
 
 
 class Connection:
@@ -94,11 +135,25 @@ class Connection:
         """Take the start of a response, and nothing after the first event."""
         self.sent.append(message)
         if any(message.get("body") for message in self.sent):
+            self.fill()
             await self.lost()
 
     async def shielded_send(self, message: Message) -> None:
         with anyio.CancelScope(shield=True):
             await self.send(message)
+
+    def by_hypercorn(self, send: Send, version: str = "1.1") -> Send:
+        """Return what hypercorn gives an application for this connection to send by."""
+        stream = HTTPStream(self, send, version == "2")
+        self.resets = stream.resets
+        return stream.app_send
+
+
+@pytest.fixture(autouse=True)
+def imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are looked for only if a server is loaded."""
+    for name in ("hypercorn.asyncio.run", "hypercorn.trio.run", "granian._futures"):
+        monkeypatch.setitem(sys.modules, name, sys)
 
 
 @pytest.fixture(params=[False, True], ids=["cancellable", "shielded"])
@@ -134,7 +189,7 @@ async def test_a_client_that_takes_no_event_loses_its_connection(
     """
     recorder = Recorder()
     app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
-    send = connection.shielded_send if shielded else connection.send
+    send = connection.by_hypercorn(connection.shielded_send if shielded else connection.send)
     await app(connection.scope(), connection.receive, send)
     assert recorder.closed
     assert recorder.report.reason is CloseReason.SEND_TIMEOUT
@@ -144,9 +199,12 @@ async def test_a_client_that_takes_no_event_loses_its_connection(
 async def test_other_streams_of_the_connection_stay(connection: Connection) -> None:
     recorder = Recorder()
     app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
-    await app(connection.scope(http_version="2"), connection.receive, connection.send)
+    send = connection.by_hypercorn(connection.send, "2")
+    with anyio.move_on_after(1.5):  # the stand-in does not tell that the stream was reset
+        await app(connection.scope(http_version="2"), connection.receive, send)
     assert recorder.report.reason is CloseReason.SEND_TIMEOUT
-    assert connection.works()
+    assert connection.resets == [1]
+    assert not connection.given_up()
 
 
 async def test_who_does_not_take_the_end_of_a_stream_loses_the_connection(
@@ -162,7 +220,7 @@ async def test_who_does_not_take_the_end_of_a_stream_loses_the_connection(
         shutdown=shutdown,
         on_close=recorder.on_close,
     )
-    send = connection.shielded_send if shielded else connection.send
+    send = connection.by_hypercorn(connection.shielded_send if shielded else connection.send)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(app, connection.scope(), connection.receive, send)
         while not any(message.get("body") for message in connection.sent):
@@ -187,7 +245,7 @@ async def test_who_does_not_take_a_ping_loses_the_connection_when_the_server_sto
         shutdown=shutdown,
         on_close=recorder.on_close,
     )
-    send = connection.shielded_send if shielded else connection.send
+    send = connection.by_hypercorn(connection.shielded_send if shielded else connection.send)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(app, connection.scope(), connection.receive, send)
         while not any(message.get("body") for message in connection.sent):
@@ -215,7 +273,7 @@ async def test_a_middleware_that_answers_every_receive_at_once() -> None:
     with closing(Connection()) as connection:
         recorder = Recorder()
         app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
-        await app(connection.scope(), receive, connection.send)
+        await app(connection.scope(), receive, connection.by_hypercorn(connection.send))
     assert recorder.report.reason is CloseReason.SEND_TIMEOUT
     assert calls < 10_000
 
@@ -237,7 +295,7 @@ async def test_a_receive_that_raises_when_the_connection_was_given_up(
     recorder = Recorder()
     app = sse_app(lambda: recorder.source("a"), send_timeout=0.05, on_close=recorder.on_close)
     with pytest.raises(_Stop) if error is _Stop else nullcontext():
-        await app(connection.scope(), receive, connection.send)
+        await app(connection.scope(), receive, connection.by_hypercorn(connection.send))
     assert recorder.report.reason is CloseReason.SEND_TIMEOUT
 
 
@@ -263,7 +321,8 @@ async def test_a_client_that_takes_its_time_and_a_source_too(
 
     app = sse_app(source, cleanup_timeout=0.5, shutdown=shutdown, on_close=recorder.on_close)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(app, connection.scope(), connection.receive, send)
+        by_hypercorn = connection.by_hypercorn(send)
+        tasks.start_soon(app, connection.scope(), connection.receive, by_hypercorn)
         while len(connection.sent) < 2:
             await anyio.sleep(0.001)
         shutdown.drain()
@@ -310,7 +369,8 @@ async def test_what_a_stopping_server_has_taken_and_the_client_has_not(
         scope = connection.scope(http_version=version)
         async with anyio.create_task_group() as tasks:
             async with anyio.create_task_group() as streams:
-                streams.start_soon(app, scope, connection.receive, send)
+                by_hypercorn = connection.by_hypercorn(send, version)
+                streams.start_soon(app, scope, connection.receive, by_hypercorn)
                 while len(connection.sent) < 2:
                     await anyio.sleep(0.001)
                 signal.raise_signal(signal.SIGTERM) if stops else shutdown.drain()
@@ -330,19 +390,63 @@ async def test_what_a_stopping_server_has_taken_and_the_client_has_not(
         signal.signal(signal.SIGTERM, found)
 
 
+class ASGIHTTPProtocol:
+    """What granian has for a request. It leads nowhere."""
+
+    async def send(self, message: Message) -> None: ...
+
+
+ASGIHTTPProtocol.__module__ = "granian._granian"
+
+
+def by_granian(scope: Scope) -> Server:
+    """Return what is known of the server of a request by granian."""
+    send = ASGIHTTPProtocol().send
+    return servers.recognise(scope, send, of_task(), Stopping(signalled=False))
+
+
+def granians(connection: Connection, **changes: Any) -> Scope:
+    """Return the scope of a request by granian, and fill its connection."""
+    connection.fill()
+    host, port = connection.server.getpeername()[:2]
+    own, listened = connection.server.getsockname()[:2]
+    ends = {"client": (host, str(port)), "server": (own, str(listened)), "query_string": b"a=1"}
+    return connection.scope(**({**ends, "raw_path": b"/"} | changes))
+
+
+def aborts(scope: Scope) -> bool:
+    server = by_granian(scope)
+    server.abort()
+    return server.aborted
+
+
+async def test_a_connection_that_only_the_system_knows(
+    connection: Connection, other: Connection
+) -> None:
+    assert aborts(granians(connection))
+    assert connection.given_up()
+
+
 async def test_when_the_process_has_no_file_left(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients that stall have them all, perhaps."""
 
     def listdir(path: str) -> list[str]:
-        monkeypatch.undo()
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(os, "listdir", listdir)
-    assert not Connections().abort(connection.scope())
+    scope = granians(connection)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", listdir)
+        server = by_granian(scope)
+        server.abort()
+        assert not server.aborted
+        assert not server.is_gone()
     with anyio.fail_after(10):
-        await connection.lost()
+        while not server.aborted:
+            await anyio.sleep(0.05)
+            server.abort()
+    assert connection.given_up()
 
 
 @pytest.mark.parametrize(
@@ -350,22 +454,78 @@ async def test_when_the_process_has_no_file_left(
     [
         {"client": None},
         {"server": None},
-        {"client": ("testclient", 50000)},
-        {"client": ("127.0.0.1", 0)},
+        {"client": ("testclient", "50000")},
+        {"client": ("127.0.0.1", "0")},
         {"client": ("127.0.0.1", "no port")},
         {"server": ("/run/app.sock", None)},
     ],
 )
 async def test_a_scope_that_names_no_connection(connection: Connection, ends: Any) -> None:
-    assert not Connections().abort(connection.scope(**ends))
-    assert connection.works()
+    assert not aborts(granians(connection, **ends))
+    assert not connection.given_up()
 
 
-async def test_a_scope_with_ports_as_text(connection: Connection, other: Connection) -> None:
-    """As granian has them."""
+@pytest.mark.parametrize("where", ["headers", "query_string", "raw_path", "client"])
+async def test_an_address_that_a_request_may_have_brought(
+    connection: Connection, where: str
+) -> None:
+    """Regression 32: a middleware may have put it where granian's was."""
     host, port = connection.server.getpeername()
-    assert Connections().abort(connection.scope(client=(host, str(port))))
-    assert not connection.works()
+    said = f"{host}:{port}".encode()
+    changes: dict[str, Any] = {
+        "headers": {"headers": [(b"forwarded", b"for=" + said)]},
+        "query_string": {"query_string": b"client=" + said},
+        "raw_path": {"raw_path": b"/" + said},
+        "client": {"client": (host, port)},  # an int: not granian's
+    }
+    server = by_granian(granians(connection, **changes[where]))
+    server.abort()
+    server.abort_if_stuck(0)
+    await anyio.sleep(0.7)
+    assert not server.aborted
+    assert server.progress() is None
+    assert not connection.given_up()
+    connection.close()
+    assert not server.is_gone()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_progress(connection: Connection, kind: str) -> None:
+    """Regression 26: it is seen when the client takes something, and at no other time."""
+    if kind == "unix":
+        connection.close()
+        connection.client, connection.server = socket.socketpair()
+    send = connection.by_hypercorn(connection.send)
+    server = servers.recognise(http_scope(), send, of_task(), Stopping())
+    before = server.progress()
+    assert before is not None
+    connection.server.sendall(b"x")
+    assert connection.client.recv(1) == b"x"
+    connection.fill()
+    await anyio.sleep(0.5)  # what is on its way arrives
+    before = server.progress()
+    await anyio.sleep(1.5)  # TCP asks several times whether the window has opened
+    assert server.progress() == before
+    for _ in range(100):
+        connection.read_some()
+    await anyio.sleep(0.1)
+    assert server.progress() != before
+
+
+async def test_a_server_that_nobody_knows(connection: Connection) -> None:
+    """Nothing is cut by addresses."""
+    scope = granians(connection)
+    server = servers.recognise(scope, connection.send, of_task(), Stopping(signalled=True))
+    called: list[str] = []
+    server.attach(lambda: None, lambda: called.append("lost"))
+    server.abort()
+    server.abort_if_stuck(0)
+    await anyio.sleep(0.7)
+    assert (server.aborted, server.progress(), server.is_gone()) == (False, None, False)
+    assert not connection.given_up()
+    server.detach()
+    assert not called
 
 
 @pytest.mark.parametrize("any_host", ["0.0.0.0", "::"])
@@ -374,8 +534,8 @@ async def test_a_scope_with_what_the_server_listens_on(
 ) -> None:
     """As granian has it."""
     port = connection.server.getsockname()[1]
-    assert Connections().abort(connection.scope(server=(any_host, port)))
-    assert not connection.works()
+    assert aborts(granians(connection, server=(any_host, port)))
+    assert connection.given_up()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
@@ -396,8 +556,10 @@ async def test_two_connections_that_only_differ_by_the_address_of_the_server() -
         two = stack.enter_context(socket.create_server(("127.0.0.2", port)))
         client, server = connect(one, "127.0.0.1", 0)
         other_client, other_server = connect(two, *client.getsockname())
-        scope = http_scope(client=client.getsockname(), server=("0.0.0.0", port))
-        assert not Connections().abort(scope)
+        host, number = client.getsockname()
+        ends = {"client": (host, str(number)), "server": ("0.0.0.0", port)}
+        scope = http_scope(**ends, query_string=b"", raw_path=b"/")
+        assert not aborts(scope)
         for end, other_end in ((client, server), (other_client, other_server)):
             other_end.sendall(b"x")
             assert end.recv(1) == b"x"
@@ -409,21 +571,21 @@ async def test_a_connection_of_ipv6(other: Connection) -> None:
     except OSError:
         pytest.skip("there is no IPv6 here")
     with closing(connection):
-        assert Connections().abort(connection.scope())
-        assert not connection.works()
+        assert aborts(granians(connection))
+        assert connection.given_up()
 
 
 async def test_a_file_that_has_become_another_one(connection: Connection) -> None:
     """The number of a file is given away again when it is closed."""
     gone = Connection()
-    scope = gone.scope()
-    connections = Connections()
-    assert not connections.abort(http_scope(client=("127.0.0.1", 1), server=("127.0.0.1", 1)))
+    server = by_granian(granians(gone))
+    assert not server.is_gone()  # all are known now
     number = gone.server.fileno()
     gone.close()
     os.dup2(connection.server.fileno(), number)
     try:
-        assert not connections.abort(scope)
+        server.abort()
+        assert not server.aborted
         assert connection.works()
     finally:
         os.close(number)
@@ -432,16 +594,16 @@ async def test_a_file_that_has_become_another_one(connection: Connection) -> Non
 async def test_a_file_that_is_no_connection_any_more() -> None:
     """It is left alone, and no duplicate of it is left behind."""
     gone = Connection()
-    scope = gone.scope()
-    connections = Connections()
-    assert not connections.abort(http_scope(client=("127.0.0.1", 1), server=("127.0.0.1", 1)))
+    server = by_granian(granians(gone))
+    assert not server.is_gone()  # all are known now
     reader, writer = os.pipe()
     number = gone.server.fileno()
     gone.close()
     os.dup2(reader, number)
     os.close(reader)
     try:
-        assert not connections.abort(scope)
+        server.abort()
+        assert not server.aborted
         os.write(writer, b"x")
         assert os.read(number, 1) == b"x"
         os.close(number)
@@ -454,7 +616,7 @@ async def test_a_file_that_is_no_connection_any_more() -> None:
 async def test_many_that_stall_together(
     connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The open files are not listed for each of them. One that was missed is aborted later."""
+    """The open files are not listed for each of them. One that was missed is found later."""
     looked = []
     listdir = os.listdir
 
@@ -464,22 +626,22 @@ async def test_many_that_stall_together(
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", look)
-    connections = Connections()
     together = [Connection() for _ in range(5)]
     try:
         for lost in together:
-            assert connections.abort(lost.scope())
-            assert not lost.works()
+            assert aborts(granians(lost))
+            assert lost.given_up()
         late = Connection()
         together.append(late)
-        for lost in (connection, late):
-            connections.abort(lost.scope())
+        server = by_granian(granians(late))
+        server.abort()
+        assert not server.aborted
         assert len(looked) == 1
-        assert late.works()
         with anyio.fail_after(10):
-            await late.lost()
-        assert not late.works()
-        assert not connection.works()
+            while not server.aborted:
+                await anyio.sleep(0.05)
+                server.abort()
+        assert late.given_up()
         assert len(looked) == 2
     finally:
         for lost in together:

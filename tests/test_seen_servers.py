@@ -5,6 +5,7 @@ The real ones take seconds, and are in tests/servers.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,10 +17,14 @@ import anyio
 import pytest
 import trio
 
-from sse_asgi import CloseReason, Shutdown, sse_app
+from sse_asgi import CloseReason, Shutdown, servers, sse_app
+from sse_asgi.runtime import of_task
+from sse_asgi.servers import connections
+from sse_asgi.servers.base import Server
 from sse_asgi.testing import Connection, connect
+from sse_asgi.types import Message, Scope
 
-from .streams import Recorder, http_scope, never, on_mock_clock
+from .streams import Recorder, Stopping, http_scope, never, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -363,3 +368,144 @@ async def test_a_response_to_a_client_that_takes_nothing_is_ended_there_too(
     await app(http_scope(**scope), never, send)
     assert recorder.report.reason is CloseReason.SEND_TIMEOUT
     assert (ended[-1:] == [True]) is quirk
+
+
+# Which connection is a stream's own, though middlewares are in between, and whether it is closed.
+
+
+class Cycle:
+    """A request of uvicorn's."""
+
+    def __init__(self, scope: Scope | None = None) -> None:
+        self.scope: Any = http_scope(state={}) if scope is None else scope
+        self.closing = False
+        self.disconnected = False
+        self.transport: Any = SimpleNamespace(
+            is_closing=lambda: self.closing,
+            get_write_buffer_size=lambda: 7,
+            get_extra_info=lambda name: None,
+            abort=self.abort,
+        )
+        self.flow = SimpleNamespace(read_paused=False)
+        self.message_event = anyio.Event()
+        self.aborts = 0
+
+    def abort(self) -> None:
+        self.aborts += 1
+
+    async def send(self, message: Message) -> None: ...
+
+
+Cycle.__module__ = "uvicorn.protocols.http.h11_impl"
+
+
+async def run_asgi(self: object) -> None:
+    """What a task of uvicorn's waits in."""
+    await anyio.sleep_forever()
+
+
+@asynccontextmanager
+async def requests(*cycles: Cycle) -> AsyncIterator[None]:
+    """Have uvicorn run requests, each in a task of asyncio's."""
+    run = of_module("uvicorn.protocols.http.h11_impl", run_asgi)
+    tasks = [asyncio.create_task(run(cycle)) for cycle in cycles]
+    await asyncio.sleep(0)
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def wrapped(scope: Scope) -> Server:
+    """Return what is seen through a middleware with another ``send``."""
+
+    async def send(message: Message) -> None: ...
+
+    return servers.recognise(scope, send, of_task(), Stopping(signalled=False))
+
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+
+@on_asyncio
+@pytest.mark.parametrize("changed", ["nothing", "headers", "state"])
+async def test_a_copy_of_the_scope_leads_to_the_connection(changed: str) -> None:
+    own, other = Cycle(), Cycle()
+    scope = dict(own.scope)
+    if changed != "nothing":
+        scope[changed] = type(scope[changed])(scope[changed])
+    async with requests(other, own):
+        server = wrapped(scope)
+        assert server.progress() is not None
+        server.abort()
+        assert server.aborted
+    assert (own.aborts, other.aborts) == (1, 0)
+
+
+@on_asyncio
+async def test_what_two_requests_share_leads_nowhere() -> None:
+    """A middleware may put one object of its own into all scopes."""
+    cycles = [Cycle(), Cycle()]
+    shared: Any = {}
+    for cycle in cycles:
+        cycle.scope["state"] = shared
+    scope = http_scope(state=shared)
+    async with requests(*cycles):
+        server = wrapped(scope)
+        server.abort()
+        assert (server.aborted, server.progress(), server.is_gone()) == (False, None, False)
+    assert [cycle.aborts for cycle in cycles] == [0, 0]
+
+
+@on_asyncio
+async def test_a_request_that_began_after_the_list_was_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All requests are listed for a tenth of the time at most."""
+    monkeypatch.setattr(connections, "perf_counter", iter(range(100)).__next__)  # slow: 1 s each
+    async with requests(first := Cycle()):
+        assert wrapped(dict(first.scope)).progress() is not None
+        async with requests(late := Cycle()):
+            server = wrapped(dict(late.scope))
+            assert server.progress() is None
+            assert wrapped(dict(first.scope)).progress() is not None
+            clock = of_task().of_loop.clock
+            found = of_task().own(servers._connections)
+            monkeypatch.setattr(found, "_look_again", clock())
+            assert server.progress() is not None
+
+
+@on_asyncio
+@pytest.mark.parametrize("behind", [False, True])
+async def test_a_closed_connection_that_nobody_tells_of(
+    monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    """Regression 31: uvicorn tells it only to the last of requests that came together."""
+    monkeypatch.setattr(connections, "PERIOD", 0.02)
+    closed, open_ = Cycle(), Cycle()
+    lost: list[str] = []
+    async with requests(closed, open_):
+        seen = [
+            wrapped(dict(cycle.scope))
+            if behind
+            else servers.recognise(cycle.scope, cycle.send, of_task(), Stopping(signalled=False))
+            for cycle in (closed, open_)
+        ]
+        for name, server in zip(("closed", "open"), seen, strict=True):
+            server.attach(lambda: None, partial(lost.append, name))
+        await anyio.sleep(0.1)
+        assert lost == []
+        closed.closing = True
+        with anyio.fail_after(10):
+            while not lost:
+                await anyio.sleep(0.01)
+        await anyio.sleep(0.1)
+        assert lost == ["closed"]
+        # Or uvicorn would log that the response is incomplete.
+        assert closed.disconnected
+        assert closed.message_event.is_set()
+        for server in seen:
+            server.detach()
+        open_.closing = True
+        await anyio.sleep(0.1)
+        assert lost == ["closed"]

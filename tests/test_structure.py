@@ -83,9 +83,11 @@ ORDER: dict[str, list[set[str]]] = {
     "runtime": [{"base"}, {"asyncio", "trio", "detached"}, {"native"}],
     "servers": [
         {"sockets"},
+        {"connection"},
         {"base"},
         {"running"},
-        {"uvicorn", "hypercorn", "daphne"},
+        {"uvicorn", "hypercorn", "granian", "daphne"},
+        {"connections"},
     ],
     "supervisor": [
         {"life", "incoming"},

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..runtime.base import Runtime
     from ..types import Scope, Send
     from .base import Stopping
-    from .sockets import Connections
+    from .connections import Connections
 
 __all__ = ["recognise"]
 
@@ -23,7 +23,7 @@ def recognise(scope: Scope, send: Send, runtime: Runtime, stopping: Stopping) ->
 
 
 def _connections() -> Connections:
-    from .sockets import Connections  # not before there is a stream
+    from .connections import Connections  # not before there is a stream
 
     return Connections()
 

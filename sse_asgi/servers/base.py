@@ -6,24 +6,44 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from .connection import Connection
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import ClassVar, Protocol
 
     from ..types import Receive, Scope, Send
-    from .sockets import Connections
 
     class Stopping(Protocol):
         """An object that knows whether the server was told to stop."""
 
         signalled: bool
 
+    class Connections(Protocol):
+        """The connections of an event loop: see ``connections.py``."""
+
+        def find(self, scope: Scope, send: Send) -> Connection | None:
+            """Return the connection of a request; ``None`` if it is too early to look for it."""
+            ...
+
+        def watch(self, server: Server, lost: Callable[[], object]) -> None:
+            """Call a function when the connection is found closed, until :meth:`forget`."""
+            ...
+
+        def forget(self, server: Server) -> None:
+            """Undo :meth:`watch`."""
+            ...
+
+        def cut_if_stuck(self, connection: Connection, seconds: float) -> None:
+            """Cut a connection unless its client takes something within so many seconds."""
+            ...
+
 
 __all__ = ["Server"]
 
 #: How long, in seconds, to wait until the server sees that a connection was aborted. HTTP/1.1 takes
 #: one iteration of the event loop. With HTTP/2 it takes a moment to see whether the connection is
-#: stuck.
+#: stuck, if it is to be cut.
 SEEN_HTTP1, SEEN_HTTP2 = 0.2, 1.0
 
 
@@ -40,7 +60,9 @@ class Server:
     :param connections: the connections of that event loop.
     """
 
-    __slots__ = ("_connections", "_scope", "_stopping", "aborted", "send")
+    __slots__ = (
+        "_connection", "_connections", "_scope", "_stopping", "aborted", "send",
+    )  # fmt: skip
 
     #: Whether ``send`` waits, if at all, before it writes, and only for its client. Any task and
     #: any callback may call such a ``send``, and drop it if it waits.
@@ -64,9 +86,11 @@ class Server:
         self._scope = scope
         self._stopping = stopping
         self._connections = connections
+        # None until it was asked for: few streams do.
+        self._connection: Connection | None = None
         #: What sends an ASGI message.
         self.send: Send = send
-        #: Whether the connection was aborted, as far as that is known.
+        #: Whether the connection was aborted, or the stream reset, as far as that is known.
         self.aborted: bool = False
 
     @property
@@ -82,41 +106,74 @@ class Server:
 
         :param shut_down: called when the server stops, if the server has a way of its own to tell
             applications so.
+        :param lost: called, within some seconds, when the connection is found closed. This is for
+            servers that do not always tell so by ``receive()``.
         """
+        self._connections.watch(self, lost)
 
     def detach(self) -> None:
         """Undo :meth:`attach`: the stream has ended, and the server may stop."""
+        self._connections.forget(self)
 
     def release(self) -> None:
         """Release the response: nothing is sent after this."""
 
+    # -- the connection --------------------------------------------------------------------------
+
+    @property
+    def connection(self) -> Connection:
+        """The connection of the stream. It is looked for when it is asked for."""
+        if self._connection is not None:
+            return self._connection
+        found = self._find_connection()
+        if found is None:  # it is too early
+            return Connection()
+        self._connection = found
+        return found
+
+    def _find_connection(self) -> Connection | None:
+        return self._connections.find(self._scope, self.send)
+
     def is_gone(self) -> bool:
-        """Return whether the connection is closed, as far as the server's own objects tell."""
-        return False
+        """Return whether the connection is closed, whatever ``receive()`` has told.
+
+        If it is, the server is made to note it, too. ``False`` if that can't be known.
+        """
+        connection = self.connection
+        if not connection.is_closed():
+            return False
+        connection.tell()
+        return True
 
     def progress(self) -> object | None:
-        """Return a value that changes whenever the client takes something; ``None``: unknown."""
-        return None
+        """Return a value that changes when the client takes something of what was sent to it.
 
-    # -- the connection --------------------------------------------------------------------------
+        It is to be compared with an earlier one, while one ``send`` waits. ``None`` if that can't
+        be seen.
+        """
+        return self.connection.progress()
 
     def abort(self) -> None:
         """Abort the connection of a client that takes nothing any more.
 
-        Other streams of an HTTP/2 connection may be fine, so that is only aborted when the server
-        is stopping, and if it is stuck.
+        Other streams of an HTTP/2 connection may be fine. So only this stream is reset, if the
+        server has a way to do so, and the connection is only cut when the server is stopping, and
+        if it is stuck.
         """
         if self.aborted:
             return
-        if self._is_http1():
-            self.aborted = self._connections.abort(self._scope)
-        elif self._stopping.signalled:
-            self._connections.abort_if_stuck(self._scope, 0)
+        connection = self.connection
+        if not connection.shared:
+            self.aborted = connection.waits() is not False and connection.cut()
+            return
+        self.aborted = connection.reset()
+        if self._stopping.signalled:
+            self._connections.cut_if_stuck(connection, 0)
             self.aborted = True
 
     def abort_if_stuck(self, seconds: float) -> None:
         """Abort the connection unless the client takes something within so many seconds."""
-        self._connections.abort_if_stuck(self._scope, seconds)
+        self._connections.cut_if_stuck(self.connection, seconds)
 
     async def abort_is_seen(self, receive: Receive) -> None:
         """Wait a moment until the server has seen that the connection was aborted.

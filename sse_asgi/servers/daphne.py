@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime import current
 from .base import Server
+from .connection import Connection, SocketConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ class Daphne(Server):
 
     def attach(self, shut_down: Callable[[], object], lost: Callable[[], object]) -> None:
         """Make ``send`` wait for the client, and make Twisted wait for the stream."""
+        super().attach(shut_down, lost)
         if (reactor := _reactor()) is None:
             return
         for request in _requests(reactor):
@@ -66,6 +68,7 @@ class Daphne(Server):
 
     def detach(self) -> None:
         """Let Twisted stop."""
+        super().detach()
         if self._let_stop is not None:
             self._let_stop()
             self._let_stop = None
@@ -75,13 +78,12 @@ class Daphne(Server):
         self._throttle.release()
 
     def abort(self) -> None:
-        """Abort the response. If its request was not found, abort it as on other servers."""
-        if self.aborted:
-            return
-        if self._throttle.registered:
+        """Abort the response. On HTTP/2 only its stream is reset."""
+        if not self.aborted:
             self.aborted: bool = self._throttle.abort()
-        else:
-            super().abort()
+
+    def _find_connection(self) -> Connection | None:
+        return _connection(self._throttle.request)
 
 
 class Throttle:
@@ -92,23 +94,21 @@ class Throttle:
     :param send: sends a message, whatever middleware is in between.
     """
 
-    __slots__ = ("_request", "_room", "_send", "registered")
+    __slots__ = ("_room", "_send", "request")
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._request: Any = None
+        #: The request that tells this object when its buffer is full, until it was released.
+        self.request: Any = None
         self._room = asyncio.Event()
         self._room.set()
-        #: Whether Twisted tells this object when the buffer of the request is full.
-        self.registered: bool = False
 
     def register(self, request: Any) -> None:
         """Ask Twisted to tell when the buffer of a request of daphne's is full."""
         if _is_open(request):
             with suppress(RuntimeError, ValueError):  # it has another producer
                 request.registerProducer(self, True)
-                self._request = request
-                self.registered = True
+                self.request = request
 
     async def send(self, message: Message) -> None:
         """Send a message when there is room for more."""
@@ -119,7 +119,7 @@ class Throttle:
 
     def release(self) -> None:
         """Unregister from the request. Nobody waits from now on."""
-        request, self._request = self._request, None
+        request, self.request = self.request, None
         if request is not None and _is_open(request):
             request.unregisterProducer()
         self._room.set()
@@ -129,7 +129,7 @@ class Throttle:
 
         :returns: whether the response had not ended before.
         """
-        request = self._request
+        request = self.request
         self.release()
         if request is None or not _is_open(request):
             return False
@@ -156,6 +156,66 @@ class Throttle:
     def stopProducing(self) -> None:
         """Let ``send`` go on: the connection is lost. ``receive()`` will report it."""
         self._room.set()
+
+
+class _HTTP1(SocketConnection):
+    """A connection of HTTP/1.1.
+
+    Twisted stops reading when a client has sent 16 KiB of further requests.
+
+    :param tcp: a transport of Twisted's for TCP.
+    """
+
+    __slots__ = ("_tcp",)
+
+    def __init__(self, tcp: Any) -> None:
+        super().__init__(tcp.getHandle())
+        self._tcp = tcp
+
+    def tell(self) -> None:
+        """Have Twisted close the connection, which it does not read from."""
+        self._tcp.abortConnection()
+
+    def taken(self) -> object | None:
+        """Return what the system tells, or else how far the buffer of Twisted was sent."""
+        acked = super().taken()
+        return (len(self._tcp.dataBuffer), self._tcp.offset) if acked is None else acked
+
+
+class _HTTP2(Connection):
+    """A stream of HTTP/2. Only what daphne needs is here: it does not forget to tell.
+
+    :param stream: the ``H2Stream`` of Twisted's.
+    """
+
+    __slots__ = ("_of_all", "_stream", "_tcp")
+
+    shared: ClassVar[bool] = True
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._of_all = stream._conn
+        self._tcp = _HTTP1(_tcp(self._of_all.transport))
+
+    def progress(self) -> object | None:
+        """Return how much the client allows to send, and if it allows some, what TCP tells."""
+        number = self._stream.streamID
+        try:
+            left = self._of_all.remainingOutboundWindow(number)
+            queue = self._of_all._outboundStreamQueues[number]
+        except Exception:  # the stream is over
+            return None
+        queued = sum(len(data) for data in queue if isinstance(data, bytes))
+        return left, self._tcp.taken() if left + queued > 0 or not queued else None
+
+    def taken(self) -> object | None:
+        return self._tcp.taken()
+
+    def waits(self) -> bool | None:
+        return self._tcp.waits()
+
+    def cut(self) -> bool:
+        return self._tcp.cut()
 
 
 class _Hold:
@@ -224,3 +284,22 @@ def _answers(request: Any, scope: Any) -> bool:
 def _is_open(request: Any) -> bool:
     """Return whether the response has not ended, and the connection not been lost."""
     return getattr(request, "channel", None) is not None
+
+
+def _connection(request: Any) -> Connection:
+    """Return the connection of a request of daphne's, or of none."""
+    if request is None or not _is_open(request):
+        return Connection()
+    try:
+        if request.transport is None:
+            return _HTTP2(request.channel)
+        return _HTTP1(_tcp(request.transport))
+    except AttributeError:  # a UNIX socket, or a later version has it elsewhere
+        return Connection()
+
+
+def _tcp(transport: Any) -> Any:
+    """Return the transport below TLS."""
+    while (below := getattr(transport, "transport", None)) is not None:
+        transport = below
+    return transport

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .base import Server
+from .connection import TransportConnection, innermost
 
 if TYPE_CHECKING:
     from typing import ClassVar
 
-__all__ = ["Uvicorn", "is_uvicorns"]
+__all__ = ["Uvicorn", "UvicornConnection", "is_uvicorns"]
 
 #: The modules whose ``send`` waits, if at all, before it writes, and only for its client.
 _SEND_AT_ONCE = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
-
-#: The modules with wrappers around ``send`` that only record something.
-_PASS_ON = ("starlette._exception_handler", "starlette.middleware.errors")
 
 
 class Uvicorn(Server):
@@ -27,12 +24,58 @@ class Uvicorn(Server):
     sends_at_once: ClassVar[bool] = True
 
 
+class UvicornConnection(TransportConnection):
+    """The connection of a request.
+
+    If a client sends further requests before it has the response, uvicorn tells only the last of
+    them that the connection was closed, or stops reading and does not notice.
+
+    :param cycle: the ``RequestResponseCycle`` of the request.
+    """
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: Any) -> None:
+        super().__init__(cycle.transport)
+        self._cycle = cycle
+
+    def is_closed(self) -> bool:
+        """Return whether the connection is closed. The client is asked if uvicorn does not read."""
+        if self._cycle.disconnected or self._transport.is_closing():
+            return True
+        return getattr(self._cycle.flow, "read_paused", True) and self.has_hung_up()
+
+    def tell(self) -> None:
+        """Do for this request what uvicorn does for the last one of the connection.
+
+        Otherwise it logs an error when the application returns, since the response is not complete.
+        """
+        if not self._cycle.disconnected:
+            self._cycle.disconnected = True
+            self._cycle.message_event.set()
+            self._transport.abort()
+
+
+class UvicornHTTP2(UvicornConnection):
+    """The same on HTTP/2, which is experimental. Its ``send`` waits for the connection alone."""
+
+    __slots__ = ()
+
+    shared: ClassVar[bool] = True
+
+    def reset(self) -> bool:
+        """Reset the stream."""
+        self._cycle.abort_stream()
+        return True
+
+
 def is_uvicorns(send: Any) -> bool:
     """Return whether a ``send`` is uvicorn's, with no wrapper that changes what it does."""
-    while isinstance(send, FunctionType) and send.__module__ in _PASS_ON:
-        closure = dict(zip(send.__code__.co_freevars, send.__closure__ or (), strict=True))
-        if "send" not in closure:
-            return False
-        send = closure["send"].cell_contents
-    server = getattr(send, "__self__", None)
-    return getattr(send, "__name__", "") == "send" and type(server).__module__ in _SEND_AT_ONCE
+    send = innermost(send)
+    cycle = getattr(send, "__self__", None)
+    return getattr(send, "__name__", "") == "send" and type(cycle).__module__ in _SEND_AT_ONCE
+
+
+def connection(cycle: Any) -> UvicornConnection:
+    """Return the connection of a ``RequestResponseCycle`` of uvicorn's."""
+    return (UvicornHTTP2 if hasattr(cycle, "abort_stream") else UvicornConnection)(cycle)

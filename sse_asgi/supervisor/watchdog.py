@@ -182,13 +182,14 @@ class Watchdog:
 
     def _look(self) -> None:
         """Look whether the client takes something of what is sent."""
-        times, taken = self._times, self._response.server.progress()
-        if taken is None:
-            times.look(math.inf, progress=False)
-            return
+        times, taken, before = self._times, self._response.server.progress(), self._taken
         first = times.sending_since is not None and times.looked < times.sending_since
-        times.look(self._runtime.clock(), progress=first or taken != self._taken)
         self._taken = taken
+        # If it could not be seen before, it may have taken something since.
+        times.look(
+            self._runtime.clock(),
+            progress=taken is not None and (first or before is None or taken != before),
+        )
 
     async def _pause(self) -> None:
         """Wait until somebody reads the body of the request, but not for long."""

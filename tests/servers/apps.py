@@ -42,6 +42,8 @@ from sse_asgi import (
 from sse_asgi.types import ASGIApp, EventLike, Message, Receive, Scope, Send
 from tests.entry_points import ENTRY_POINTS
 
+from . import looks
+
 # What has no handler is written without its level, and the tests look for that. Not the root
 # logger: servers that have handlers of their own would say everything twice.
 _handler = logging.StreamHandler()
@@ -284,6 +286,7 @@ app_at(
     send_timeout=0.5,
     cleanup_timeout=1,
 )
+apps.update(looks.APPS)
 app_at("/echo", echo)
 app_at("/broken", broken)
 app_at("/forbidden", forbidden, defer_start=True)
