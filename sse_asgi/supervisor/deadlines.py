@@ -77,8 +77,9 @@ class Deadlines:
             self.lifetime = now + timing.max_lifetime * uniform(0.9, 1)
         #: When a stream that was told to end is closed.
         self.drain_deadline: float = math.inf
-        #: How long a send may go on that was under way when the stream was closed.
-        self.spared_until: float = math.inf
+        #: How long a send may go on that was under way when the stream was closed; ``None`` if
+        #: there was none.
+        self.spared_until: float | None = None
         #: Whether that was not enough.
         self.spared_in_vain: bool = False
         #: When the watchdog looks again, and the scope in which it waits until then.
@@ -152,9 +153,7 @@ class Deadlines:
 
     def _closes_at(self) -> float:
         """Return when a stream that was told to end is closed, or is not spared any longer."""
-        if self.spared_until < math.inf:
-            return self.spared_until
-        return self.drain_deadline
+        return self.drain_deadline if self.spared_until is None else self.spared_until
 
     def _looks_at(self, sending_since: float) -> float:
         """Return when to look again whether the client takes something.

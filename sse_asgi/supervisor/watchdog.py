@@ -162,7 +162,7 @@ class Watchdog:
             self.drain(CloseReason.MAX_LIFETIME, times.timing.grace)
         elif due is Due.CLOSE:
             reason = self._life.reason or CloseReason.CLIENT_DISCONNECTED  # see _heard()
-            if times.spared_until < math.inf:
+            if times.spared_until is not None:
                 self.interrupt(reason)
             else:
                 self.close(reason)
@@ -178,7 +178,7 @@ class Watchdog:
     def _spares(self) -> bool:
         """Return whether the stream is closed, and a send may still come to its end."""
         times = self._times
-        return times.spared_until < math.inf and times.sending_since is not None
+        return times.spared_until is not None and times.sending_since is not None
 
     def _look(self) -> None:
         """Look whether the client takes something of what is sent."""
@@ -309,7 +309,7 @@ class Watchdog:
         """Close the stream here and now, and whatever is being sent."""
         times, server = self._times, self._response.server
         if self._spares():
-            times.spared_in_vain, times.spared_until = True, math.inf
+            times.spared_in_vain, times.spared_until = True, None
         if self._life.close(reason):
             if reason is CloseReason.CLIENT_DISCONNECTED and self._on_disconnect is not None:
                 self._on_disconnect()
