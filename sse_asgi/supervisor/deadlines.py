@@ -126,9 +126,11 @@ class Deadlines:
         if now >= self._closes_at():
             return Due.CLOSE
         if self.sending_since is not None:
-            if now >= self.sending_since + self.timing.send_timeout:
+            ends = self.sending_since + self.timing.send_timeout
+            if now >= ends and self.looked >= ends:  # not without a last look
                 return Due.SEND_TIMEOUT
-            return Due.PROGRESS if now >= self._looks_at(self.sending_since) else Due.NOTHING
+            looks = min(ends, self._looks_at(self.sending_since))
+            return Due.PROGRESS if now >= looks else Due.NOTHING
         if self.opening:
             return Due.NOTHING
         if self.handed_over:
