@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sse_asgi import CloseReason
 from sse_asgi.options import StreamOptions, Timing
 from sse_asgi.supervisor.deadlines import Deadlines, Due
 
 inf = math.inf
+
+#: What is lost when times are added.
+ROUNDING = 1e-9
 
 #: Times that an option may have: tiny, alike, as by default, and never.
 ABOVE_ZERO = st.sampled_from([2**-20, 0.01, 1.0, 5.0, 15.0, 30.0, inf]) | st.floats(1e-6, 100)
@@ -39,7 +43,8 @@ class Wait:
 
 
 def changed(timing: Timing, **changes: float) -> Timing:
-    return Timing(**{name: getattr(timing, name) for name in Timing.__slots__} | changes)
+    names = set(Timing.__slots__) - {"looks"}  # which follows from another
+    return Timing(**{name: getattr(timing, name) for name in names} | changes)
 
 
 def never_due() -> Deadlines:
@@ -55,7 +60,7 @@ def never_due() -> Deadlines:
         ),
         0,
     )
-    times.has_started()
+    times.started = True
     return times
 
 
@@ -75,12 +80,19 @@ def test_the_most_urgent_of_all_comes_first() -> None:
     times.lifetime = inf
     assert times.due(now) is Due.CLOSE
     times.drain_deadline = inf
+    assert times.due(now) is Due.PROGRESS
+    times.look(now, progress=False)
     assert times.due(now) is Due.SEND_TIMEOUT
+    times.look(now, progress=True)
+    assert times.due(now) is Due.NOTHING
     times.sending_since = None
+    times.opening = True
+    assert times.due(now) is Due.NOTHING
+    times.opening = False
     assert times.due(now) is Due.HANDED_OVER
     times.handed_over = False
     assert times.due(now) is Due.START
-    times.has_started()
+    times.started = True
     assert times.due(now) is Due.PING
     times.last_write = now
     assert times.due(now) is Due.NOTHING
@@ -95,15 +107,34 @@ def end(times: Deadlines) -> None:
     times.tell(5, 2)
 
 
-def end_that_is_being_sent(times: Deadlines) -> None:
+def end_of_a_send_that_is_spared(times: Deadlines) -> None:
     times.timing = changed(times.timing, cleanup_timeout=3)
+    times.sending_since = 3
     times.tell(1, 3)
-    times.finishing = True
+    times.spare(4)
+
+
+def end_while_the_factory_is_awaited(times: Deadlines) -> None:
+    times.opening = True
+    times.tell(5, 2)
 
 
 def send_timeout(times: Deadlines) -> None:
     times.timing = changed(times.timing, send_timeout=6)
     times.sending_since = 1
+    times.look(inf, progress=False)  # that can't be seen
+
+
+def first_look(times: Deadlines) -> None:
+    times.timing = changed(times.timing, send_timeout=12)
+    times.look(3, progress=False)  # at the send before
+    times.sending_since = 4
+
+
+def next_look(times: Deadlines) -> None:
+    times.timing = changed(times.timing, send_timeout=12)
+    times.sending_since = 1
+    times.look(4, progress=False)
 
 
 def start(times: Deadlines) -> None:
@@ -121,8 +152,11 @@ def ping(times: Deadlines) -> None:
     [
         (max_lifetime, Due.MAX_LIFETIME),
         (end, Due.CLOSE),
-        (end_that_is_being_sent, Due.CLOSE),
+        (end_of_a_send_that_is_spared, Due.CLOSE),
+        (end_while_the_factory_is_awaited, Due.CLOSE),
         (send_timeout, Due.SEND_TIMEOUT),
+        (first_look, Due.PROGRESS),
+        (next_look, Due.PROGRESS),
         (start, Due.START),
         (ping, Due.PING),
     ],
@@ -162,17 +196,67 @@ def test_no_ping_is_due_if_a_timer_sends_them() -> None:
     assert times.next(5) == inf
 
 
-def test_a_stream_is_not_closed_while_its_start_is_being_sent() -> None:
+def test_nothing_is_sent_while_the_factory_is_awaited() -> None:
+    times = never_due()
+    ping(times)
+    times.handed_over = times.opening = True
+    times.started, times.start_by = False, 3
+    assert times.due(1000) is Due.NOTHING
+    assert times.next(5) == inf
+    times.opening = False
+    assert times.next(5) == 5
+    assert times.due(5) is Due.HANDED_OVER
+
+
+def test_a_start_that_is_being_sent_is_closed_like_any_other_send() -> None:
     times = never_due()
     times.started, times.starting, times.sending_since = False, True, 1
     times.wait_scope = Wait(inf)  # type: ignore[assignment]
     times.tell(2, 1)
-    assert times.due(1000) is Due.NOTHING
-    assert times.next(5) == inf
-    assert times.wakes == inf
-    times.has_started()
-    assert times.wakes == 3
-    assert times.due(1000) is Due.CLOSE
+    assert times.wakes == times.wait_scope.deadline == times.next(2) == 3
+    assert times.due(3) is Due.CLOSE
+
+
+def test_a_client_that_takes_something_gets_its_time_anew() -> None:
+    times = never_due()
+    times.timing = changed(times.timing, send_timeout=8)
+    times.sending_since = 1
+    for seconds in range(3, 33, 2):
+        assert times.next(seconds - 1) == seconds
+        assert times.due(seconds) is Due.PROGRESS
+        times.look(seconds, progress=seconds % 4 == 1)
+        assert times.due(seconds) is Due.NOTHING
+    assert times.sending_since == 29
+    times.look(36, progress=False)
+    assert times.next(36) == 37
+    assert times.due(math.nextafter(37, 0)) is Due.NOTHING
+    assert times.due(37) is Due.PROGRESS
+
+
+@pytest.mark.parametrize("looked", [-inf, 1, 8.5])
+@pytest.mark.parametrize("late", [0, 1000])
+def test_a_client_has_a_last_look_before_its_time_is_over(looked: float, late: float) -> None:
+    """However late that is: what it has taken since the look before is not known."""
+    times = never_due()
+    times.timing = changed(times.timing, send_timeout=8)
+    times.sending_since, times.looked = 1, looked
+    assert times.due(9 + late) is Due.PROGRESS
+    times.look(9 + late, progress=False)
+    assert times.due(9 + late) is times.due(1009) is Due.SEND_TIMEOUT
+    times.look(9 + late, progress=True)
+    assert times.due(9 + late) is Due.NOTHING
+    assert times.next(9 + late) == 11 + late
+
+
+def test_where_nothing_can_be_seen_nobody_looks_again() -> None:
+    times = never_due()
+    times.timing = changed(times.timing, send_timeout=8)
+    times.look(inf, progress=False)
+    for since in (1, 100):
+        times.sending_since = since
+        assert times.next(since) == since + 8
+        assert times.due(math.nextafter(since + 8, 0)) is Due.NOTHING
+        assert times.due(since + 8) is Due.SEND_TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -223,34 +307,59 @@ def test_the_watchdog_is_woken_earlier_and_never_later(wakes: list[float]) -> No
             assert times.wait_scope.deadline == times.wakes
 
 
-@given(
-    timing=TIMINGS,
-    lifetime=FINITE | st.just(inf),
-    drain=FINITE | st.just(inf),
-    since=FINITE,
-    phase=st.sampled_from(["before the start", "the start", "after the start", "the end"]),
-)
-def test_a_send_of_the_watchdog_ends_at_the_first_of_three_limits(
-    timing: Timing, lifetime: float, drain: float, since: float, phase: str
+@given(timing=TIMINGS, drained=FINITE, closed=FINITE)
+def test_a_send_that_is_spared_has_the_time_of_a_cleanup_and_no_more(
+    timing: Timing, drained: float, closed: float
 ) -> None:
-    times = Deadlines(timing, 0)
-    times.lifetime, times.drain_deadline = lifetime, drain
-    times.starting = phase == "the start"
-    times.started = phase in ("after the start", "the end")
-    times.finishing = phase == "the end"
-    limits: dict[CloseReason | None, float] = {
-        CloseReason.MAX_LIFETIME: lifetime + timing.grace,
-        CloseReason.SEND_TIMEOUT: since + timing.send_timeout,
-    }
-    if phase == "after the start":
-        limits[None] = drain
-    elif phase == "the end":
-        limits[None] = drain + timing.cleanup_timeout
-    else:  # a start is not interrupted because the stream is told to end
-        limits[None] = inf
-    deadline, reason = times.of_a_send(since)
-    assert deadline == min(limits.values())
-    assert limits[reason] == deadline
+    times = Deadlines(changed(timing, send_timeout=inf, max_lifetime=inf), 0)
+    times.sending_since = 0
+    times.tell(0, drained)
+    times.wakes = inf
+    times.spare(closed)
+    ends = closed + timing.cleanup_timeout
+    assert times.wakes == ends
+    assert times.next(closed) == min(ends, closed + timing.ping)
+    assert times.due(math.nextafter(ends, -1)) is Due.NOTHING
+    assert ends == inf or times.due(ends) is Due.CLOSE
+
+
+@given(
+    send_timeout=st.sampled_from([2**-20, 1.0, 30.0]) | st.floats(1e-6, 100),
+    pauses=st.lists(st.floats(0, 2), max_size=10),
+    late=st.sampled_from([0.0, 0.0, 0.01, 0.3, 10.0]),
+    visible=st.booleans(),
+)
+def test_a_client_has_the_send_timeout_since_it_took_something(
+    send_timeout: float, pauses: list[float], late: float, visible: bool
+) -> None:
+    """A part of it more, if it was seen late; and where nothing can be seen, from the beginning.
+
+    :param pauses: how long the client takes nothing, one after the other, in send timeouts.
+    :param late: how late the watchdog always wakes.
+    """
+    times = never_due()
+    times.timing = changed(times.timing, send_timeout=send_timeout)
+    times.sending_since = now = 0.0
+    takes = list(itertools.accumulate(pause * send_timeout for pause in pauses))
+    seen = 0
+    for _ in range(200):
+        now = times.next(now) + late
+        taken = bisect.bisect_right(takes, now)
+        if (due := times.due(now)) is Due.SEND_TIMEOUT:
+            break
+        assert due is Due.PROGRESS
+        if visible:
+            first = times.looked < times.sending_since
+            times.look(now, progress=first or taken != seen)
+            seen = taken
+        else:
+            times.look(inf, progress=False)
+        if times.due(now) is Due.SEND_TIMEOUT:
+            break
+    else:
+        raise AssertionError("it waits for ever")
+    since, more = ([0.0, *takes][taken], send_timeout / 4 + late) if visible else (0.0, 0.0)
+    assert since + send_timeout <= now <= since + send_timeout + more + late + ROUNDING
 
 
 # -- a stream, with a watchdog that does what is due -----------------------------------------------
@@ -259,25 +368,41 @@ def test_a_send_of_the_watchdog_ends_at_the_first_of_three_limits(
 class AWatchedStream(RuleBasedStateMachine):
     """All that happens to the deadlines of a stream, in any order, and a watchdog that looks.
 
-    The watchdog sleeps until ``wakes`` and does what is due, as ``watchdog.py`` does. What is sent
-    is taken at once by a client that reads, and waits for one that does not.
+    The watchdog sleeps until ``wakes`` and does what is due, as ``watchdog.py`` does; also while a
+    send of its own waits. What is sent is taken at once by a client that reads. One that does not
+    takes a part of it at times, which the watchdog may see.
     """
 
     times: Deadlines
 
-    @initialize(timing=TIMINGS, now=st.sampled_from([0.0, 1000.0, 123456.789]))
-    def open(self, timing: Timing, now: float) -> None:
+    @initialize(
+        timing=TIMINGS,
+        now=st.sampled_from([0.0, 1000.0, 123456.789]),
+        opening=st.booleans(),
+        visible=st.booleans(),
+    )
+    def open(self, timing: Timing, now: float, opening: bool, visible: bool) -> None:
         self.now = self.changed = now
         self.reads = True
-        self.open_stream(timing)
+        self.open_stream(timing, opening, visible)
 
-    def open_stream(self, timing: Timing) -> None:
+    def open_stream(self, timing: Timing, opening: bool, visible: bool) -> None:
         self.times = Deadlines(timing, self.now)
+        self.times.opening = opening
         self.over = False
+        #: When the stream was closed, if it is.
+        self.closed: float | None = None
+        #: When the end that was on its way was limited, because the client has left.
+        self.left: float | None = None
         #: What the send that is under way has still to send.
         self.messages: list[str] = []
-        #: When the watchdog began to send, if it sends.
-        self.since: float | None = None
+        #: Whether the watchdog is in a send.
+        self.flushing = False
+        #: Whether it is seen what the client takes; how much that was, and at the last look.
+        self.visible = visible
+        self.taken = self.seen = 0
+        #: When the client took something last, or the message began that is being sent.
+        self.quiet_since = self.now
         self.look()
 
     # The watchdog.
@@ -285,24 +410,26 @@ class AWatchedStream(RuleBasedStateMachine):
     def look(self) -> None:
         """Do what is due now, then sleep until something is."""
         times = self.times
-        for _ in Due:  # no more than each once
-            due = times.due(self.now)
-            if due is Due.NOTHING:
-                times.wakes = times.next(self.now)
-                times.wait_scope = Wait(times.wakes)  # type: ignore[assignment]
-                assert times.wakes > self.now, "the watchdog would not sleep"
-                return
+        done: list[Due] = []
+        while (due := times.due(self.now)) is not Due.NOTHING:
+            done.append(due)
+            # Once each; only a stream without time for its cleanup is closed and interrupted.
+            assert done.count(due) <= (2 if due is Due.CLOSE else 1), "it comes again and again"
             self.do(due)
-            if self.over or self.since is not None:
+            if self.over:
                 return
-        raise AssertionError("more and more is due at one time")
+        times.wakes = times.next(self.now)
+        times.wait_scope = Wait(times.wakes)  # type: ignore[assignment]
+        assert times.wakes > self.now, "the watchdog would not sleep"
 
     def do(self, due: Due) -> None:
         times, timing = self.times, self.times.timing
+        since = times.sending_since or 0
         is_due = {
             Due.MAX_LIFETIME: times.lifetime,
-            Due.CLOSE: times.drain_deadline + (timing.cleanup_timeout if times.finishing else 0),
-            Due.SEND_TIMEOUT: (times.sending_since or 0) + timing.send_timeout,
+            Due.CLOSE: times.drain_deadline if times.spared_until is None else times.spared_until,
+            Due.SEND_TIMEOUT: since + timing.send_timeout,
+            Due.PROGRESS: min(max(since, times.looked) + timing.looks, since + timing.send_timeout),
             Due.HANDED_OVER: self.changed,
             Due.START: times.start_by,
             Due.PING: times.last_write + timing.ping,
@@ -313,46 +440,61 @@ class AWatchedStream(RuleBasedStateMachine):
             times.lifetime = inf
             times.tell(self.now, timing.grace)
         elif due is Due.CLOSE:
-            assert not times.starting, "a start is interrupted"
-            self.over = True
+            self.close()
         elif due is Due.SEND_TIMEOUT:
+            self.check_send_timeout()
             self.over = True
+        elif due is Due.PROGRESS:
+            self.look_at_the_client()
         else:
             assert times.sending_since is None, "two messages are sent at a time"
+            assert not times.opening
+            assert self.closed is None
             assert due is not Due.PING or times.started
-            self.since = self.now
-            times.wakes, _ = times.of_a_send(self.now)
-            times.wait_scope = Wait(times.wakes)  # type: ignore[assignment]
             times.handed_over = False
+            self.flushing = True
             self.send()
 
-    def interrupt_send(self) -> None:
-        """End the watchdog's own send, which takes too long."""
-        assert self.now == self.limit() or self.limit() < self.now == self.changed
-        self.over = True
+    def close(self) -> None:
+        """Close the stream, and let a send that is under way go on for a while; or stop that."""
+        times = self.times
+        if times.sending_since is None:
+            self.over = True
+        elif times.spared_until is None:
+            self.closed = self.now
+            times.spare(self.now)
+        else:
+            began = self.left if self.closed is None else self.closed
+            assert began is not None
+            assert self.now >= began + times.timing.cleanup_timeout
+            self.over = True
 
-    def limit(self) -> float:
-        """Return until when the watchdog may send."""
-        times, since = self.times, self.since
-        assert since is not None
-        limit = min(times.lifetime + times.timing.grace, since + times.timing.send_timeout)
-        if times.started:
-            limit = min(
-                limit,
-                times.drain_deadline + (times.timing.cleanup_timeout if times.finishing else 0),
-            )
-        return limit
+    def look_at_the_client(self) -> None:
+        """See whether the client has taken something, as ``Watchdog._look()`` does."""
+        times = self.times
+        assert times.sending_since is not None, "there is nothing to look at"
+        if not self.visible:
+            assert times.looked < inf, "it looks again, although nothing can be seen"
+            times.look(inf, progress=False)
+            return
+        first = times.looked < times.sending_since
+        times.look(self.now, progress=first or self.taken != self.seen)
+        self.seen = self.taken
+
+    def check_send_timeout(self) -> None:
+        """See that the client has taken nothing for so long, and not for much longer."""
+        quiet, timeout = self.quiet_since, self.times.timing.send_timeout
+        assert self.now >= quiet + timeout, "it has taken something meanwhile"
+        if self.now != self.changed:
+            if self.visible:
+                assert self.now <= quiet + 1.25 * timeout + ROUNDING
+            else:
+                assert self.now == quiet + timeout
 
     def settle(self) -> None:
         """Let the watchdog run, if it is woken."""
-        for _ in range(4):
-            if self.over or self.times.wakes > self.now:
-                return
-            if self.since is None:
-                self.look()
-            else:
-                self.interrupt_send()
-        raise AssertionError("the watchdog keeps the event loop busy")
+        if not self.over and self.times.wakes <= self.now:
+            self.look()
 
     # What is sent, by either.
 
@@ -366,47 +508,50 @@ class AWatchedStream(RuleBasedStateMachine):
         times = self.times
         if self.messages[0] == "start":
             times.starting = True
-        times.sending_since = self.now
-        times.wake(self.now + times.timing.send_timeout)
+        times.sending_since = self.quiet_since = self.now
+        times.wake(self.now + times.timing.looks)
 
     def take(self, count: int) -> None:
         """Have the client take so many of the messages that are being sent."""
-        times, since = self.times, self.since
-        self.changed = self.now
+        times = self.times
         for _ in range(count):
+            self.taken += 1
             times.sending_since, times.last_write = None, self.now
             if self.messages.pop(0) == "start":
-                times.has_started()
-                if since is None:
+                times.started, times.starting = True, False
+                if not self.flushing:
                     times.wake(-inf)
             if self.messages:
                 self.begin_message()
         if self.messages:
             return
-        self.since = None
-        if since is not None:
-            self.look()
-        elif times.finishing:
+        if times.finishing or self.closed is not None:
             self.over = True
+        self.flushing = False
 
     @property
-    def flushing(self) -> bool:
-        return self.since is not None or self.times.handed_over
-
-    @property
-    def host_sends(self) -> bool:
-        return self.times.sending_since is not None and self.since is None
+    def sends(self) -> bool:
+        return self.times.sending_since is not None
 
     @property
     def host_may_send(self) -> bool:
-        return not (self.over or self.flushing or self.host_sends)
+        times = self.times
+        return not (self.over or self.sends or times.handed_over or times.opening)
 
     # What happens.
 
     @precondition(lambda self: self.over)
-    @rule(timing=TIMINGS)
-    def another_stream_is_opened(self, timing: Timing) -> None:
-        self.open_stream(timing)
+    @rule(timing=TIMINGS, opening=st.booleans(), visible=st.booleans())
+    def another_stream_is_opened(self, timing: Timing, opening: bool, visible: bool) -> None:
+        self.open_stream(timing, opening, visible)
+
+    @precondition(lambda self: not self.over and self.times.opening)
+    @rule()
+    def the_factory_has_returned(self) -> None:
+        self.changed = self.now
+        self.times.opening = False
+        self.times.wake(-inf)
+        self.settle()
 
     @precondition(lambda self: self.host_may_send)
     @rule()
@@ -421,11 +566,17 @@ class AWatchedStream(RuleBasedStateMachine):
         self.changed = self.now
         self.times.last_write = self.now
 
-    @precondition(lambda self: not (self.over or self.host_sends or self.times.finishing))
+    @precondition(
+        lambda self: (
+            not (self.over or self.times.opening or self.times.finishing)
+            and (self.flushing or not self.sends)
+            and self.closed is None
+        )
+    )
     @rule()
     def something_is_handed_over(self) -> None:
         self.changed = self.now
-        was_flushing = self.flushing
+        was_flushing = self.flushing or self.times.handed_over
         self.times.handed_over = True
         if not was_flushing:
             self.times.wake(-inf)
@@ -434,14 +585,18 @@ class AWatchedStream(RuleBasedStateMachine):
     @precondition(lambda self: self.host_may_send and not self.times.finishing)
     @rule()
     def the_source_has_ended(self) -> None:
-        self.changed = self.now
         self.times.finishing = True
 
-    @precondition(lambda self: not self.over and self.since is None and self.times.finishing)
+    @precondition(
+        lambda self: (
+            not self.over and self.times.finishing and self.sends and not self.flushing
+            and self.left is None
+        )
+    )  # fmt: skip
     @rule()
     def the_server_says_that_the_client_has_left(self) -> None:
-        self.changed = self.now
-        self.times.drain_deadline = min(self.times.drain_deadline, self.now)
+        self.changed = self.left = self.now
+        self.times.spare(self.now)
         self.look()
 
     @precondition(lambda self: not self.over)
@@ -465,15 +620,32 @@ class AWatchedStream(RuleBasedStateMachine):
     @rule()
     def the_client_reads(self) -> None:
         self.reads = True
-        if not self.over and self.messages:
-            self.take(len(self.messages))
-            self.settle()
+        self.the_client_takes_messages(len(self.messages))
 
     @precondition(lambda self: not self.over and self.messages)
     @rule()
     def the_client_reads_one_message(self) -> None:
-        self.take(1)
+        self.the_client_takes_messages(1)
+
+    def the_client_takes_messages(self, count: int) -> None:
+        if self.over or not self.messages:
+            return
+        self.changed = self.now
+        flushed = self.flushing
+        self.take(count)
+        if not self.over and flushed and not self.flushing:
+            self.look()  # the watchdog comes back from its send
         self.settle()
+
+    @precondition(lambda self: not self.over and self.messages)
+    @rule(after=st.sampled_from([0, 0.1, 0.25, 0.9]))
+    def the_client_takes_a_part(self, after: float) -> None:
+        """Do that after a part of the send timeout."""
+        if after and self.times.timing.send_timeout < inf:
+            self.pass_until(self.now + after * self.times.timing.send_timeout)
+        self.taken += 1
+        if self.visible:
+            self.quiet_since = self.now
 
     @rule(seconds=st.sampled_from([2**-20, 0.3, 1.0, 10.0]) | st.floats(1e-6, 100))
     def time_passes(self, seconds: float) -> None:
@@ -483,6 +655,12 @@ class AWatchedStream(RuleBasedStateMachine):
     @rule()
     def time_passes_until_the_watchdog_wakes(self) -> None:
         self.pass_until(self.times.wakes)
+
+    @rule(seconds=st.sampled_from([0.3, 10.0, 1000.0]))
+    def the_event_loop_is_blocked(self, seconds: float) -> None:
+        self.now += seconds
+        self.changed = self.now
+        self.settle()
 
     def pass_until(self, until: float) -> None:
         for _ in range(30):
@@ -500,12 +678,14 @@ class AWatchedStream(RuleBasedStateMachine):
     def moments(self) -> list[float]:
         """Return every time at which the answer of ``due()`` may change, from now on."""
         times, timing = self.times, self.times.timing
+        since = times.sending_since or 0
         moments = [
             self.now,
             times.lifetime,
             times.drain_deadline,
-            times.drain_deadline + timing.cleanup_timeout,
-            (times.sending_since or 0) + timing.send_timeout,
+            times.spared_until or 0,
+            since + timing.send_timeout,
+            max(since, times.looked) + timing.looks,
             times.start_by,
             times.last_write + timing.ping,
         ]
@@ -515,27 +695,29 @@ class AWatchedStream(RuleBasedStateMachine):
     def check(self) -> None:
         if self.over:
             return
-        times, now = self.times, self.now
-        sends = times.sending_since is not None
+        times, timing, now = self.times, self.times.timing, self.now
         following = times.next(now)
         before = math.nextafter(following, -inf)
         for moment in [*self.moments(), (now + min(following, 1e9)) / 2, before]:
             if now <= moment < following:
                 assert times.due(moment) is Due.NOTHING
-        if sends:
-            assert times.sending_since is not None
-            assert following <= now + times.timing.ping
-            assert following <= times.sending_since + times.timing.send_timeout
-        elif following < inf:
+        if self.sends:
+            assert following <= now + timing.ping
+        if following < inf and not (self.sends and following == now + timing.ping):
             assert times.due(following) is not Due.NOTHING
         # The watchdog has nothing before it that it does not know of.
         assert times.wait_scope is not None
         assert times.wait_scope.deadline == times.wakes
-        if self.since is not None:
-            assert times.wakes <= self.limit()
-        else:
-            due = (moment for moment in self.moments() if times.due(moment) is not Due.NOTHING)
-            assert times.wakes <= next(due, inf)
+        due = (moment for moment in self.moments() if times.due(moment) is not Due.NOTHING)
+        assert times.wakes <= next(due, inf)
+        if self.sends:
+            # The time that a client has, seen from outside; a blocked event loop is not its fault.
+            quiet = max(self.quiet_since, self.changed)
+            bound = 1.25 * timing.send_timeout + ROUNDING
+            assert now <= quiet + (bound if self.visible else timing.send_timeout)
+        if self.closed is not None:
+            assert self.sends, "a stream is closed, waits for nothing, and is not over"
+            assert now <= max(self.closed + timing.cleanup_timeout, self.changed)
 
 
 AWatchedStream.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -15,6 +15,7 @@ from sse_asgi.supervisor import pump as module
 from sse_asgi.supervisor.deadlines import Deadlines
 from sse_asgi.supervisor.life import Life
 from sse_asgi.supervisor.pump import ALONE, JOINED_BYTES, JOINED_EVENTS, Pump
+from sse_asgi.supervisor.response import ClientGone
 
 #: The times of the policy, about as they are, but sums of them are exact.
 QUICK, JOINED_FOR, LOOP_RUNS = 2**-11, 2**-9, 2**-8
@@ -89,7 +90,7 @@ class Response:
         self.server = Server()
         self.server.sends_at_once = at_once
         self.send = self.send_message
-        self.flushing = False
+        self.flushing = self.torn = self.ended = False
         self.events = self.bytes = 0
         #: Whether the client reads; and how often the host waits for one that does not.
         self.reads, self.slow = True, 1
@@ -123,19 +124,43 @@ class Response:
     def try_write(self, frame: bytes) -> bool:
         if not self.server.sends_at_once or self.flushing or not self.reads:
             return False
+        assert self.times.sending_since is None, "two messages are sent at a time"
         self.note(frame, "try_write")
         return True
 
     async def write(self, held: list[bytes]) -> None:
-        """Wait for the watchdog, and only then take the frames, as the real one does."""
+        """Take the frames when they are sent, as the real one does, or have failed to be."""
         while self.flushing:
             await Trap(WATCHDOG)
-        frame, events = b"".join(held), len(held)
-        held.clear()
-        if not self.reads:
-            await Trap(CLIENT, self.slow)
+        frame = b"".join(held)
+        self.times.sending_since = self.world.now
+        try:
+            if not self.reads:
+                await Trap(CLIENT, self.slow)
+        except Exception as exc:
+            held.clear()
+            self.fail(exc)
+            raise
+        except BaseException:
+            self.interrupted()
+            raise
+        assert b"".join(held) == frame, "something came to it while it was sent"
+        self.times.sending_since = None
         self.note(frame, "write")
-        self.events += events
+        self.events += len(held)
+        held.clear()
+
+    def interrupted(self) -> None:
+        """Note that a send was interrupted: a server that sends at once has written nothing."""
+        self.times.sending_since = None
+        self.torn = not self.server.sends_at_once
+
+    def fail(self, error: Exception) -> None:
+        """Note that a send has raised."""
+        self.times.sending_since = None
+        self.ended = True
+        if isinstance(error, OSError):
+            raise ClientGone from None
 
     def hand_over(self, frame: bytes, events: int = 0) -> None:
         self.backlog.append((frame, events))
@@ -178,8 +203,8 @@ class World:
         for name, value in (("QUICK", QUICK), ("JOINED_FOR", JOINED_FOR), ("LOOP_RUNS", LOOP_RUNS)):
             monkeypatch.setattr(module, name, value)
         self.life = Life()
-        times = Deadlines(StreamOptions().timing, self.now)
-        times.has_started()
+        self.times = times = Deadlines(StreamOptions().timing, self.now)
+        times.started = True
         self.response = Response(self, times, at_once=at_once)
         source: Any = Source(steps, self)
         response: Any = self.response
@@ -359,21 +384,108 @@ def test_what_is_held_is_still_there_if_the_wait_for_the_watchdog_is_interrupted
     assert world.response.written == []
     assert world.pump.held == [b"a\n\n"]
     assert world.response.events == 0
-    assert world.pump.take_held() == b"a\n\n"
-    assert world.response.events == 1
+    assert world.pump.take_held() == (b"a\n\n", 1)
     assert world.pump.held == []
+    assert world.pump.take_held() == (b"", 0)
+    assert world.response.events == 0  # they count when they were sent
 
 
-def test_what_is_being_sent_is_not_sent_again_if_that_is_interrupted(
+def test_what_was_interrupted_is_kept_if_it_was_not_written(
     monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
-    """Nobody knows whether it was sent."""
+    """Whether it was is known of a server that sends at once. Else the response is torn."""
     world = World(ready(2), monkeypatch, at_once=at_once)
     world.response.reads = False
     assert world.step() == CLIENT
+    assert world.pump.held == frames(1)
     with pytest.raises(Cancelled):
         world.step(Cancelled())
+    assert world.response.torn is not at_once
+    assert world.pump.take_held() == (frames(1)[0], 1)
+    assert world.response.written == []
+    assert world.response.events == 0
+
+
+def waited_for(monkeypatch: pytest.MonkeyPatch, *then: Step) -> World:
+    """Return a pump whose client does not take the event that the source has waited for.
+
+    The pump sends such an event by itself.
+    """
+    world = World([Step(b"a\n\n"), Step(b"b\n\n", waits=1), *then], monkeypatch)
+    assert world.step() == SOURCE
+    world.response.reads = False
+    assert world.step() == CLIENT
+    assert world.response.by == ["try_write"]
+    assert world.times.sending_since == world.now
+    return world
+
+
+def test_an_event_that_was_waited_for_and_interrupted_is_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = waited_for(monkeypatch)
     assert world.pump.held == []
+    with pytest.raises(Cancelled):
+        world.step(Cancelled())
+    assert world.times.sending_since is None
+    assert world.response.torn is False
+    assert world.pump.take_held() == (b"b\n\n", 1)
+    assert world.response.written == [b"a\n\n"]
+    assert world.response.events == 1
+    assert world.response.bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(ConnectionResetError(), ClientGone), (ValueError("bad"), ValueError)]
+)
+def test_an_event_whose_send_has_failed_is_not_sent_again(
+    error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = waited_for(monkeypatch)
+    with pytest.raises(raised):
+        world.step(error)
+    assert world.times.sending_since is None
+    assert world.response.ended
+    assert world.pump.take_held() == (b"", 0)
+    assert world.response.written == [b"a\n\n"]
+    assert world.response.events == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(ConnectionResetError(), ClientGone), (ValueError("bad"), ValueError)]
+)
+def test_what_is_held_is_not_sent_again_if_its_send_has_failed(
+    error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    world = World(ready(2), monkeypatch, at_once=at_once)
+    world.response.reads = False
+    assert world.step() == CLIENT
+    with pytest.raises(raised):
+        world.step(error)
+    assert world.response.ended
+    assert world.response.written == []
+    assert world.pump.held == []
+
+
+def test_the_event_after_one_that_the_client_took_late_is_sent_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = waited_for(monkeypatch, Step(b"c\n\n", waits=1))
+    world.response.reads = True
+    assert world.step() == SOURCE
+    assert world.times.sending_since is None
+    assert world.step() is None
+    assert world.response.written == [b"a\n\n", b"b\n\n", b"c\n\n"]
+    assert world.response.by == ["try_write", "send", "send"]
+    assert world.response.events == 3
+    assert world.response.bytes == 6  # write() and try_write() count their own
+
+
+def test_the_watchdog_is_woken_to_look_at_a_client_that_does_not_take_an_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = waited_for(monkeypatch)
+    assert world.times.wakes == world.now + world.times.timing.looks
 
 
 @pytest.mark.parametrize("error", [StopAsyncIteration, ValueError])
@@ -551,3 +663,43 @@ def test_every_event_is_written_once_and_in_order(
             assert frame.count(b"\n\n") <= JOINED_EVENTS
             *others, _ = frame.split(b"\n\n")[:-1]
             assert sum(len(other) + 2 for other in others) < JOINED_BYTES
+
+
+@given(
+    runs=st.lists(RUNS, min_size=1, max_size=8),
+    at_once=st.booleans(),
+    meanwhile=st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30),
+    interrupted=st.integers(1, 30),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_event_is_lost_or_doubled_if_the_stream_is_interrupted(
+    runs: list[tuple[int, float, int, int]],
+    at_once: bool,
+    meanwhile: list[tuple[bool, bool]],
+    interrupted: int,
+) -> None:
+    """What was written, what was handed over, and what is held: that is all there was."""
+    number = itertools.count()
+    steps = [
+        Step((b"%d" % next(number)).ljust(size - 2) + b"\n\n", takes, waits)
+        for count, takes, waits, size in runs
+        for _ in range(count)
+    ]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        world = World(steps, monkeypatch, at_once=at_once)
+        response = world.response
+        do = iter(meanwhile)
+        while (trap := world.step()) is not None and len(world.traps) < interrupted:
+            response.reads, flushes = next(do, (True, True))
+            if flushes:
+                response.flush()
+        if trap is not None:
+            with pytest.raises(Cancelled):
+                world.step(Cancelled())
+        assert world.times.sending_since is None
+        assert response.torn is (trap == CLIENT and not at_once)
+        backlog = b"".join(frame for frame, _ in response.backlog)
+        handed_over = sum(events for _, events in response.backlog)
+        held, events = world.pump.take_held()
+        assert b"".join(response.written) + backlog + held == b"".join(world.yielded)
+        assert response.events + handed_over + events == len(world.yielded)
