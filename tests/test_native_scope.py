@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
+import anyio
+import anyio.to_thread
 import pytest
 
-from sse_asgi.runtime.native import NativeScope
+from sse_asgi.runtime.native import AGAIN, NativeScope
 
 pytestmark = pytest.mark.anyio
 
 #: Much longer than any test waits.
 LONG = 10.0
+
+#: When a shield is up, a little later than it is begun: a thread has a checkpoint before that.
+SOON = 0.005
 
 
 @pytest.fixture(params=["asyncio"])
@@ -26,10 +33,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def later(function: Callable[[], object]) -> AsyncIterator[None]:
+async def later(function: Callable[[], object], seconds: float = 0) -> AsyncIterator[None]:
     """Call a function in another task, when this one waits; afterwards nothing may be left."""
 
     async def call() -> None:
+        if seconds:
+            await asyncio.sleep(seconds)
         function()
 
     task = asyncio.ensure_future(call())
@@ -442,3 +451,263 @@ async def test_a_task_that_was_cancelled_before_may_have_scopes() -> None:
     task.cancel()
     assert await task == 1
     assert scopes[0].cancelled_caught
+
+
+# -- and the shields of anyio ----------------------------------------------------------------------
+
+
+async def in_a_shield(seconds: float) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(seconds)
+
+
+async def in_a_shield_within_a_shield(seconds: float) -> None:
+    with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(seconds / 2)
+        await anyio.sleep(seconds / 2)
+
+
+async def in_a_scope_within_a_shield(seconds: float) -> None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(LONG):
+        await anyio.sleep(seconds)
+
+
+async def in_a_shield_within_a_scope(seconds: float) -> None:
+    with anyio.move_on_after(LONG), anyio.CancelScope(shield=True):
+        await anyio.sleep(seconds)
+
+
+async def in_a_shield_that_is_put_up_late(seconds: float) -> None:
+    with anyio.CancelScope() as scope:
+        scope.shield = True
+        await anyio.sleep(seconds)
+
+
+async def in_a_thread(seconds: float) -> None:
+    await anyio.to_thread.run_sync(time.sleep, seconds)
+
+
+SHIELDS = [
+    in_a_shield, in_a_shield_within_a_shield, in_a_scope_within_a_shield,
+    in_a_shield_within_a_scope, in_a_shield_that_is_put_up_late, in_a_thread,
+]  # fmt: skip
+
+shields = pytest.mark.parametrize("shield", SHIELDS)
+
+
+def cancelled_by(how: str, scope: NativeScope) -> Callable[[], object]:
+    """Return a function that cancels a scope, at once or a little later."""
+    if how == "cancel":
+        return scope.cancel
+
+    def set_deadline() -> None:
+        scope.deadline = now() + 0.01
+
+    return set_deadline
+
+
+by_what = pytest.mark.parametrize("how", ["cancel", "deadline"])
+
+
+@shields
+@by_what
+async def test_a_shield_of_anyios_keeps_a_cancellation_out(
+    shield: Callable[[float], Awaitable[None]], how: str
+) -> None:
+    """It comes after the shield, at latest after :data:`AGAIN`."""
+    scope = NativeScope()
+    steps: list[str] = []
+    async with later(cancelled_by(how, scope), SOON):
+        with scope:
+            begin = now()
+            await shield(0.05)
+            steps.append("shielded")
+            assert now() - begin > 0.045
+            after = now()
+            await asyncio.sleep(LONG)
+            steps.append("went on")
+    assert steps == ["shielded"]
+    assert now() - after < AGAIN + 1
+    assert scope.cancelled_caught
+
+
+@shields
+@by_what
+async def test_a_shield_that_is_longer_than_the_time_between_two_attempts(
+    shield: Callable[[float], Awaitable[None]], how: str
+) -> None:
+    scope = NativeScope(again=0.01)
+    steps: list[str] = []
+    async with later(cancelled_by(how, scope), SOON):
+        with scope:
+            await shield(3 * AGAIN)
+            steps.append("shielded")
+            await asyncio.sleep(LONG)
+            steps.append("went on")
+    assert steps == ["shielded"]
+    assert scope.cancelled_caught
+
+
+@shields
+async def test_the_scope_may_end_within_the_same_step_as_the_shield(
+    shield: Callable[[float], Awaitable[None]],
+) -> None:
+    scope = NativeScope()
+    async with later(scope.cancel, SOON):
+        with scope:
+            await shield(0.05)
+    assert scope.cancel_called
+    assert not scope.cancelled_caught
+    await asyncio.sleep(2 * AGAIN)  # nor is there a timer that cancels this
+
+
+@shields
+async def test_renewed_it_cancels_the_next_wait_after_the_shield(
+    shield: Callable[[float], Awaitable[None]],
+) -> None:
+    """Although it would not try again for a long time. In the shield that changes nothing."""
+    scope = NativeScope(again=LONG)
+    steps: list[str] = []
+
+    async def shielded() -> None:
+        await asyncio.sleep(0.02)
+        scope.renew()
+
+    renews = asyncio.ensure_future(shielded())
+    async with later(scope.cancel, SOON):
+        with scope:
+            await shield(0.04)
+            steps.append("shielded")
+            scope.renew()
+            steps.append("renewed")
+            await asyncio.sleep(0)
+            steps.append("went on")
+    await renews
+    assert steps == ["shielded", "renewed"]
+    assert scope.cancelled_caught
+
+
+async def test_what_no_shield_has_kept_back_is_not_renewed() -> None:
+    """Whoever swallows a cancellation has the time that it was given."""
+    scope = NativeScope(again=LONG)
+    swallowed = 0
+    async with later(scope.cancel, SOON):
+        with scope:
+            scope.renew()
+            try:
+                await asyncio.sleep(LONG)
+            except asyncio.CancelledError:
+                swallowed += 1
+            scope.renew()
+            await asyncio.sleep(0.02)
+            await in_a_shield(0.02)
+            scope.renew()
+            await asyncio.sleep(0.02)
+    assert swallowed == 1
+    assert not scope.cancelled_caught
+
+
+async def test_a_scope_that_was_not_cancelled_is_not_renewed() -> None:
+    with NativeScope(again=0.001) as scope:
+        scope.renew()
+        await in_a_shield(0.01)
+        scope.renew()
+        await asyncio.sleep(0.01)
+    assert not scope.cancel_called
+    scope.renew()
+    await nothing_is_left()
+
+
+async def test_both_kinds_of_shields_keep_an_outer_scope_out() -> None:
+    outer = NativeScope(again=0.01)
+    inner = NativeScope(outer=outer, shield=True)
+    steps: list[str] = []
+    async with later(outer.cancel):
+        with outer:
+            with inner:
+                await in_a_shield(0.03)
+                steps.append("both")
+                await asyncio.sleep(0.03)
+                steps.append("ours")
+            await in_a_shield(0.03)
+            steps.append("anyio's")
+            await asyncio.sleep(LONG)
+    assert steps == ["both", "ours", "anyio's"]
+    assert outer.cancelled_caught
+    assert not inner.cancelled_caught
+
+
+async def test_the_deadline_of_an_inner_scope_waits_for_a_shield_of_anyios() -> None:
+    """And ends at that scope, although an outer one was cancelled too."""
+    outer = NativeScope()
+    inner = NativeScope(outer=outer, shield=True, deadline=now() + 0.01)
+    steps: list[str] = []
+    async with later(outer.cancel):
+        with outer:
+            with inner:
+                await in_a_shield(0.05)
+                steps.append("shielded")
+                await asyncio.sleep(LONG)
+            steps.append("after the inner one")
+            await asyncio.sleep(LONG)
+    assert steps == ["shielded", "after the inner one"]
+    assert inner.cancelled_caught
+    assert outer.cancelled_caught
+
+
+async def test_no_shield_of_anyios_keeps_the_cancellation_of_a_task_out() -> None:
+    """That is how it is with ``Task.cancel()``, and the scope changes nothing about it."""
+    scopes: list[NativeScope] = []
+
+    async def run() -> None:
+        with NativeScope() as scope:
+            scopes.append(scope)
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(LONG)
+
+    task = asyncio.ensure_future(run())
+    await asyncio.sleep(0)
+    scopes[0].cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task], timeout=LONG)
+    assert task.cancelled()
+    assert not scopes[0].cancelled_caught
+
+
+@pytest.mark.parametrize("missing", ["the module", "the list of tasks", "the scope", "the parent"])
+async def test_another_anyio_may_call_its_shields_otherwise(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then a shield may be broken, and nothing else."""
+
+    class State:
+        """What is known of a task."""
+
+    class Scope:
+        shield = False
+
+    task = asyncio.current_task()
+    with monkeypatch.context() as patched:
+        backend = "anyio._backends._asyncio"
+        if missing == "the module":
+            patched.delitem(sys.modules, backend)
+        elif missing == "the list of tasks":
+            patched.delattr(sys.modules[backend], "_task_states")
+        else:
+            state = State()
+            if missing == "the parent":
+                state.cancel_scope = Scope()  # type: ignore[attr-defined]
+            patched.setattr(sys.modules[backend], "_task_states", {task: state})
+        scope = NativeScope()
+        async with later(scope.cancel, SOON):
+            with scope:
+                await asyncio.sleep(LONG)
+        assert scope.cancelled_caught
+        scope = NativeScope(deadline=now() + 0.01)
+        with scope:
+            scope.renew()
+            await asyncio.sleep(LONG)
+        assert scope.cancelled_caught
