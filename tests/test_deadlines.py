@@ -211,9 +211,10 @@ def test_nothing_is_sent_while_the_factory_is_awaited() -> None:
 def test_a_start_that_is_being_sent_is_closed_like_any_other_send() -> None:
     times = never_due()
     times.started, times.starting, times.sending_since = False, True, 1
-    times.wait_scope = Wait(inf)  # type: ignore[assignment]
+    wait: Any = Wait(inf)
+    times.wait_scope = wait
     times.tell(2, 1)
-    assert times.wakes == times.wait_scope.deadline == times.next(2) == 3
+    assert times.wakes == wait.deadline == times.next(2) == 3
     assert times.due(3) is Due.CLOSE
 
 

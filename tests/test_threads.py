@@ -668,7 +668,7 @@ async def test_a_process_exits_while_a_source_blocks_for_ever(anyio_backend: str
             stderr=subprocess.STDOUT,
         )
     assert done.stdout.decode().splitlines() == [
-        "the source was not closed within cleanup_timeout=0.05 s",
+        "the source source (<string>, line 6) was not closed within cleanup_timeout=0.05 s",
         "done",
     ]
 
@@ -711,7 +711,7 @@ async def test_a_call_into_the_event_loop_without_its_token_says_what_to_do() ->
 
     with pytest.raises(anyio.NoEventLoopError) as caught:
         await events_of(sse_app(source))
-    (note,) = caught.value.__notes__
+    note, _ = caught.value.__notes__  # and where that was
     assert "token=" in note
 
 

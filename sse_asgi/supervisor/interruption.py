@@ -119,9 +119,12 @@ class Interruption:
         Call this when the stream is closing.
         """
         runtime = self._runtime
-        if runtime.groups(self._task) < self._groups and not self.entered:
+        groups = runtime.groups(self._task)
+        if groups < self._groups and not self.entered:
             # The source has waited for a task group of its own, and that has raised it.
             self.entered = self.cleanup.shield = True
+        # One that is within a shield of the source's own has not.
+        self._groups = 0 if runtime.whose(self.cleanup) is Whose.INSIDE else groups
         # A shield of the source's own may have been in the way, and has gone.
         runtime.renew(self.cleanup)
         runtime.renew(self.outer)
