@@ -256,11 +256,18 @@ async def identified(request: Request, call_next: RequestResponseEndpoint) -> Re
     return await call_next(request)
 
 
-def app_at(path: str, factory: Any, **options: Any) -> None:
+def app_for(factory: Any, *, entry_point: Any = ENTRY_POINT, **options: Any) -> ASGIApp:
+    """An application that notes how its streams end."""
+
     def on_close(report: CloseReport) -> None:
         note(f"closed {report.reason.value}")
 
-    apps[path] = ENTRY_POINT(factory, on_close=on_close, **options)
+    app: ASGIApp = entry_point(factory, on_close=on_close, **options)
+    return app
+
+
+def app_at(path: str, factory: Any, **options: Any) -> None:
+    apps[path] = app_for(factory, **options)
 
 
 app_at("/events", events)

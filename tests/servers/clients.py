@@ -132,6 +132,9 @@ class Response(ABC):
         self._headers: list[tuple[bytes, bytes]] = []
         self.body = bytearray()
         self.tail = b""
+        #: The most that is taken from the socket at once, and what was taken in all.
+        self.most = 65536
+        self.taken = 0
         self.ending: Ending | None = None
 
     def __enter__(self) -> Self:
@@ -187,9 +190,10 @@ class Response(ABC):
 
     def _receive(self) -> bytes:
         try:
-            data = self.sock.recv(65536)
+            data = self.sock.recv(self.most)
         except (ConnectionError, ssl.SSLEOFError):
             return b""
+        self.taken += len(data)
         self.tail = (self.tail + data)[-16:]
         return data
 
@@ -200,7 +204,15 @@ class Response(ABC):
 class HTTP1Response(Response):
     """A response by HTTP/1.1."""
 
-    def __init__(self, sock: socket.socket, path: str, method: str, headers: Fields) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        path: str,
+        method: str,
+        headers: Fields,
+        instead: bytes | None = None,
+    ) -> None:
+        """Send the request, or bytes `instead` that need not even be one."""
         super().__init__(sock)
         self._connection = h11.Connection(h11.CLIENT)
         request = h11.Request(method=method, target=path, headers=[(b"host", b"test"), *headers])
@@ -208,7 +220,7 @@ class HTTP1Response(Response):
         end = self._connection.send(h11.EndOfMessage())
         assert data is not None
         assert end is not None
-        sock.sendall(data + end)
+        sock.sendall(data + end if instead is None else instead)
 
     def read_some(self) -> None:
         try:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from .harness import (
-    KINDS,
     Certificate,
     Server,
     exit_code,
@@ -23,6 +22,12 @@ StartServer = Callable[[str], Server]
 UsualExitCode = Callable[[str, signal.Signals], int]
 
 _tags = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def make_server() -> type[Server]:
+    """What the servers of these tests are; other tests have their own kinds and applications."""
+    return Server
 
 
 @pytest.fixture
@@ -51,6 +56,7 @@ def _shared_servers() -> Iterator[dict[str, Server]]:
 def server(
     request: pytest.FixtureRequest,
     _shared_servers: dict[str, Server],
+    make_server: type[Server],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
     """A server that tests share: they leave it running, and with nothing above info in its log.
@@ -59,8 +65,12 @@ def server(
     """
     name: str = request.param
     if name not in _shared_servers or _shared_servers[name].process.poll() is not None:
-        certificate = request.getfixturevalue("certificate") if KINDS[name].tls else None
-        _shared_servers[name] = start(name, tmp_path_factory.mktemp("log"), certificate)
+        certificate = (
+            request.getfixturevalue("certificate") if make_server.kinds[name].tls else None
+        )
+        _shared_servers[name] = start(
+            name, tmp_path_factory.mktemp("log"), certificate, make_server
+        )
     server = _shared_servers[name]
     yield server
     server.hang_up()
@@ -69,13 +79,17 @@ def server(
 
 
 @pytest.fixture
-def start_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartServer]:
+def start_server(
+    request: pytest.FixtureRequest, make_server: type[Server], tmp_path: Path
+) -> Iterator[StartServer]:
     """A function that starts a server for this test alone."""
     servers: list[Server] = []
 
     def start_one(name: str) -> Server:
-        certificate = request.getfixturevalue("certificate") if KINDS[name].tls else None
-        servers.append(start(name, tmp_path, certificate))
+        certificate = (
+            request.getfixturevalue("certificate") if make_server.kinds[name].tls else None
+        )
+        servers.append(start(name, tmp_path, certificate, make_server))
         return servers[-1]
 
     yield start_one
@@ -85,7 +99,7 @@ def start_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sta
 
 @pytest.fixture(scope="session")
 def usual_exit_code(
-    tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
+    tmp_path_factory: pytest.TempPathFactory, certificate: Certificate, make_server: type[Server]
 ) -> UsualExitCode:
     """The exit code of a server that has no streams when it gets a signal."""
     known: dict[tuple[str, signal.Signals], int] = {}
@@ -93,7 +107,7 @@ def usual_exit_code(
     def usual(name: str, number: signal.Signals) -> int:
         if (name, number) not in known:
             known[name, number] = exit_code(
-                name, number, tmp_path_factory.mktemp("log"), certificate
+                name, number, tmp_path_factory.mktemp("log"), certificate, make_server
             )
         return known[name, number]
 

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import pytest
@@ -277,12 +277,13 @@ class Server(Process):
     """A server that runs, and answers at `address`."""
 
     app = "tests.servers.apps:app"
+    kinds: ClassVar[Mapping[str, Kind]] = KINDS
 
     def __init__(
         self, name: str, directory: Path, certificate: Certificate | None, port: int
     ) -> None:
         self.name = name
-        self.kind = kind = KINDS[name]
+        self.kind = kind = self.kinds[name]
         values: dict[str, object] = {"port": port}
         context = None
         if kind.tls:
@@ -424,18 +425,27 @@ def require_package(name: str) -> None:
         missing("servers", f"{name} is not installed")
 
 
-def start(name: str, directory: Path, certificate: Certificate | None) -> Server:
+ServerT = TypeVar("ServerT", bound=Server)
+
+
+def start(
+    name: str, directory: Path, certificate: Certificate | None, make: type[ServerT]
+) -> ServerT:
     """Start a server, and wait until it answers; skip where it is not installed."""
-    for package in KINDS[name].packages:
+    for package in make.kinds[name].packages:
         require_package(package)
-    return started(lambda: Server(name, directory, certificate, free_port()))
+    return started(lambda: make(name, directory, certificate, free_port()))
 
 
 def exit_code(
-    name: str, number: signal.Signals, directory: Path, certificate: Certificate | None
+    name: str,
+    number: signal.Signals,
+    directory: Path,
+    certificate: Certificate | None,
+    make: type[Server] = Server,
 ) -> int:
     """The exit code of a server that has no streams when it gets a signal."""
-    server = start(name, directory, certificate)
+    server = start(name, directory, certificate, make)
     try:
         server.signal(number)
         return server.wait()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .clients import DEADLINE, Response
-from .harness import KINDS, ROOT, Certificate, exit_code, make_certificate, start
+from .harness import KINDS, ROOT, Certificate, Server, exit_code, make_certificate, start
 
 PAGE = ROOT / "docs" / "explanation" / "stopping.md"
 BEGIN, END = "<!-- what tests/servers/stopping.py prints -->", "<!-- the end of it -->"
@@ -84,7 +84,7 @@ def observe(
     usual_code: int,
 ) -> Outcome:
     """Start a server, have it stop, and see."""
-    server = start(name, directory, certificate)
+    server = start(name, directory, certificate, Server)
     try:
         with ExitStack() as stack:
             responses = [stack.enter_context(server.open(path)) for path in situation.paths]
