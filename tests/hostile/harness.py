@@ -1,0 +1,127 @@
+"""The servers that are attacked: those of tests/servers, some more ways to run them, and an
+application of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+
+from tests.servers.clients import HTTP1Response
+from tests.servers.harness import KINDS, Kind, Server
+
+_UVICORN = KINDS["uvicorn-h11"].arguments[:-4]  # without a protocol and a loop
+
+_EAGER = "tests.hostile.eager:eager_loop"
+
+MORE: Mapping[str, Kind] = {
+    "uvicorn-h11-uvloop": Kind(
+        (*_UVICORN, "--http", "h11", "--loop", "uvloop"), ("uvicorn", "uvloop")
+    ),
+    "uvicorn-httptools-asyncio": Kind(
+        (*_UVICORN, "--http", "httptools", "--loop", "asyncio"), ("uvicorn", "httptools")
+    ),
+    # Not hypercorn: it needs that an application has not run yet when its task is there, and breaks
+    # with any ("'HTTPStream' object has no attribute 'app_put'").
+    "uvicorn-eager": Kind((*_UVICORN, "--http", "h11", "--loop", _EAGER), ("uvicorn",)),
+    "uvicorn-httptools-eager": Kind(
+        (*_UVICORN, "--http", "httptools", "--loop", _EAGER), ("uvicorn", "httptools")
+    ),
+    # Behind a proxy that says where a client is.
+    "daphne-proxied": replace(
+        KINDS["daphne"], arguments=(*KINDS["daphne"].arguments, "--proxy-headers")
+    ),
+}
+
+#: The servers that differ in what they tell an application, by HTTP/1.1.
+SERVERS = [
+    "uvicorn-h11",
+    "uvicorn-httptools",
+    "uvicorn-httptools-asyncio",
+    "hypercorn",
+    "hypercorn-trio",
+    "granian",
+    "daphne",
+]
+HTTP2 = ["hypercorn-h2", "granian-h2", "daphne-h2"]
+EAGER = ["uvicorn-eager", "uvicorn-httptools-eager"]
+
+#: A few of them that have little in common, for what takes long.
+FEW = ["uvicorn-h11", "hypercorn-trio", "granian", "daphne"]
+
+#: How an application is reached, as the beginning of a path: see apps.py.
+FORMS = {
+    "sse_app": "",
+    "behind": "/behind",
+    "starlette": "/starlette",
+    "starlette-behind": "/starlette-behind",
+}
+
+every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+needs_eager_tasks = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="asyncio.eager_task_factory came with Python 3.12"
+)
+
+
+def on(*names: str) -> pytest.MarkDecorator:
+    """Run a test that takes `server` on some of them."""
+    return on_each("server", [(name,) for name in names])
+
+
+def on_each(arguments: str, values: Sequence[tuple[str, ...]]) -> pytest.MarkDecorator:
+    """The same for a test that takes more, which need not be combined with every server. The name
+    of the server comes first; a test that takes `name` starts it itself.
+    """
+    each = [pytest.param(*some, marks=marks(some[0])) for some in values]
+    return pytest.mark.parametrize(
+        arguments.split(","), each, indirect=[arguments.split(",")[0]] * ("name" not in arguments)
+    )
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    return [needs_eager_tasks] if name in EAGER else []
+
+
+#: What servers log of requests that are none.
+OF_SERVERS = (
+    "Invalid HTTP request received.",
+    "Unsupported upgrade request.",
+    "No supported WebSocket library detected",
+)
+
+
+class Attacked(Server):
+    """A server that runs the applications of apps.py."""
+
+    app = "tests.hostile.apps:app"
+    kinds: ClassVar[Mapping[str, Kind]] = {**KINDS, **MORE}
+
+    def raw(self, data: bytes, receive_buffer: int | None = None) -> HTTP1Response:
+        """Send these bytes, whatever they are, and leave it to the caller to read the response."""
+        sock = self.address.connect(receive_buffer)
+        return HTTP1Response(sock, "/", "GET", [], instead=data)
+
+    def forgive_what_it_says_of_requests(self) -> None:
+        """Until the end of the test."""
+        for words in OF_SERVERS:
+            self.forgive(words)
+
+    def tell(self, what: str, tag: str) -> None:
+        """Have the streams of a tag told something: `drain` or `release`."""
+        self._client.get(f"/{what}?of={tag}").raise_for_status()
+
+    def places(self, tag: str) -> int:
+        """How many places the streams of a tag take, of those that `max_connections` counts."""
+        places: int = self._client.get(f"/places?of={tag}").raise_for_status().json()
+        return places
+
+
+def forget_traceback(server: Server) -> None:
+    """Take for information what servers log of an exception, in many lines."""
+    for words in ("Traceback", "Error", "ERROR", "Exception", "exception", " raised "):
+        server.forgive(words)
