@@ -196,8 +196,9 @@ class Watchdog:
         reader = self._incoming.reader
         assert reader is not None
         if self._response.events:
-            reader.drop()  # nobody has read it before the first event
-            return
+            reader.drop()  # if nobody reads it: that was to be before the first event
+            if reader.wants_more:
+                return
         wanted = anyio.Event()
         reader.when_wanted(wanted.set)
         try:

@@ -7,7 +7,7 @@ from typing import Protocol
 import pytest
 
 from tests.servers.clients import Address
-from tests.servers.conftest import certificate, start_server, tag  # noqa: F401
+from tests.servers.conftest import certificate, make_server, start_server, tag  # noqa: F401
 from tests.servers.harness import Certificate, Server, require_package, steady_port
 from tests.servers.harness import start as start_node
 
@@ -16,7 +16,7 @@ from .harness import KINDS, Proxy, start
 
 @pytest.fixture(scope="module")
 def _shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start_node("uvicorn-h11", tmp_path_factory.mktemp("log"), None)
+    server = start_node("uvicorn-h11", tmp_path_factory.mktemp("log"), None, Server)
     yield server
     server.kill()
 
