@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 import anyio
 
 from .answers import respond, send_response
-from .errors import ClientDisconnectedError, HTTPError
+from .errors import ClientDisconnectedError, HTTPError, as_answer
 from .factory import function_of, name_of, takes_request
 from .opening import Opening
 from .options import StreamOptions
@@ -112,6 +112,13 @@ class SSEApp:
         except ClientDisconnectedError:  # it has read the body
             if stream is None or stream.reason is not CloseReason.CLIENT_DISCONNECTED:
                 raise
+        except Exception as exc:
+            # A framework answers its own exceptions, if it is around.
+            if "app" in exchange[0] or (stream is not None and stream.started):
+                raise
+            if (answer := as_answer(exc)) is None:
+                raise
+            return answer
         return None
 
     async def _open(self, exchange: Exchange) -> Stream:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "ClientDisconnectedError",
@@ -22,6 +20,19 @@ def is_status(error: BaseException) -> bool:
     return isinstance(error, HTTPError) or (
         isinstance(getattr(error, "status_code", None), int)
         and any(kind.__name__ == "HTTPException" for kind in type(error).__mro__)
+    )
+
+
+def as_answer(error: Any) -> HTTPError | None:
+    """Return the answer that an exception of a framework stands for, or ``None``."""
+    if not is_status(error) or not 200 <= error.status_code <= 599:
+        return None
+    detail = getattr(error, "detail", None)
+    headers = getattr(error, "headers", None)
+    return HTTPError(
+        error.status_code,
+        detail if isinstance(detail, str) else None,
+        headers if isinstance(headers, Mapping) else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["Ending", "farewell", "stopping"]
 
 logger: logging.Logger = logging.getLogger("sse_asgi")
+
+#: The status of a request whose client has left before there was an answer. Nobody gets it. nginx
+#: has it in its logs.
+CLIENT_CLOSED_REQUEST = 499
 
 
 def farewell(life: Life, options: StreamOptions) -> bytes:
@@ -105,6 +110,8 @@ class Ending:
         if self._refuses and self._times.opening and life.reason is CloseReason.SHUTDOWN:
             life.error = stopping()
         if life.reason is CloseReason.CLIENT_DISCONNECTED:
+            if not response.started and not response.torn:
+                await self._answer_nobody()
             return
         seconds = self._patience()
         do_not_abort = response.abort_in(seconds, self._runtime)
@@ -127,6 +134,11 @@ class Ending:
             pass
         finally:
             do_not_abort()
+
+    async def _answer_nobody(self) -> None:
+        """End a response that has not started: a middleware may take none at all for an error."""
+        with anyio.move_on_after(TRY_AGAIN, shield=True), suppress(Exception):
+            await self._response.end(instead=(CLIENT_CLOSED_REQUEST, []))
 
     def _patience(self) -> float:
         """Return how long the end of the response may take."""

@@ -113,11 +113,20 @@ class Response:
         self.events += len(held)
         held.clear()
 
-    async def end(self, frame: bytes = b"", events: int = 0) -> None:
+    async def end(
+        self,
+        frame: bytes = b"",
+        events: int = 0,
+        *,
+        instead: tuple[int, list[tuple[bytes, bytes]]] | None = None,
+    ) -> None:
         """Send the last frame, and with it the end of the response.
 
         :param events: how many events the frame has.
+        :param instead: status and header fields of a response that takes the place of the stream.
         """
+        if instead is not None:
+            self._status_and_headers, self._preamble = instead, b""
         if self.flushing:
             await self.flushed()
         if not self._times.started:
