@@ -63,7 +63,7 @@ class Pump:
         self.waited: bool = False
         #: Whether somebody outside has cancelled the source there.
         self.cancelled: bool = False
-        #: Whether what it waits for there is a task that it knows to be cancelled.
+        #: Whether it has waited there for a task that it knows to be cancelled.
         self.awaits_cancelled: bool = False
         #: The event that the source has yielded when the stream was closing already.
         self.unsent: Any = NOTHING
@@ -97,7 +97,8 @@ class Pump:
                 self.stepping = False
                 if self.waited:
                     self.waited = False
-                    self.cancelled = False  # if it was, it has caught that and goes on
+                    # If it was cancelled, or waited for a task that was, it goes on.
+                    self.cancelled = self.awaits_cancelled = False
                     in_row, loop_ran = 0, 0.0
                     if life.closing:
                         self.unsent = event

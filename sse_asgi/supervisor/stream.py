@@ -229,7 +229,8 @@ class Stream:
                                 self._interruption.about_to_wait()
                             if pump.stepping:
                                 pump.waited = True
-                                pump.awaits_cancelled = knows_cancelled(trap)
+                                if knows_cancelled(trap):
+                                    pump.awaits_cancelled = True
                                 if pump.held:
                                     pump.about_to_wait()
                             try:
@@ -261,7 +262,8 @@ class Stream:
                     times.finishing = True
                     last = farewell(life, self._options) if self._body is None else self._body
                     end = self._response.end(last)
-                    yield from driven(end, self._begin)
+                    driving: Any = driven(end, self._begin)  # types.coroutine makes it iterable
+                    yield from driving
                     self._life.close(CloseReason.FINISHED)
         except ClientGone:
             self._watchdog.interrupt(CloseReason.CLIENT_DISCONNECTED)
