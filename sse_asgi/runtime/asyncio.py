@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
+import sys
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from .base import Cancel
 
-__all__ = ["AsyncioRuntime"]
+__all__ = ["AsyncioRuntime", "scopes_of"]
 
 
 class AsyncioRuntime(Runtime):
@@ -57,6 +58,10 @@ class AsyncioRuntime(Runtime):
     def cancel_requests(self, task: asyncio.Task[Any] | None) -> int:
         """Return how many ``Task.cancel()`` of a task are pending."""
         return 0 if task is None else task.cancelling()
+
+    def scopes(self, task: asyncio.Task[Any]) -> Iterator[Any]:
+        """Return the scopes of anyio's that a task is in, from the inside out."""
+        return scopes_of(task)
 
     def knows_cancelled(self, trap: Any) -> bool:
         """Return whether a task that yields this waits for a task that is cancelled already."""
@@ -114,6 +119,16 @@ class AsyncioRuntime(Runtime):
         future: asyncio.Future[None] = self._loop().create_future()
         hand_over(partial(_set_result, future))
         return future
+
+
+def scopes_of(task: asyncio.Task[Any]) -> Iterator[Any]:
+    """Return the scopes of anyio's that a task is in, from the inside out."""
+    # anyio has no function for this. If it calls things otherwise, there is nothing to be seen.
+    states = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
+    scope = getattr(states.get(task), "cancel_scope", None)
+    while scope is not None:
+        yield scope
+        scope = getattr(scope, "_parent_scope", None)
 
 
 def _set_result(future: asyncio.Future[None]) -> None:

@@ -178,16 +178,37 @@ class Runtime(ABC):
         """Make a task group, with the method ``start_soon`` of anyio's."""
         return anyio.create_task_group()
 
-    def whose(self, scope: CancelScope) -> Whose:
-        """Return who has cancelled the running task, in the moment before it learns that.
+    def whose(self, scope: CancelScope, task: Any) -> Whose:
+        """Return who has cancelled a task, in the moment before it learns that.
+
+        A timeout of its own is one of those.
 
         :param scope: a scope of the task, that may be cancelled from around it.
         """
+        cancelled = False
+        for inner in self.scopes(task):
+            if inner is scope:
+                return Whose.UNKNOWN if cancelled else Whose.OUTSIDE
+            if inner.shield:
+                return Whose.INSIDE
+            cancelled = cancelled or inner.cancel_called
         return Whose.UNKNOWN
 
-    def groups(self, task: Any) -> int:
-        """Return how many task groups a task has open, if they wait for it to be cancelled."""
-        return 0
+    @abstractmethod
+    def scopes(self, task: Any) -> Iterator[Any]:
+        """Return the scopes that a task is in, from the inside out, as far as that can be seen."""
+
+    def groups(self, task: Any) -> list[Any]:
+        """Return the task groups that a task has open, if they wait for it to be cancelled."""
+        return []
+
+    def has_ended(self, group: Any) -> bool:
+        """Return whether such a group has come to its end, and was not cancelled."""
+        return False
+
+    def waits_for_group(self, task: Any) -> bool:
+        """Return whether a task waits for the end of such a group: for its other tasks."""
+        return False
 
     @abstractmethod
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Cancel:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-import sys
 from typing import TYPE_CHECKING, Any, Self
 
-from .asyncio import AsyncioRuntime
+from .asyncio import AsyncioRuntime, scopes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -151,14 +150,7 @@ class NativeScope:
 
 def _is_shielded(task: asyncio.Task[Any]) -> bool:
     """Return whether a task has put up a shield of anyio's, which must keep cancellations out."""
-    # anyio has no function for this. See of_task(), which looks whether this can be asked.
-    states = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
-    scope = getattr(states.get(task), "cancel_scope", None)
-    while scope is not None:
-        if scope.shield:
-            return True
-        scope = getattr(scope, "_parent_scope", None)
-    return False
+    return any(scope.shield for scope in scopes_of(task))
 
 
 class NativeTaskGroup(asyncio.TaskGroup):

@@ -11,7 +11,7 @@ from weakref import ref
 import trio
 import trio.lowlevel
 
-from .base import Runtime, Whose, nothing
+from .base import Runtime, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -47,31 +47,35 @@ class TrioRuntime(Runtime):
         again: float | None = None,
     ) -> CancelScope:
         """Make a cancel scope."""
-        return trio.CancelScope(deadline=deadline, shield=shield)
+        scope: Any = trio.CancelScope(deadline=deadline, shield=shield)
+        made: CancelScope = scope
+        return made
 
-    def whose(self, scope: CancelScope) -> Whose:
-        """Return who has cancelled the running task. A timeout of its own is one of those."""
-        # trio has no function for this. If it calls things otherwise, the answer is UNKNOWN.
-        status = getattr(trio.lowlevel.current_task(), "_cancel_status", None)
-        cancelled = False
-        while status is not None:
-            inner = getattr(status, "_scope", None)
-            if inner is None:
-                break
-            if inner is scope:
-                return Whose.UNKNOWN if cancelled else Whose.OUTSIDE
-            if inner.shield:
-                return Whose.INSIDE
-            cancelled = cancelled or inner.cancel_called
+    def scopes(self, task: trio.lowlevel.Task) -> Iterator[Any]:
+        """Return the scopes that a task is in, from the inside out."""
+        # trio has no function for this. If it calls things otherwise, there is nothing to be seen.
+        status = getattr(task, "_cancel_status", None)
+        while (scope := getattr(status, "_scope", None)) is not None:
+            yield scope
             status = getattr(status, "_parent", None)
-        return Whose.UNKNOWN
 
-    def groups(self, task: trio.lowlevel.Task) -> int:
-        """Return how many nurseries a task has open.
+    def groups(self, task: trio.lowlevel.Task) -> list[Any]:
+        """Return the nurseries that a task has open, the innermost last.
 
         A task that waits for its children does not learn of a cancellation where it waits.
         """
-        return len(task.child_nurseries)
+        return list(task.child_nurseries)
+
+    def has_ended(self, group: trio.Nursery) -> bool:
+        """Return whether a nursery has come to its end, and was not cancelled."""
+        # trio has no function for this. If it calls things otherwise, the answer is False.
+        return getattr(group, "_closed", False) and not group.cancel_scope.cancel_called
+
+    def waits_for_group(self, task: trio.lowlevel.Task) -> bool:
+        """Return whether a task waits for the end of a nursery."""
+        # trio has no function for this. If it calls things otherwise, the answer is False.
+        nurseries = task.child_nurseries
+        return bool(nurseries) and not getattr(nurseries[-1], "_nested_child_running", True)
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Cancel:
         """Start a task of the system, and return what cancels a scope around it.

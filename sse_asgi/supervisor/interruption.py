@@ -92,7 +92,7 @@ class Interruption:
         self._pump = pump
         self._cleanup_timer: Cancel = nothing
         self._late_timer: Cancel = nothing
-        self._groups = 0
+        self._groups: list[Any] = []
         self._was_late = False
         self._life = life
         self._times = times
@@ -107,7 +107,7 @@ class Interruption:
 
     def now(self) -> None:
         """Wake the host, which then closes the source. What feeds the source ends, too."""
-        self._groups = self._runtime.groups(self._task)
+        self._note_groups()
         self.stop_feed()
         if self._in_cleanup():
             self.cleanup.shield = True
@@ -118,16 +118,29 @@ class Interruption:
 
         Call this when the stream is closing.
         """
-        runtime = self._runtime
-        groups = runtime.groups(self._task)
-        if groups < self._groups and not self.entered:
+        runtime, groups = self._runtime, self._runtime.groups(self._task)
+        still_open = [group for group in self._groups if group in groups]
+        if len(still_open) < len(self._groups) and not self.entered:
             # The source has waited for a task group of its own, and that has raised it.
             self.entered = self.cleanup.shield = True
-        # One that is within a shield of the source's own has not.
-        self._groups = 0 if runtime.whose(self.cleanup) is Whose.INSIDE else groups
+        if not self.entered:
+            self._note_groups()
+        elif self._groups:
+            # One of those must see that it was cancelled from around it. Else it would take the
+            # cancellation for its own, and let the source go on.
+            self._groups = still_open
+            waits = groups[-1:] == still_open[-1:] != [] and runtime.waits_for_group(self._task)
+            self.cleanup.shield = not waits
         # A shield of the source's own may have been in the way, and has gone.
         runtime.renew(self.cleanup)
         runtime.renew(self.outer)
+
+    def _note_groups(self) -> None:
+        """Note the task groups of the source that an interruption reaches where it waits now."""
+        runtime, task = self._runtime, self._task
+        inside = runtime.whose(self.cleanup, task) is Whose.INSIDE
+        groups = [] if inside else runtime.groups(task)
+        self._groups = [group for group in groups if not runtime.has_ended(group)]
 
     def stop_feed(self) -> None:
         """Cancel what feeds the source, if something does."""
@@ -174,7 +187,7 @@ class Interruption:
         error: Any = getattr(value, "error", None)
         cancels = self._pump.waited and isinstance(error, self._runtime.cancelled)
         if cancels:
-            whose = self._runtime.whose(self.cleanup)
+            whose = self._runtime.whose(self.cleanup, self._task)
             self.entered = self._life.closing and whose is not Whose.INSIDE
             if self.entered and whose is Whose.OUTSIDE:
                 self.cleanup.shield = True  # before trio looks at it, which it may do very early
