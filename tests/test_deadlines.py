@@ -173,6 +173,15 @@ def test_a_thing_is_due_at_its_time_and_not_before(
     assert times.due(1000) is due
 
 
+def test_a_new_stream_has_its_start_before_it_and_nothing_else() -> None:
+    times = Deadlines(changed(never_due().timing, defer_start=3), 4)
+    assert times.next(4) == 7
+    assert times.due(math.nextafter(7, 0)) is Due.NOTHING
+    assert times.due(7) is Due.START
+    assert times.wakes == inf
+    assert not times.spared_in_vain
+
+
 def test_what_is_handed_over_is_due_at_once() -> None:
     times = never_due()
     times.handed_over = True
@@ -211,8 +220,8 @@ def test_nothing_is_sent_while_the_factory_is_awaited() -> None:
 def test_a_start_that_is_being_sent_is_closed_like_any_other_send() -> None:
     times = never_due()
     times.started, times.starting, times.sending_since = False, True, 1
-    wait: Any = Wait(inf)
-    times.wait_scope = wait
+    wait = Wait(inf)
+    times.wait_scope = wait  # type: ignore[assignment]
     times.tell(2, 1)
     assert times.wakes == wait.deadline == times.next(2) == 3
     assert times.due(3) is Due.CLOSE
