@@ -229,8 +229,7 @@ class Stream:
                                 self._interruption.about_to_wait()
                             if pump.stepping:
                                 pump.waited = True
-                                if knows_cancelled(trap):
-                                    pump.awaits_cancelled = True
+                                pump.awaits_cancelled |= knows_cancelled(trap)
                                 if pump.held:
                                     pump.about_to_wait()
                             try:
