@@ -144,7 +144,7 @@ class Ending:
         """Return how long the end of the response may take."""
         times = self._times
         seconds = min(times.timing.cleanup_timeout, times.timing.send_timeout)
-        if times.spared_in_vain or self._life.leaving is not None:
+        if times.spared_in_vain or self._life.cancelled:
             seconds = min(seconds, TRY_AGAIN)
         return seconds
 

@@ -59,7 +59,7 @@ _AS_TOLD = (CloseReason.FINISHED, CloseReason.CANCELLED)
 class Life:
     """The state of one stream, why it ends, and with which exception."""
 
-    __slots__ = ("closing", "error", "leaving", "reason", "state")
+    __slots__ = ("cancelled", "closing", "error", "leaving", "reason", "state")
 
     def __init__(self) -> None:
         self.state: State = State.OPEN
@@ -72,6 +72,8 @@ class Life:
         #: What came from around the application, such as a cancellation. It goes on its way when
         #: the stream has ended.
         self.leaving: BaseException | None = None
+        #: Whether somebody around the application has cancelled it, and waits for it.
+        self.cancelled: bool = False
 
     def tell(self, reason: CloseReason) -> bool:
         """Tell the stream to end. Return whether it was open before."""

@@ -27,7 +27,7 @@ from ..runtime import of_task
 from ..runtime.base import driven
 from ..shutdown import server_shutdown
 from ..source import YIELDS_IN_CLEANUP
-from .deadlines import Deadlines
+from .deadlines import TRY_AGAIN, Deadlines
 from .ending import Ending, farewell, stopping
 from .interruption import Interruption, Thrown
 from .life import Life, State
@@ -151,13 +151,12 @@ class Stream:
                     await self._host()
                     self._interruption.stop()  # before that wait: the feed may take its time
                     if self._response.flushing:
-                        with anyio.move_on_after(self._options.cleanup_timeout, shield=True):
-                            await self._response.flushed()
+                        await self._let_the_watchdog_send()
                 finally:
                     self._interruption.stop()
                     self._watchdog.stop()
         except BaseException as exc:
-            self._life.leaving = exc  # from around the application; _raise() raises it again
+            self._leave_with(exc)  # from around the application; _raise() raises it again
         finally:
             self._tasks = None
             self._shutdown.forget(self)
@@ -270,7 +269,7 @@ class Stream:
             self._cancelled(exc)
         except BaseException as exc:  # a group with a cancellation, or the coroutine is closed
             self._life.close(CloseReason.CANCELLED)
-            self._life.leaving = exc
+            self._leave_with(exc)
 
     def _is_cancellation(self, exc: BaseException) -> bool:
         """Return whether an exception is none of the source's own, or has such a one in it."""
@@ -284,7 +283,7 @@ class Stream:
         error = self._interruption.explain(exc, at_yield=not pump.stepping)
         if error is None:  # by the server: it leaves when the stream has ended
             life.close(CloseReason.CANCELLED)
-            life.leaving = exc
+            self._leave_with(exc)
         elif pump.stepping and pump.awaits_cancelled:  # it has come to its end
             life.close(CloseReason.FINISHED)
         elif life.error is None:
@@ -294,6 +293,21 @@ class Stream:
         """Close the stream with an exception of the source, or about what it has yielded."""
         note_origin(error, self._source.iterator)
         self._life.fail(error)
+
+    def _leave_with(self, exc: BaseException) -> None:
+        self._life.leaving, self._life.cancelled = exc, True
+
+    async def _let_the_watchdog_send(self) -> None:
+        """Wait until it has sent what it sends, but not for long if somebody waits for us."""
+        seconds = self._times.timing.cleanup_timeout
+        if self._life.cancelled:
+            if self._response.server.sends_at_once:
+                return  # what is interrupted is sent again, with the end
+            seconds = min(seconds, TRY_AGAIN)
+        do_not_abort = self._response.abort_in(seconds, self._runtime)
+        with anyio.move_on_after(seconds, shield=True):
+            await self._response.flushed()
+        do_not_abort()
 
     # -- closing: the source ---------------------------------------------------------------------
 

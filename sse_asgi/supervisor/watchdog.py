@@ -115,6 +115,7 @@ class Watchdog:
             self.fail(exc)
         except BaseException:
             # Cancelled from around the application, which the host is shielded from.
+            self._life.cancelled = True
             self.interrupt(CloseReason.CANCELLED)
             raise
         finally:
@@ -167,7 +168,9 @@ class Watchdog:
             else:
                 self.close(reason)
         elif due is Due.SEND_TIMEOUT:
-            self.interrupt(CloseReason.SEND_TIMEOUT)
+            self._look()  # it may have taken something since the last look
+            if times.due(self._runtime.clock()) is due:
+                self.interrupt(CloseReason.SEND_TIMEOUT)
         elif due is Due.PROGRESS:
             self._look()
         elif due is Due.PING:
