@@ -426,7 +426,7 @@ async def test_events_that_wait_for_the_watchdog_come_before_what_ends_the_strea
     app = sse_app(source, on_error=lambda exc: "sorry", on_close=recorder.on_close)
     await app(http_scope(), cycle.receive, send)
     assert data(cycle) == ["a", *map(str, range(8)), "sorry"]
-    assert recorder.report.events == 9
+    assert recorder.report.events == 10
 
 
 @pytest.mark.parametrize("first", ["the ping", "the cancellation"])

@@ -143,6 +143,12 @@ class Runtime(ABC):
             found = self._own[make] = make()
         return found
 
+    def is_cancellation(self, exc: BaseException) -> bool:
+        """Return whether an exception is no code's own, or has such a one in it."""
+        if isinstance(exc, BaseExceptionGroup):
+            return exc.split(self.cancelled)[0] is not None
+        return isinstance(exc, (self.cancelled, GeneratorExit))
+
     @property
     @abstractmethod
     def clock(self) -> Callable[[], float]:

@@ -173,7 +173,7 @@ class Ending:
             else:
                 if last is not None:
                     self._life.error = None
-                    await response.end(last)
+                    await response.end(last, 1)
                     return
         await self._break_off()
 

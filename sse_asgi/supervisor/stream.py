@@ -248,7 +248,7 @@ class Stream:
                     except ClientGone:
                         self._watchdog.interrupt(CloseReason.CLIENT_DISCONNECTED)
                     except BaseException as exc:
-                        if self._is_cancellation(exc):
+                        if self._runtime.is_cancellation(exc):
                             raise
                         self._fail(exc)
                     finally:
@@ -270,12 +270,6 @@ class Stream:
         except BaseException as exc:  # a group with a cancellation, or the coroutine is closed
             self._life.close(CloseReason.CANCELLED)
             self._leave_with(exc)
-
-    def _is_cancellation(self, exc: BaseException) -> bool:
-        """Return whether an exception is none of the source's own, or has such a one in it."""
-        if isinstance(exc, BaseExceptionGroup):
-            return exc.split(self._runtime.cancelled)[0] is not None
-        return isinstance(exc, (self._runtime.cancelled, GeneratorExit))
 
     def _cancelled(self, exc: BaseException) -> None:
         """Deal with a cancellation that is not our interruption, which ends at its scope."""
@@ -348,7 +342,7 @@ class Stream:
             if (rest := group.split(GeneratorExit)[1]) is not None:
                 self._fail(rest)
         except BaseException as exc:
-            if not self._is_cancellation(exc):
+            if not self._runtime.is_cancellation(exc):
                 self._fail(exc)
             elif isinstance(exc, GeneratorExit) or self._interruption.from_outside():
                 raise  # else the source has cancelled a task of its own, and waited for that

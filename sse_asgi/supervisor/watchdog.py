@@ -111,13 +111,13 @@ class Watchdog:
             if self._incoming.reader is not None:
                 self._incoming.reader.lost()
             self.interrupt(CloseReason.CLIENT_DISCONNECTED)
-        except Exception as exc:  # ping_message_factory, or receive() of a middleware
-            self.fail(exc)
-        except BaseException:
-            # Cancelled from around the application, which the host is shielded from.
-            self._life.cancelled = True
-            self.interrupt(CloseReason.CANCELLED)
-            raise
+        except BaseException as exc:
+            if self._runtime.is_cancellation(exc):
+                # From around the application, which the host is shielded from.
+                self._life.cancelled = True
+                self.interrupt(CloseReason.CANCELLED)
+                raise
+            self.fail(exc)  # ping_message_factory, or receive() of a middleware
         finally:
             if done is not None:
                 done.set()
