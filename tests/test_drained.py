@@ -190,7 +190,7 @@ async def test_an_interrupted_send_that_nobody_knows_about_is_no_clean_end(sends
     assert recorder.report.reason is CloseReason.CANCELLED
 
 
-# -- a server whose send has written nothing while it waits -----------------------------------------
+# -- a server whose send has written nothing while it waits ----------------------------------------
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -553,7 +553,7 @@ def test_waits_that_end_by_themselves_are_no_interruption(
 
 # -- a source that yields while it is closed -------------------------------------------------------
 
-_YIELDED = "the source yielded while it was being closed; that is not sent"
+_YIELDED = " yielded while it was being closed; that is not sent"
 
 
 @pytest.mark.parametrize("yields", [1, 2, 20])
@@ -580,7 +580,7 @@ def test_a_source_that_yields_while_it_is_closed_comes_to_its_end(
     with pytest.raises(TypeError):
         run(source, "end")
     steps.check("cleaned up")
-    assert [record.message for record in caplog.records] == [_YIELDED]
+    assert [_YIELDED in record.message for record in caplog.records] == [True]
 
 
 @interrupted
@@ -601,7 +601,8 @@ def test_a_source_that_yields_while_it_is_closed_may_fail(
         run(source, how)
     steps.check("fails")
     messages = [record.message for record in caplog.records]
-    assert messages == [_YIELDED, "another exception while the source was closed"]
+    assert _YIELDED in messages.pop(0)
+    assert messages == ["another exception while the source was closed"]
 
 
 @interrupted
@@ -628,7 +629,7 @@ def test_a_source_that_swallows_all_and_yields_comes_to_its_end(
     assert ended.report.error is None
     assert b"two" not in ended.body
     steps.check("cleaned up")
-    assert _YIELDED in [record.message for record in caplog.records]
+    assert any(_YIELDED in record.message for record in caplog.records)
 
 
 def test_a_source_that_yields_when_its_client_has_left_in_a_send(
@@ -649,7 +650,7 @@ def test_a_source_that_yields_when_its_client_has_left_in_a_send(
     assert ended.report.error is None
     assert ended.body == b""
     steps.check("cleaned up")
-    assert [record.message for record in caplog.records] == [_YIELDED]
+    assert [_YIELDED in record.message for record in caplog.records] == [True]
 
 
 def test_a_cleanup_that_yields_has_no_more_time_than_others(run: Run) -> None:

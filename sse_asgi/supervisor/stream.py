@@ -254,15 +254,7 @@ class Stream:
                     finally:
                         value = None  # an error's traceback has this frame: no cycle
                         yield from self._close_source().__await__()
-                if life.error is not None:  # of what feeds the source
-                    life.close(CloseReason.ERROR)
-                if not life.closing:
-                    times.finishing = True
-                    last = farewell(life, self._options) if self._body is None else self._body
-                    end = self._response.end(last)
-                    driving: Any = driven(end, self._begin)  # types.coroutine makes it iterable
-                    yield from driving
-                    self._life.close(CloseReason.FINISHED)
+                yield from self._finish().__await__()
         except ClientGone:
             self._watchdog.interrupt(CloseReason.CLIENT_DISCONNECTED)
         except self._runtime.cancelled as exc:
@@ -270,6 +262,17 @@ class Stream:
         except BaseException as exc:  # a group with a cancellation, or the coroutine is closed
             self._life.close(CloseReason.CANCELLED)
             self._leave_with(exc)
+
+    async def _finish(self) -> None:
+        """End the response of a source that has come to its end."""
+        life = self._life
+        if life.error is not None:  # of what feeds the source
+            life.close(CloseReason.ERROR)
+        if not life.closing:
+            self._times.finishing = True
+            last = farewell(life, self._options) if self._body is None else self._body
+            await driven(self._response.end(last), self._begin)
+            life.close(CloseReason.FINISHED)
 
     def _cancelled(self, exc: BaseException) -> None:
         """Deal with a cancellation that is not our interruption, which ends at its scope."""
