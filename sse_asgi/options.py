@@ -94,8 +94,9 @@ class StreamOptions:
     :param retry: the reconnection time in milliseconds, sent when the stream opens. At a shutdown
         each client gets a random time between this and twice as much, so that the clients do not
         all reconnect at once. ``None``: send neither.
-    :param send_timeout: how long one ``send`` to the server may take, that is, how long a client
-        may stop reading; ``None``: no limit.
+    :param send_timeout: how long a client may take nothing of what is sent to it. Where its
+        progress can't be seen (not on Linux, or a server that is not known), this is how long one
+        ``send`` to the server may take. ``None``: no limit.
     :param cleanup_timeout: how long each of these may take: closing the source, the last chunk,
         ``on_close``; ``None``: no limit.
     :param shutdown: the :class:`~sse_asgi.Shutdown` that tells streams to end; by default that of
