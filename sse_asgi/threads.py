@@ -216,7 +216,12 @@ class _Thread:
 
     def _log_unseen_error(self) -> None:
         if self._unseen and self.error is not None and self._closed.is_set():
-            logger.error("a source raised when nobody waited for it any more", exc_info=self.error)
+            if "ignored GeneratorExit" in str(self.error):
+                logger.warning("a source yielded while it was being closed; that is not sent")
+            else:
+                logger.error(
+                    "a source raised when nobody waited for it any more", exc_info=self.error
+                )
             self.error = None
 
     # -- in the thread ---------------------------------------------------------------------------
