@@ -185,7 +185,8 @@ async def test_a_factory_may_take_its_time() -> None:
     began = trio.current_time()
     async with Plain(sse_app(factory, ping=5)) as server:
         await server.returns(1000)
-        assert [(at - began, m.get("body")) for at, m in zip(server.times, server.messages)] == [
+        bodies = [message.get("body") for message in server.messages]
+        assert [(at - began, body) for at, body in zip(server.times, bodies, strict=True)] == [
             (100, None),
             (100, b""),
             (105, b":\n\n"),
