@@ -35,7 +35,7 @@ logger: logging.Logger = logging.getLogger("sse_asgi")
 SYNC_STREAMS = 256
 
 #: How often a source may yield while it is being closed.
-YIELDS_IN_CLEANUP = 100
+YIELDS_IN_CLEANUP = 10_000
 
 _END = cast("EventLike", object())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Self
 
 import anyio
@@ -115,15 +116,20 @@ class Plain:
         await checkpoint()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.disconnect()
         self.resume()
-        if exc_info[0] is not None:
+        if exc is not None:
             self._tasks.cancel_scope.cancel()
             if self._task is not None:
                 self._task.cancel()
-        await self._tasks.__aexit__(*exc_info)
-        if exc_info[0] is None and (error := self.error) is not None:
+        await self._tasks.__aexit__(exc_type, exc, traceback)
+        if exc is None and (error := self.error) is not None:
             raise error
 
     async def _run(self) -> None:

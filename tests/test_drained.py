@@ -125,7 +125,7 @@ async def test_the_source_is_not_asked_for_more_when_that_send_has_ended() -> No
     app = sse_app(counting.source, shutdown=shutdown, send_timeout=None, cleanup_timeout=7)
 
     def stuck(message: Any) -> bool:
-        return message.get("body") == b"data: 3\n\n"
+        return bool(message.get("body") == b"data: 3\n\n")
 
     async with Plain(app, stuck=stuck) as server:
         await server.waits.wait()
