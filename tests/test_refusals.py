@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -82,9 +83,14 @@ class Held:
             await self._holder.has(b"data: a")
         return self.app
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._holder is not None:
-            await self._holder.__aexit__(*exc_info)
+            await self._holder.__aexit__(exc_type, exc, traceback)
 
 
 @answers
