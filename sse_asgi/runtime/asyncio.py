@@ -28,6 +28,7 @@ class AsyncioRuntime(Runtime):
     """See :class:`~sse_asgi.runtime.base.Runtime`."""
 
     joins: bool = True
+    task_type: type[Any] | None = asyncio.Task
     cancelled: type[BaseException] = asyncio.CancelledError
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -124,6 +124,9 @@ class Runtime(ABC):
     #: Whether a stream may join events: see ``supervisor/pump.py``.
     joins: bool
 
+    #: What a task yields that waits for another task; ``None``: something else.
+    task_type: type[Any] | None = None
+
     #: The exception class of a cancellation.
     cancelled: type[BaseException]
 

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from .base import Stopping
     from .connections import Connections
 
-__all__ = ["recognise"]
+__all__ = ["recognise", "sends_at_once"]
 
 
 def recognise(scope: Scope, send: Send, runtime: Runtime, stopping: Stopping) -> Server:
     """Return the server of a request: one that keeps to ASGI, unless it is known to differ."""
     return _kind(scope, send, runtime)(scope, send, stopping, runtime.own(_connections))
+
+
+def sends_at_once(send: Send) -> bool:
+    """Return whether a ``send`` that waits has written nothing: see ``Server.sends_at_once``."""
+    return is_uvicorns(send)
 
 
 def _connections() -> Connections:

@@ -27,7 +27,7 @@ from ..runtime import of_task
 from ..runtime.base import driven
 from ..shutdown import server_shutdown
 from ..source import YIELDS_IN_CLEANUP
-from .deadlines import TRY_AGAIN, Deadlines
+from .deadlines import Deadlines
 from .ending import Ending, farewell, stopping
 from .interruption import Interruption, Thrown
 from .life import Life, State
@@ -64,6 +64,7 @@ class Stream:
     :param reader: takes the body of the request, for the source.
     :param on_disconnect: called, and awaited in a task of its own, when the client has left.
     :param on_drain: called when the stream is told to end, before the grace period.
+    :param started: whether the start of the response was sent already.
     :param feed: a coroutine function that runs in a task of its own while the stream is open. An
         exception that leaves it ends the stream like one of the source.
     """
@@ -88,6 +89,7 @@ class Stream:
         on_disconnect: Callable[[], Awaitable[object]] | None = None,
         on_drain: Callable[[], object] | None = None,
         feed: Callable[[], Awaitable[object]] | None = None,
+        started: bool = False,
     ) -> None:
         self._runtime = runtime = of_task()
         clock = runtime.clock
@@ -99,7 +101,7 @@ class Stream:
         server = servers.recognise(scope, send, runtime, self._shutdown)
         self._life = life = Life()
         self._times = times = Deadlines(options.timing, now)
-        times.opening = isinstance(source, Opening)
+        times.opening, times.started = isinstance(source, Opening), started
         self._response = response = Response(
             server, life, times, clock, options, start or options.status_and_headers,
             is_stream=body is None,
@@ -151,7 +153,7 @@ class Stream:
                     await self._host()
                     self._interruption.stop()  # before that wait: the feed may take its time
                     if self._response.flushing:
-                        await self._let_the_watchdog_send()
+                        await self._watchdog.comes_to_its_end()
                 finally:
                     self._interruption.stop()
                     self._watchdog.stop()
@@ -212,11 +214,12 @@ class Stream:
     def _host(self) -> Generator[Any, Any, None]:
         """Send what the source has, and close it, whatever happens."""
         pump, times, life = self._pump, self._times, self._life
-        knows_cancelled = self._runtime.knows_cancelled
+        runtime = self._runtime
+        task_type = runtime.task_type
         try:
             with self._interruption.outer:
                 with self._interruption.cleanup:
-                    running = pump.run(self._encode, self._options.sep, joins=self._runtime.joins)
+                    running = pump.run(self._encode, self._options.sep, joins=runtime.joins)
                     try:
                         # This does what "await running" does, and sees when the source waits and
                         # when it is cancelled. A coroutine of its own would take memory for as long
@@ -228,7 +231,8 @@ class Stream:
                                 self._interruption.about_to_wait()
                             if pump.stepping:
                                 pump.waited = True
-                                pump.awaits_cancelled |= knows_cancelled(trap)
+                                if type(trap) is task_type and runtime.knows_cancelled(trap):
+                                    pump.awaits_cancelled = True
                                 if pump.held:
                                     pump.about_to_wait()
                             try:
@@ -248,7 +252,7 @@ class Stream:
                     except ClientGone:
                         self._watchdog.interrupt(CloseReason.CLIENT_DISCONNECTED)
                     except BaseException as exc:
-                        if self._runtime.is_cancellation(exc):
+                        if runtime.is_cancellation(exc):
                             raise
                         self._fail(exc)
                     finally:
@@ -257,7 +261,7 @@ class Stream:
                 yield from self._finish().__await__()
         except ClientGone:
             self._watchdog.interrupt(CloseReason.CLIENT_DISCONNECTED)
-        except self._runtime.cancelled as exc:
+        except runtime.cancelled as exc:
             self._cancelled(exc)
         except BaseException as exc:  # a group with a cancellation, or the coroutine is closed
             self._life.close(CloseReason.CANCELLED)
@@ -293,18 +297,6 @@ class Stream:
 
     def _leave_with(self, exc: BaseException) -> None:
         self._life.leaving, self._life.cancelled = exc, True
-
-    async def _let_the_watchdog_send(self) -> None:
-        """Wait until it has sent what it sends, but not for long if somebody waits for us."""
-        seconds = self._times.timing.cleanup_timeout
-        if self._life.cancelled:
-            if self._response.server.sends_at_once:
-                return  # what is interrupted is sent again, with the end
-            seconds = min(seconds, TRY_AGAIN)
-        do_not_abort = self._response.abort_in(seconds, self._runtime)
-        with anyio.move_on_after(seconds, shield=True):
-            await self._response.flushed()
-        do_not_abort()
 
     # -- closing: the source ---------------------------------------------------------------------
 

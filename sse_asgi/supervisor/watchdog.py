@@ -344,6 +344,18 @@ class Watchdog:
             self._ping_timer()
         self._stop_listening()
 
+    async def comes_to_its_end(self) -> None:
+        """Wait until what this task sends is sent, but not for long if the stream was cancelled."""
+        seconds = self._times.timing.cleanup_timeout
+        if self._life.cancelled:
+            if self._response.server.sends_at_once:
+                return  # what is interrupted is sent again, with the end
+            seconds = min(seconds, TRY_AGAIN)
+        do_not_abort = self._response.abort_in(seconds, self._runtime)
+        with anyio.move_on_after(seconds, shield=True):
+            await self._response.flushed()
+        do_not_abort()
+
     def _stop_listening(self) -> None:
         # Not the scope of the group: an exception that leaves a task is kept in a cycle.
         if self._times.wait_scope is not None:
