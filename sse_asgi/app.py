@@ -67,8 +67,26 @@ class SSEApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an ``http`` or ``lifespan`` scope, and refuse a ``websocket``."""
+        # A coroutine for each of these steps would take memory for as long as a stream is open.
         if scope["type"] == "http":
-            await self._respond((scope, receive, send))
+            exchange = scope, receive, send
+            method = scope["method"].upper()
+            if method == "HEAD" and method in self._methods:
+                headers = self.options.response_headers
+                await send_response(exchange, 200, headers, b"", self.options)
+                return
+            answer = self._refusal(method)
+            if answer is None:
+                stream: Stream | None = None
+                try:
+                    stream = await self._open(exchange)
+                    await stream.run()
+                except Exception as exc:
+                    answer = _answer(exc, scope, stream)
+                finally:
+                    self._leave()
+            if answer is not None:
+                await respond(exchange, answer, self.options)
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -77,48 +95,16 @@ class SSEApp:
         else:
             raise ValueError(f"unknown ASGI scope type {scope['type']!r}")
 
-    async def _respond(self, exchange: Exchange) -> None:
-        """Open a stream, or answer the request with a response that is none."""
-        method = exchange[0]["method"].upper()
-        answer: HTTPError | None
-        if method == "HEAD" and method in self._methods:
-            headers = self.options.response_headers
-            await send_response(exchange, 200, headers, b"", self.options)
-            return
-        if method == "OPTIONS" and method not in self._methods:
-            answer = HTTPError(204, headers={"allow": self._allow()})
-        elif method not in self._methods:
-            answer = HTTPError(405, headers={"allow": self._allow()})
-        elif not self._enter():
-            answer = HTTPError(503, "too many streams", {"retry-after": "5"})
-        else:
-            try:
-                answer = await self._stream(exchange)
-            finally:
-                self._leave()
-        if answer is not None:
-            await respond(exchange, answer, self.options)
+    def _refusal(self, method: str) -> HTTPError | None:
+        """Return the answer to a request that opens no stream.
 
-    async def _stream(self, exchange: Exchange) -> HTTPError | None:
-        """Serve a stream. Return what answers the request if the source has raised that instead."""
-        stream: Stream | None = None
-        try:
-            stream = await self._open(exchange)
-            await stream.run()
-        except HTTPError as exc:
-            if stream is not None and stream.started:
-                raise
-            return exc.with_traceback(None)  # which has this frame: no cycle for the collector
-        except ClientDisconnectedError:  # it has read the body
-            if stream is None or stream.reason is not CloseReason.CLIENT_DISCONNECTED:
-                raise
-        except Exception as exc:
-            # A framework answers its own exceptions, if it is around.
-            if "app" in exchange[0] or (stream is not None and stream.started):
-                raise
-            if (answer := as_answer(exc)) is None:
-                raise
-            return answer
+        If it opens one (``None``), this counts the stream as open.
+        """
+        if method not in self._methods:
+            status = 204 if method == "OPTIONS" else 405
+            return HTTPError(status, headers={"allow": self._allow()})
+        if not self._enter():
+            return HTTPError(503, "too many streams", {"retry-after": "5"})
         return None
 
     async def _open(self, exchange: Exchange) -> Stream:
@@ -169,6 +155,24 @@ class SSEApp:
             await send({"type": f"lifespan.{phase}.failed", "message": repr(exc)})
             raise
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _answer(exc: Exception, scope: Scope, stream: Stream | None) -> HTTPError | None:
+    """Return what answers a request whose source has raised, or raise it again.
+
+    :returns: ``None`` if the client has left, so that nobody gets an answer.
+    """
+    reason = None if stream is None else stream.reason
+    if isinstance(exc, ClientDisconnectedError) and reason is CloseReason.CLIENT_DISCONNECTED:
+        return None  # it has read the body
+    answer = None
+    if isinstance(exc, HTTPError):
+        answer = exc
+    elif "app" not in scope:  # else a framework is around, and answers its own exceptions
+        answer = as_answer(exc)
+    if answer is None or (stream is not None and stream.started):
+        raise exc
+    return answer.with_traceback(None)  # which has this frame: no cycle for the collector
 
 
 def _no_lifespan(app: SSEApp) -> AbstractAsyncContextManager[None]:
