@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import HTTPError
 from .options import merge_headers
+from .request import UNREAD
 from .servers import sends_at_once
 from .supervisor import Stream
 
@@ -52,7 +53,7 @@ async def send_response(
             return
     stream = Stream(
         _Nothing(), exchange, options.of_answers, start=(status, headers), body=body,
-        started=started,
+        reader=UNREAD, started=started,
     )  # fmt: skip
     await stream.run()
 

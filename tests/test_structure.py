@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor": NAMES | {
         "runtime", "encoder", "notes", "servers", "shutdown", "source", "opening", "options",
     },
-    "answers": NAMES | {"options", "servers", "supervisor"},
+    "answers": NAMES | {"options", "request", "servers", "supervisor"},
     "factory": NAMES,
     "app": NAMES | {
         "factory", "request", "source", "opening", "options", "supervisor", "answers",

@@ -61,6 +61,9 @@ IN_A_ROW, LEAST = 1_048_576, 1024
 #: How much later the client is listened to, in seconds: the second time, and at most.
 PATIENCE, MOST_PATIENCE = 0.01, 1.0
 
+#: Who repeats a body does so within so many seconds.
+AT_ONCE = 0.5
+
 _SWALLOWED = (
     "%d bytes of the request's body came while the response was streaming, and are lost to whoever "
     "reads the body: read it before the response is returned"
@@ -74,7 +77,9 @@ class Incoming:
         so what comes here is lost to it.
     """
 
-    __slots__ = ("_in_a_row", "_patience", "_swallowed", "listen_at", "reader")
+    __slots__ = (
+        "_asked", "_in_a_row", "_knows", "_patience", "_swallowed", "listen_at", "reader",
+    )  # fmt: skip
 
     def __init__(self, reader: Reader | None) -> None:
         self.reader = reader
@@ -84,20 +89,25 @@ class Incoming:
         self._in_a_row = 0
         # How much of a body came that was not for us. It may be a middleware that repeats it.
         self._swallowed = 0
+        # Whether that was logged, or is known to be repeated.
+        self._knows = False
+        # Since when there is no answer.
+        self._asked: float | None = None
 
     def heard(self, message: Message, now: float) -> None:
         """Take a message that is no disconnect."""
+        self._asked = None
         size, more = len(message.get("body") or b""), bool(message.get("more_body"))
         reader = self.reader
         if message["type"] == "http.request":
             if reader is not None:
                 reader.deliver(message)
             elif self._swallowed:
-                self._swallowed = 0  # it is repeated
+                self._swallowed, self._knows = 0, True  # it is repeated
             elif size:
                 self._swallowed = size
                 if more:
-                    self.tell_what_is_lost()
+                    self._tell()
         if reader is not None and reader.is_read and size:
             self._in_a_row = 0  # that is bounded
             return
@@ -106,11 +116,21 @@ class Incoming:
             self.listen_at = now + self._patience  # the first time at once
             self._patience = min(2 * self._patience or PATIENCE, MOST_PATIENCE)
 
-    def tell_what_is_lost(self) -> None:
-        """Log that a part of the body was lost, if nobody has repeated it."""
-        if self._swallowed:
+    def asks(self, now: float) -> None:
+        """Note that more is about to be received."""
+        if self._asked is None:
+            self._asked = now
+
+    def hears_nothing(self, now: float) -> None:
+        """Log what was lost, if it was not repeated. Pass ``inf`` at the end of the stream."""
+        if self._asked is not None and now - self._asked >= AT_ONCE:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._swallowed and not self._knows:
+            self._knows = True
             logger.error(_SWALLOWED, self._swallowed)
-            self._swallowed = 0
+        self._swallowed = 0
 
     @property
     def pauses(self) -> bool:

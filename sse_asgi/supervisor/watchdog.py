@@ -96,7 +96,7 @@ class Watchdog:
             await self._watch()
         finally:
             self._tasks = None
-            self._incoming.tell_what_is_lost()
+            self._incoming.hears_nothing(math.inf)
             self._response.let_others_send()
 
     async def _watch(self, done: anyio.Event | None = None) -> None:
@@ -131,6 +131,7 @@ class Watchdog:
                 await anyio.sleep(rest)
             while self._incoming.pauses:
                 await self._pause()
+            self._incoming.asks(self._runtime.clock())
             try:
                 message = await self._receive()
             except OSError:
@@ -141,7 +142,7 @@ class Watchdog:
                 self._incoming.heard(message, self._runtime.clock())
                 await checkpoint()
             return
-        self._incoming.tell_what_is_lost()  # it was not repeated
+        self._incoming.hears_nothing(self._runtime.clock())
 
     async def _do_what_is_due(self) -> bool:
         """Do all that is due now. Return whether the stream goes on."""
