@@ -56,6 +56,8 @@ class Plain:
         self.times: list[float] = []
         #: How long it took until the application returned, in seconds.
         self.took = 0.0
+        #: Whether it has ended by ``Task.cancel()``.
+        self.cancelled = False
 
     # -- the client ------------------------------------------------------------------------------
 
@@ -138,6 +140,7 @@ class Plain:
             if isinstance(current_token().native_token, asyncio.AbstractEventLoop):
                 self._task = asyncio.ensure_future(self._serve())
                 await asyncio.wait([self._task])
+                self.cancelled = self._task.cancelled()
             else:
                 await self._serve()
         finally:
@@ -148,8 +151,7 @@ class Plain:
         try:
             await self._app(self._scope, self._receive, self._send)
         except anyio.get_cancelled_exc_class():
-            if self._task is None:
-                raise
+            raise
         except BaseException as exc:
             self._error = exc
 

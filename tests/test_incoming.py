@@ -61,7 +61,7 @@ async def idle(seconds: float = 1) -> AsyncIterator[str]:
 @through_all
 @pytest.mark.parametrize("number", range(len(ANSWERS)))
 def test_there_is_no_busy_loop(number: int) -> None:
-    """An hour. (Were there a loop without a wait, the clock could not jump.)"""
+    """An hour: were there a loop without a wait, the clock could not jump."""
 
     @on_mock_clock
     async def test() -> None:
@@ -104,7 +104,7 @@ async def test_while_an_answer_is_not_taken(answer: str) -> None:
     receive, recorder = Answering(answer), Recorder()
 
     def is_the_start(message: Any) -> bool:
-        return message["type"] == "http.response.start"
+        return bool(message["type"] == "http.response.start")
 
     app = sse_app(lambda: recorder.source(), send_timeout=None, on_close=recorder.on_close)
     async with Plain(app, receive=receive, stuck=is_the_start) as server:
