@@ -24,7 +24,7 @@ from ..reasons import CloseReason
 from ..runtime.base import Whose, nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
     from typing import Protocol
 
     from ..runtime.base import Cancel, CancelScope, Runtime
@@ -92,7 +92,7 @@ class Interruption:
         self._pump = pump
         self._cleanup_timer: Cancel = nothing
         self._late_timer: Cancel = nothing
-        self._groups: list[Any] = []
+        self._groups: Sequence[Any] = ()
         self._was_late = False
         self._life = life
         self._times = times

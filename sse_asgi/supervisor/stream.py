@@ -73,7 +73,7 @@ class Stream:
         "__weakref__", "_body", "_encode", "_feed", "_has_begun", "_interruption", "_last_event",
         "_life",
         "_on_disconnect", "_opened", "_options", "_pump", "_receive", "_refuses", "_response",
-        "_runtime", "_shutdown", "_source", "_tasks", "_times", "_watchdog",
+        "_runtime", "_shutdown", "_source", "_times", "_watchdog",
     )  # fmt: skip
 
     def __init__(
@@ -123,7 +123,6 @@ class Stream:
         self._refuses = body is None and method not in ("GET", "HEAD")
         self._on_disconnect = on_disconnect
         self._has_begun = False
-        self._tasks: Any = None
 
     @property
     def started(self) -> bool:
@@ -148,7 +147,7 @@ class Stream:
                 self._shut_down_now()
                 if self._refuses:
                     self._life.fail(stopping())
-            async with self._runtime.task_group() as self._tasks:
+            async with self._runtime.task_group() as self._watchdog.tasks:
                 try:
                     await self._host()
                     self._interruption.stop()  # before that wait: the feed may take its time
@@ -160,7 +159,7 @@ class Stream:
         except BaseException as exc:
             self._leave_with(exc)  # from around the application; _raise() raises it again
         finally:
-            self._tasks = None
+            self._watchdog.tasks = None
             self._shutdown.forget(self)
         try:
             await self._end()
@@ -196,11 +195,11 @@ class Stream:
         self._has_begun = True
         if self._feed is not None and not self._times.finishing:
             self._interruption.feed = self._feed.scope
-            self._tasks.start_soon(self._feed.run, self._watchdog, self._pump)
-        self._tasks.start_soon(self._watchdog.run, self._tasks)
+            self._watchdog.tasks.start_soon(self._feed.run, self._watchdog, self._pump)
+        self._watchdog.tasks.start_soon(self._watchdog.run)
 
     def _client_has_left(self) -> None:
-        self._tasks.start_soon(self._tell_that_the_client_has_left)
+        self._watchdog.tasks.start_soon(self._tell_that_the_client_has_left)
 
     async def _tell_that_the_client_has_left(self) -> None:
         assert self._on_disconnect is not None

@@ -47,7 +47,7 @@ class Watchdog:
     __slots__ = (
         "_abort_timer", "_encode", "_incoming", "_interruption", "_life", "_on_disconnect",
         "_on_drain", "_options", "_ping_timer", "_receive", "_response", "_runtime",
-        "_sending", "_source", "_taken", "_tasks", "_times",
+        "_sending", "_source", "_taken", "_times", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -80,36 +80,44 @@ class Watchdog:
         self._incoming = Incoming(reader)
         # None until pings by a timer were set up, if they are.
         self._ping_timer: Cancel | None = None
-        self._tasks: Any = None
+        #: The task group of the stream, while it is open.
+        self.tasks: Any = None
         # The scope of a send of this task's, and what the client had taken at the last look.
         self._sending: CancelScope | None = None
         self._taken: object = None
         self._abort_timer: Cancel = nothing
 
-    async def run(self, tasks: Any) -> None:
-        """Watch over the stream until it is closing.
-
-        :param tasks: the task group of the stream.
-        """
-        self._tasks = tasks
-        try:
-            await self._watch()
-        finally:
-            self._tasks = None
-            self._incoming.hears_nothing(math.inf)
-            self._response.let_others_send()
-
-    async def _watch(self, done: anyio.Event | None = None) -> None:
-        """Do what is due, and listen to the client.
+    async def run(self, done: anyio.Event | None = None) -> None:
+        """Do what is due, and listen to the client, until the stream is closing.
 
         :param done: set at the end. The task that runs this then watches while another sends.
         """
+        times, incoming, clock = self._times, self._incoming, self._runtime.clock
         try:
             while (done is None or self._sending is not None) and await self._do_what_is_due():
-                await self._listen()
+                # Not a coroutine of its own: it would take memory for as long as this waits.
+                times.wakes = times.next(clock())
+                # A pending receive() may be cancelled and called again: no message is lost.
+                with self._runtime.scope(deadline=times.wakes) as times.wait_scope:
+                    if (rest := incoming.listen_at - clock()) > 0:
+                        await anyio.sleep(rest)
+                    while incoming.pauses:
+                        await self._pause()
+                    incoming.asks(clock())
+                    try:
+                        message = await self._receive()
+                    except OSError:
+                        raise ClientGone from None
+                    if message["type"] == "http.disconnect":
+                        self._heard_that_the_client_leaves()
+                    else:
+                        incoming.heard(message, clock())
+                        await checkpoint()
+                    continue
+                incoming.hears_nothing(clock())
         except ClientGone:
-            if self._incoming.reader is not None:
-                self._incoming.reader.lost()
+            if incoming.reader is not None:
+                incoming.reader.lost()
             self.interrupt(CloseReason.CLIENT_DISCONNECTED)
         except BaseException as exc:
             if self._runtime.is_cancellation(exc):
@@ -121,28 +129,9 @@ class Watchdog:
         finally:
             if done is not None:
                 done.set()
-
-    async def _listen(self) -> None:
-        times = self._times
-        times.wakes = times.next(self._runtime.clock())
-        # A pending receive() may be cancelled and called again: no message is lost.
-        with self._runtime.scope(deadline=times.wakes) as times.wait_scope:
-            if (rest := self._incoming.listen_at - self._runtime.clock()) > 0:
-                await anyio.sleep(rest)
-            while self._incoming.pauses:
-                await self._pause()
-            self._incoming.asks(self._runtime.clock())
-            try:
-                message = await self._receive()
-            except OSError:
-                raise ClientGone from None
-            if message["type"] == "http.disconnect":
-                self._heard_that_the_client_leaves()
             else:
-                self._incoming.heard(message, self._runtime.clock())
-                await checkpoint()
-            return
-        self._incoming.hears_nothing(self._runtime.clock())
+                incoming.hears_nothing(math.inf)
+                self._response.let_others_send()
 
     async def _do_what_is_due(self) -> bool:
         """Do all that is due now. Return whether the stream goes on."""
@@ -241,7 +230,7 @@ class Watchdog:
         def waits() -> None:
             nonlocal done
             done = anyio.Event()
-            self._tasks.start_soon(self._watch, done)
+            self.tasks.start_soon(self.run, done)
 
         try:
             with self._runtime.scope() as self._sending:
