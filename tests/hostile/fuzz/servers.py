@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,8 @@ class Client:
             httpx.get(f"http://127.0.0.1:{self._port}/drain?id={self._name}{grace}",
                       trust_env=False, timeout=PATIENCE)  # fmt: skip
         elif what == "half close":
-            self._sock.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # the server has closed it
+                self._sock.shutdown(socket.SHUT_WR)
         else:
             if what == "reset":
                 linger = struct.pack("ii", 1, 0)
