@@ -109,6 +109,9 @@ class Throttle:
             with suppress(RuntimeError, ValueError):  # it has another producer
                 request.registerProducer(self, True)
                 self.request = request
+                # If it is full already, by responses to earlier requests, that was told before.
+                if getattr(request.channel, "_waitingForTransport", False):
+                    self.pauseProducing()
 
     async def send(self, message: Message) -> None:
         """Send a message when there is room for more."""

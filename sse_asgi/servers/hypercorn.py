@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Server
 from .connection import Connection, SocketConnection, TransportConnection
+from .sockets import forget
 
 if TYPE_CHECKING:
     from typing import ClassVar
@@ -69,9 +70,67 @@ def connection(stream: Any) -> Connection:
     server = protocol.send.__self__  # one for each connection of TCP
     if hasattr(server, "writer"):
         tcp: Connection = TransportConnection(server.writer.transport)
+    elif hasattr(server.stream, "transport_stream"):  # TLS
+        tcp = SocketConnection(server.stream.transport_stream.socket)
     else:
-        tcp = SocketConnection(getattr(server.stream, "transport_stream", server.stream).socket)
-    return _HTTP2(tcp, stream, protocol) if hasattr(protocol, "stream_buffers") else tcp
+        tcp = _TrioSocket(server.stream.socket)
+    http2 = hasattr(protocol, "stream_buffers")
+    return (_HTTP2 if http2 else _HTTP1)(tcp, stream, protocol)
+
+
+class _TrioSocket(SocketConnection):
+    """The socket of a connection on trio, without TLS."""
+
+    __slots__ = ()
+
+    def cut(self) -> bool:
+        """Close the socket.
+
+        hypercorn does not close it if the response is not complete and it has further requests.
+        """
+        forget(self._sock)
+        self._sock.close()  # trio's: who waits for it is woken
+        return True
+
+
+class _HTTP1(Connection):
+    """A connection of HTTP/1.1.
+
+    :param tcp: the connection.
+    :param stream: the ``HTTPStream``.
+    :param protocol: the ``H11Protocol`` of the connection.
+    """
+
+    __slots__ = ("_protocol", "_stream", "_tcp")
+
+    def __init__(self, tcp: Connection, stream: Any, protocol: Any) -> None:
+        self._tcp = tcp
+        self._stream = stream
+        self._protocol = protocol
+
+    def is_closed(self) -> bool:
+        return self._tcp.is_closed()
+
+    def tell(self) -> None:
+        """Have hypercorn send no error of its own when the application returns.
+
+        If the start of the response was interrupted, hypercorn takes it for not sent. If it reads
+        nothing, since it has further requests, it does not know that nobody is there. It would
+        send a status, and h11, which has begun with another, would raise.
+        """
+        stream, sends = self._stream, getattr(self._protocol.connection, "our_state", None)
+        if stream.state.name == "REQUEST" and getattr(sends, "__name__", "") == "SEND_BODY":
+            stream.state = type(stream.state).RESPONSE
+
+    def taken(self) -> object | None:
+        return self._tcp.taken()
+
+    def waits(self) -> bool | None:
+        return self._tcp.waits()
+
+    def cut(self) -> bool:
+        self.tell()
+        return self._tcp.cut()
 
 
 class _HTTP2(Connection):

@@ -55,6 +55,12 @@ class UvicornConnection(TransportConnection):
             self._cycle.message_event.set()
             self._transport.abort()
 
+    def cut(self) -> bool:
+        """Abort the transport. uvicorn tells that to the last request, which may be another."""
+        cut = super().cut()
+        self.tell()
+        return cut
+
 
 class UvicornHTTP2(UvicornConnection):
     """The same on HTTP/2, which is experimental. Its ``send`` waits for the connection alone."""

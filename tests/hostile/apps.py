@@ -67,22 +67,23 @@ def rows(count: int, size: int) -> Callable[[SSERequest], Events]:
 ROWS = (12_000, 1_000)
 HUGE = (8, 3 * 2**20)
 
-#: How many there are of /burst's; nobody is to read them all.
-BURST = 400_000
+#: How many there are of /burst's, and how long each; nobody is to read them all, and they are more
+#: than the window of a client of HTTP/2.
+BURST = (400_000, 60)
 
 
 async def burst(request: SSERequest) -> Events:
     """Never waits by itself, and notes which events were taken off its hands."""
     with life():
-        for number in range(1, BURST + 1):
-            yield f"{number}"
+        for number in range(1, BURST[0] + 1):
+            yield row(number, BURST[1])
             yielded[tag.get()] = number
 
 
 def burst_in_thread(request: SSERequest) -> Iterator[str]:
     """The same, in larger events: each is a trip to the thread."""
     with life():
-        for number in range(1, BURST + 1):
+        for number in range(1, BURST[0] + 1):
             yield row(number, 4_000)
             yielded[tag.get()] = number
 

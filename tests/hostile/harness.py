@@ -61,7 +61,11 @@ FORMS = {
     "starlette-behind": "/starlette-behind",
 }
 
+#: Those without a middleware around them.
+BARE = {name: form for name, form in FORMS.items() if "behind" not in name}
+
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+every_bare_form = pytest.mark.parametrize("form", BARE.values(), ids=BARE)
 
 needs_eager_tasks = pytest.mark.skipif(
     sys.version_info < (3, 12), reason="asyncio.eager_task_factory came with Python 3.12"

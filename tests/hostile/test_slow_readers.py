@@ -39,7 +39,8 @@ def reads_slowly(server: Attacked, path: str, tag: str, rate: int, events: tuple
     assert "closed finished" in server.wait_for_end(tag)
 
 
-@on(*SERVERS, *HTTP2, *EAGER)
+# Not granian on HTTP/2: what a client takes can't be seen there, and `send_timeout` bounds each send.
+@on(*SERVERS, "hypercorn-h2", "daphne-h2", *EAGER)
 def test_a_client_that_reads_slowly_is_never_cut(server: Attacked, tag: str) -> None:
     """Regression 26: what was sent before takes it longer than `send_timeout` (2 s), at 20 kB/s
     (h2o#3610, opencode#36343). Then it reads on, and has lost nothing.
@@ -77,8 +78,9 @@ def test_a_client_that_reads_slowly_and_then_nothing_is_cut(server: Attacked, ta
 
 
 def numbers(body: bytes) -> list[int]:
-    """The events that there are in full."""
-    return [int(frame.split()[1]) for frame in body.split(b"\n\n")[:-1]]
+    """The events that there are in full. A ping is none."""
+    frames = body.split(b"\n\n")[:-1]
+    return [int(frame.split()[1]) for frame in frames if frame.startswith(b"data")]
 
 
 def wait_until_stalled(server: Attacked, tag: str) -> None:
