@@ -37,6 +37,12 @@ class HypercornTrio(Server):
 
     shields_sends: ClassVar[bool] = True
 
+    def release(self) -> None:
+        """Close the connection if hypercorn has noted that it is lost: it may forget to."""
+        connection = self.connection
+        if isinstance(connection, _HTTP1):
+            connection.close_if_lost()
+
 
 class HypercornTrioHTTP2(HypercornTrio, HypercornHTTP2):
     """hypercorn on trio, on HTTP/2 and HTTP/3."""
@@ -89,8 +95,12 @@ class _TrioSocket(SocketConnection):
         hypercorn does not close it if the response is not complete and it has further requests.
         """
         forget(self._sock)
-        self._sock.close()  # trio's: who waits for it is woken
+        self.close()
         return True
+
+    def close(self) -> None:
+        """Close the socket. It is trio's: who waits for it is woken."""
+        self._sock.close()
 
 
 class _HTTP1(Connection):
@@ -131,6 +141,12 @@ class _HTTP1(Connection):
     def cut(self) -> bool:
         self.tell()
         return self._tcp.cut()
+
+    def close_if_lost(self) -> None:
+        """Close the socket if the stream was closed before the end of the response."""
+        stream = self._stream
+        if stream.closed and stream.state.name != "CLOSED" and isinstance(self._tcp, _TrioSocket):
+            self._tcp.close()
 
 
 class _HTTP2(Connection):

@@ -54,8 +54,8 @@ def everybody_has_left(server: Attacked, tag: str) -> None:
     assert history.count(started) == history.count(cleaned)
 
 
-#: What comes after a request. A large flood is more than servers and the system take: the end of the
-#: connection waits behind it, and only a ping can find that out.
+#: What comes after a request. A large flood is more than servers and the system take: the end of
+#: the connection waits behind it, and only a ping can find that out.
 AFTER = {
     "half a request": (b"GET /limi", ["/limited", "/limited-silent"]),
     "garbage": (b"\x00\xff garbage \r\n\r\n", ["/limited", "/limited-silent"]),

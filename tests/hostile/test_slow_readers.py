@@ -39,7 +39,8 @@ def reads_slowly(server: Attacked, path: str, tag: str, rate: int, events: tuple
     assert "closed finished" in server.wait_for_end(tag)
 
 
-# Not granian on HTTP/2: what a client takes can't be seen there, and `send_timeout` bounds each send.
+# Not granian on HTTP/2: what a client takes can't be seen there, and `send_timeout` bounds each
+# send.
 @on(*SERVERS, "hypercorn-h2", "daphne-h2", *EAGER)
 def test_a_client_that_reads_slowly_is_never_cut(server: Attacked, tag: str) -> None:
     """Regression 26: what was sent before takes it longer than `send_timeout` (2 s), at 20 kB/s
