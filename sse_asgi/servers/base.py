@@ -145,6 +145,10 @@ class Server:
         connection.tell()
         return True
 
+    def is_lost(self) -> bool:
+        """Return the same, where that is cheap enough to be asked before each event."""
+        return False
+
     def progress(self) -> object | None:
         """Return a value that changes when the client takes something of what was sent to it.
 

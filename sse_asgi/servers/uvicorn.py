@@ -19,9 +19,19 @@ _SEND_AT_ONCE = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.http
 class Uvicorn(Server):
     """See :class:`~sse_asgi.servers.base.Server`."""
 
-    __slots__ = ()
+    __slots__ = ("_transport",)
 
     sends_at_once: ClassVar[bool] = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        cycle = innermost(self.send).__self__
+        self._transport: Any = getattr(cycle, "transport", None)  # a later version may have none
+
+    def is_lost(self) -> bool:
+        """Return whether the transport is closing. asyncio warns of what is written then."""
+        transport = self._transport
+        return transport is not None and transport.is_closing() and self.is_gone()
 
 
 class UvicornConnection(TransportConnection):
@@ -50,16 +60,21 @@ class UvicornConnection(TransportConnection):
 
         Otherwise it logs an error when the application returns, since the response is not complete.
         """
-        if not self._cycle.disconnected:
-            self._cycle.disconnected = True
-            self._cycle.message_event.set()
+        if self._note():
             self._transport.abort()
 
     def cut(self) -> bool:
         """Abort the transport. uvicorn tells that to the last request, which may be another."""
-        cut = super().cut()
-        self.tell()
-        return cut
+        self._note()
+        return super().cut()
+
+    def _note(self) -> bool:
+        """Note that the connection is closed. Return whether that was new."""
+        if self._cycle.disconnected:
+            return False
+        self._cycle.disconnected = True
+        self._cycle.message_event.set()
+        return True
 
 
 class UvicornHTTP2(UvicornConnection):

@@ -86,7 +86,8 @@ class Pump:
         if times.opening:
             await self._open()
         step = self._source.step
-        at_once = response.server.sends_at_once
+        server = response.server
+        at_once = server.sends_at_once
         direct = False  # whether an event that was waited for can be sent right here
         in_row = size = 0  # events that were there at once; bytes that are held
         now = came = held_since = loop_ran = 0.0  # when the last one came, and the event loop ran
@@ -103,7 +104,7 @@ class Pump:
                     if life.closing:
                         self.unsent = event
                         return
-                    if direct and not response.flushing:
+                    if direct and not response.flushing and not server.is_lost():
                         # What Response.write() does, without a coroutine more: here it is felt.
                         frame = encode(event, sep)
                         times.sending_since = times.last_write = now = clock()

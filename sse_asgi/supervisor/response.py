@@ -173,6 +173,7 @@ class Response:
             or self.flushing
             or self.ended
             or times.sending_since is not None
+            or self.server.is_lost()
         ):
             return False
         sending = self.send({"type": "http.response.body", "body": frame, "more_body": True})
@@ -256,6 +257,8 @@ class Response:
         if now + times.timing.looks < times.wakes:
             times.wake(now + times.timing.looks)
         try:
+            if self.server.is_lost():
+                raise ConnectionError
             await self.send(message)
         except Exception as exc:
             self.fail(exc)
