@@ -256,6 +256,8 @@ class _Thread:
         """Let a generator that has yielded in its cleanup come to the end of that."""
         with suppress(StopIteration, GeneratorExit):
             for _ in range(YIELDS_IN_CLEANUP):
+                if self._unseen:  # nobody waits for that any more
+                    break
                 next(self.iterator)  # it can't be closed a second time
 
 
