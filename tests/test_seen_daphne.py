@@ -246,6 +246,20 @@ async def test_a_stream_waits_while_its_client_does_not_read(reactor: Reactor, h
     assert request.calls == ["register", "unregister", "finish"]
 
 
+async def test_a_stream_waits_if_there_is_no_room_when_it_begins(reactor: Reactor) -> None:
+    """Regression 34: a client may have read nothing of what it got for earlier requests, and
+    Twisted does not tell that again.
+    """
+    request = Request(reactor)
+    request.channel._waitingForTransport = True
+    task = serve(sse_app(count), request)
+    await asyncio.sleep(0.05)
+    assert request.sent == []
+    request.read_on()
+    await end_of(task)
+    assert request.body == COUNTED
+
+
 @pytest.mark.parametrize("http2", [False, True])
 async def test_a_client_that_reads_nothing_is_cut_off(reactor: Reactor, http2: bool) -> None:
     """What the transport holds for it goes, too; other streams of an HTTP/2 connection stay."""

@@ -14,6 +14,7 @@ from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 
@@ -396,7 +397,17 @@ class Cycle:
     async def send(self, message: Message) -> None: ...
 
 
-Cycle.__module__ = "uvicorn.protocols.http.h11_impl"
+class CycleThatIsLost(Cycle):
+    """Its connection is lost when six messages were written."""
+
+    written = 0
+
+    async def send(self, message: Message) -> None:
+        self.written += 1
+        self.closing = self.written >= 6
+
+
+Cycle.__module__ = CycleThatIsLost.__module__ = "uvicorn.protocols.http.h11_impl"
 
 
 async def run_asgi(self: object) -> None:
@@ -440,6 +451,32 @@ async def test_a_copy_of_the_scope_leads_to_the_connection(changed: str) -> None
         server.abort()
         assert server.aborted
     assert (own.aborts, other.aborts) == (1, 0)
+    # Regression 34: or uvicorn would log that the response is incomplete, if it is not the last of
+    # its connection.
+    assert (own.disconnected, other.disconnected) == (True, False)
+
+
+@on_asyncio
+async def test_nothing_is_written_to_a_transport_that_is_closing() -> None:
+    """Regression 31: asyncio would warn of it, until the connection is found closed."""
+    cycle = CycleThatIsLost()
+    events = 0
+
+    async def source() -> AsyncIterator[str]:
+        nonlocal events
+        for _ in range(100):
+            events += 1
+            yield "event"
+            await anyio.lowlevel.checkpoint()
+
+    async def receive() -> Any:
+        return await anyio.sleep_forever()
+
+    with anyio.fail_after(10):
+        await sse_app(source)(cycle.scope, receive, cycle.send)
+    assert cycle.written == 6
+    assert events < 8
+    assert cycle.disconnected
 
 
 @on_asyncio
