@@ -50,7 +50,10 @@ SERVERS = [
 HTTP2 = ["hypercorn-h2", "granian-h2", "daphne-h2"]
 EAGER = ["uvicorn-eager", "uvicorn-httptools-eager"]
 
-#: A few of them that have little in common, for what takes long.
+#: Without the one that differs by its event loop alone, for what takes long.
+DISTINCT = [name for name in SERVERS if name != "uvicorn-httptools-asyncio"]
+
+#: A few of them that have little in common.
 FEW = ["uvicorn-h11", "hypercorn-trio", "granian", "daphne"]
 
 #: How an application is reached, as the beginning of a path: see apps.py.

@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers.clients import HTTP1Response, wait_for
 
-from .harness import EAGER, SERVERS, Attacked, on, on_each
+from .harness import DISTINCT, EAGER, SERVERS, Attacked, on, on_each
 
 #: Requests that are refused. Their answers are long, so that few fill the buffers: it would take
 #: 50,000 refusals of `max_connections` to do so, which are sent by the same code.
@@ -37,7 +37,7 @@ def flood(server: Attacked, line: str, tag: str = "") -> HTTP1Response:
         *(("uvicorn-h11", line) for line in REFUSED),
         *(
             (name, line)
-            for name in (*SERVERS[1:], *EAGER)
+            for name in (*DISTINCT[1:], *EAGER)
             for line in ("GET /guarded", "HEAD /guarded")
         ),
     ],
@@ -66,6 +66,9 @@ def test_a_flood_of_refused_requests_that_nobody_reads(
 @on(*SERVERS, *EAGER)
 def test_a_flood_of_refused_requests_and_gone(server: Attacked, tag: str) -> None:
     """Regression 34: nothing stays behind of those who leave (found by attack)."""
+    if server.name == "hypercorn":
+        # It goes on with the requests that it has read, and writes to a transport that is closed.
+        server.forgive("socket.send() raised exception")
     before = server.left()
     for line in ("GET /guarded", "HEAD /guarded", "PUT /guarded"):
         flood(server, line, tag).close()
@@ -73,6 +76,14 @@ def test_a_flood_of_refused_requests_and_gone(server: Attacked, tag: str) -> Non
         lambda: server.places(tag) == 0 and server.left()["files"] <= before["files"],
         lambda: (server.places(tag), before, server.left()),
     )
+    wait_for(lambda: says_nothing(server), server.log)
+
+
+def says_nothing(server: Attacked) -> bool:
+    """Return whether a server has nothing to do, as far as its log tells."""
+    size = server.log_file.stat().st_size
+    time.sleep(0.5)
+    return server.log_file.stat().st_size == size
 
 
 @pytest.mark.parametrize(
@@ -185,8 +196,10 @@ def test_a_body_that_is_too_long(server: Attacked, tag: str, how: str) -> None:
             if response.status == 200 and server.kind.shows_errors:
                 assert ending == "broken"
             assert b"data: %d" % size not in response.body
+            if response.status == 200:
+                server.wait_for_complaint("is larger than")  # why it was broken off
     server.wait_for_end(tag, len(BODIES))
-    server.new_complaints()  # a stream that is broken off says why
+    server.new_complaints()
 
 
 @pytest.mark.parametrize("path", ["/body-first", "/body-meanwhile", "/idle-post"])

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.servers.clients import Response, wait_for
-from tests.servers.test_disconnect import close, leaves, reset
+from tests.servers.test_disconnect import leaves, reset
 
 from .harness import EAGER, HTTP2, SERVERS, Attacked, on
 from .test_leaving import Leave, everybody_has_left
@@ -86,7 +86,7 @@ def half_close(response: Response) -> None:
     response.close()
 
 
-@pytest.mark.parametrize("leave", [close, reset, half_close])
+@pytest.mark.parametrize("leave", [reset, half_close])
 @on(*ALL)
 def test_unusual_requests(server: Attacked, tag: str, leave: Leave) -> None:
     """Each of them, ten at once, and another client gets its answer meanwhile."""

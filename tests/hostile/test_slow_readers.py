@@ -7,7 +7,18 @@ import time
 from tests.servers.clients import Response, wait_for
 
 from .apps import HUGE, ROWS, row
-from .harness import EAGER, FEW, HTTP2, SERVERS, Attacked, every_form, forget_traceback, on, on_each
+from .harness import (
+    DISTINCT,
+    EAGER,
+    FEW,
+    HTTP2,
+    SERVERS,
+    Attacked,
+    every_form,
+    forget_traceback,
+    on,
+    on_each,
+)
 
 #: What is on its way to a client of these is bounded by the window of TCP.
 SMALL = 16_384
@@ -41,7 +52,7 @@ def reads_slowly(server: Attacked, path: str, tag: str, rate: int, events: tuple
 
 # Not granian on HTTP/2: what a client takes can't be seen there, and `send_timeout` bounds each
 # send.
-@on(*SERVERS, "hypercorn-h2", "daphne-h2", *EAGER)
+@on(*DISTINCT, "hypercorn-h2", "daphne-h2", *EAGER)
 def test_a_client_that_reads_slowly_is_never_cut(server: Attacked, tag: str) -> None:
     """Regression 26: what was sent before takes it longer than `send_timeout` (2 s), at 20 kB/s
     (h2o#3610, opencode#36343). Then it reads on, and has lost nothing.
@@ -66,7 +77,7 @@ def test_a_client_that_reads_slowly_through_every_entry_point(
     reads_slowly(server, f"{form}/rows", tag, 20_000, ROWS)
 
 
-@on(*SERVERS, *EAGER)
+@on(*DISTINCT, *EAGER)
 def test_a_client_that_reads_slowly_and_then_nothing_is_cut(server: Attacked, tag: str) -> None:
     """Regression 26, the other half: the clock of `send_timeout` starts again, and runs out."""
     with server.open(f"/rows?tag={tag}", receive_buffer=SMALL) as response:
