@@ -109,10 +109,8 @@ async def test_while_an_answer_is_not_taken(answer: str) -> None:
     app = sse_app(lambda: recorder.source(), send_timeout=None, on_close=recorder.on_close)
     async with Plain(app, receive=receive, stuck=is_the_start) as server:
         await server.waits.wait()
-        await anyio.sleep(0.1)
-        calls = receive.calls
-        await anyio.sleep(0.1)
-        assert receive.calls - calls < 20
+        await anyio.sleep(0.2)
+        assert receive.calls < 1024 + 20  # so many may come in a row
         receive.gone = True
         await server.returns()
     assert recorder.report.reason is CloseReason.CLIENT_DISCONNECTED
