@@ -262,6 +262,8 @@ class EventSourceResponse(Response):
             if not isinstance(exc, HTTPError) or (stream is not None and stream.started):
                 raise
             await self._refuse(exc, (scope, receive, send))
+        finally:
+            self.active = False
         if self.background is not None:
             await self.background()
 

@@ -235,6 +235,22 @@ ATTRIBUTES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_response_that_is_over_is_not_active(raises: bool) -> None:
+    async def content() -> AsyncIterator[str]:
+        assert response.active
+        yield "a"
+        if raises:
+            raise LookupError
+
+    response = EventSourceResponse(content())
+    try:
+        await body_of_response(response)
+    except LookupError:
+        assert raises
+    assert not response.active
+
+
 def test_the_attributes_of_a_response() -> None:
     def factory() -> ServerSentEvent:
         return ServerSentEvent(comment="x")
