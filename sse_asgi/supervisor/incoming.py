@@ -82,7 +82,7 @@ class Incoming:
     )  # fmt: skip
 
     def __init__(self, reader: Reader | None) -> None:
-        self.reader = reader
+        self.reader: Reader | None = reader
         #: When to listen to the client again.
         self.listen_at: float = -math.inf
         self._patience = 0.0
