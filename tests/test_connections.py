@@ -103,7 +103,7 @@ class Connection:
         try:
             self.server.sendall(b"x")
             return self.client.recv(1) == b"x"
-        except ConnectionError:
+        except OSError:
             return False
 
     def fill(self) -> None:
@@ -117,14 +117,16 @@ class Connection:
             self.client.recv(50_000)
 
     def given_up(self) -> bool:
-        """Whether the server's side is shut down."""
+        """Whether the server's side is shut down, or closed."""
+        if self.server.fileno() < 0:
+            return True
         with not_waiting(self.server), suppress(BlockingIOError):
             return self.server.recv(1) == b""
         return False
 
     async def lost(self) -> None:
         """Wait until the server can see that the connection is gone."""
-        while not select.select([self.server], [], [], 0)[0]:
+        while self.server.fileno() >= 0 and not select.select([self.server], [], [], 0)[0]:
             await anyio.sleep(0.001)
 
     async def receive(self) -> Message:

@@ -81,6 +81,9 @@ class Source:
 class Server:
     sends_at_once = False
 
+    def is_lost(self) -> bool:
+        return False
+
 
 class Response:
     """A response that notes each frame and who has sent it."""

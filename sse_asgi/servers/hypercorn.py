@@ -128,8 +128,9 @@ class _HTTP1(Connection):
         nothing, since it has further requests, it does not know that nobody is there. It would
         send a status, and h11, which has begun with another, would raise.
         """
-        stream, sends = self._stream, getattr(self._protocol.connection, "our_state", None)
-        if stream.state.name == "REQUEST" and getattr(sends, "__name__", "") == "SEND_BODY":
+        stream, h11 = self._stream, getattr(self._protocol, "connection", None)
+        sends = getattr(getattr(h11, "our_state", None), "__name__", "")
+        if self._state() == "REQUEST" and sends == "SEND_BODY":
             stream.state = type(stream.state).RESPONSE
 
     def taken(self) -> object | None:
@@ -144,9 +145,13 @@ class _HTTP1(Connection):
 
     def close_if_lost(self) -> None:
         """Close the socket if the stream was closed before the end of the response."""
-        stream = self._stream
-        if stream.closed and stream.state.name != "CLOSED" and isinstance(self._tcp, _TrioSocket):
+        lost = getattr(self._stream, "closed", False) and self._state() != "CLOSED"
+        if lost and isinstance(self._tcp, _TrioSocket):
             self._tcp.close()
+
+    def _state(self) -> str:
+        """Return how far the response has come, if hypercorn tells; a later version may not."""
+        return str(getattr(getattr(self._stream, "state", None), "name", ""))
 
 
 class _HTTP2(Connection):
