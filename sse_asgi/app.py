@@ -83,6 +83,8 @@ class SSEApp:
                     await stream.run()
                 except Exception as exc:
                     answer = _answer(exc, scope, stream)
+                    if answer is None and not _is_quiet(exc, stream):
+                        raise
                 finally:
                     self._leave()
             if answer is not None:
@@ -158,21 +160,24 @@ class SSEApp:
 
 
 def _answer(exc: Exception, scope: Scope, stream: Stream | None) -> HTTPError | None:
-    """Return what answers a request whose source has raised, or raise it again.
-
-    :returns: ``None`` if the client has left, so that nobody gets an answer.
-    """
-    reason = None if stream is None else stream.reason
-    if isinstance(exc, ClientDisconnectedError) and reason is CloseReason.CLIENT_DISCONNECTED:
-        return None  # it has read the body
+    """Return what answers a request whose source has raised; ``None``: nothing can."""
     answer = None
     if isinstance(exc, HTTPError):
         answer = exc
     elif "app" not in scope:  # else a framework is around, and answers its own exceptions
         answer = as_answer(exc)
     if answer is None or (stream is not None and stream.started):
-        raise exc
+        return None
     return answer.with_traceback(None)  # which has this frame: no cycle for the collector
+
+
+def _is_quiet(exc: Exception, stream: Stream | None) -> bool:
+    """Return whether an exception only says that the client has left, and that is known."""
+    return (
+        isinstance(exc, ClientDisconnectedError)
+        and stream is not None
+        and stream.reason is CloseReason.CLIENT_DISCONNECTED
+    )
 
 
 def _no_lifespan(app: SSEApp) -> AbstractAsyncContextManager[None]:
