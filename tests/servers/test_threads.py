@@ -14,7 +14,7 @@ from .harness import KINDS, Server, kinds
 #: Generous: ``cleanup_timeout`` is half a second, and hypercorn with QUIC takes three more.
 SOON = 8.0
 
-WARNING = "the source was not closed within cleanup_timeout=0.5 s"
+WARNING = "was not closed within cleanup_timeout=0.5 s"
 
 
 @pytest.mark.parametrize("name", KINDS)
