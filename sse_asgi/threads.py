@@ -258,7 +258,14 @@ class _Thread:
             for _ in range(YIELDS_IN_CLEANUP):
                 if self._unseen:  # nobody waits for that any more
                     break
-                next(self.iterator)  # it can't be closed a second time
+                try:
+                    next(self.iterator)  # it can't be closed a second time
+                except Exception as exc:
+                    if isinstance(exc, StopIteration):
+                        break
+                    if self.error is None:
+                        self.error = exc
+                    break
 
 
 def _is_unused_generator(iterator: object) -> bool:
