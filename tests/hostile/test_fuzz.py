@@ -49,8 +49,8 @@ def _quick_collection() -> Iterator[None]:
 #: Cases in which one of these is found are left out. They are known, and no faults of a stream's,
 #: or not mended yet: trio fails where a cancellation leaves a task group of the source's own, and a
 #: thread or a lock comes next; an event that is yielded while the source is closed is dropped,
-#: with a warning; an iterator without ``aclose()`` is left to the collector; what a sync source raises
-#: after ``cleanup_timeout`` is logged.
+#: with a warning; an iterator without ``aclose()`` is left to the collector; what a sync source
+#: raises after ``cleanup_timeout`` is logged.
 KNOWN = re.compile(
     "this should never happen|that the source was resumed after are missing"
     "|garbage collected before it had been exhausted|raised when nobody waited for it"
