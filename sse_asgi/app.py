@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 import anyio
 
 from .answers import respond, send_response
-from .errors import ClientDisconnectedError, HTTPError, as_answer
+from .errors import ClientDisconnectedError, HTTPError, as_answer, unavailable
 from .factory import function_of, name_of, takes_request
 from .opening import Opening
 from .options import StreamOptions
@@ -106,7 +106,7 @@ class SSEApp:
             status = 204 if method == "OPTIONS" else 405
             return HTTPError(status, headers={"allow": self._allow()})
         if not self._enter():
-            return HTTPError(503, "too many streams", {"retry-after": "5"})
+            return unavailable("too many streams")
         return None
 
     async def _open(self, exchange: Exchange) -> Stream:

@@ -15,6 +15,11 @@ __all__ = [
 ]
 
 
+def unavailable(detail: str) -> HTTPError:
+    """Return the answer to a request that may be repeated in some seconds: 503, Retry-After."""
+    return HTTPError(503, detail, {"retry-after": "5"})
+
+
 def is_status(error: BaseException) -> bool:
     """Return whether an exception stands for a status, ours or that of a framework."""
     return isinstance(error, HTTPError) or (

@@ -29,7 +29,7 @@ from .compat import (
     encode,
     ensure_bytes,
 )
-from .errors import HTTPError
+from .errors import HTTPError, unavailable
 from .options import StreamOptions, check_function, merge_headers
 from .reasons import CloseReason
 from .runtime import current
@@ -325,7 +325,7 @@ def _place(scope: Scope, most: int | None) -> Iterator[None]:
     endpoint = id(scope["endpoint"]) if "endpoint" in scope else scope["path"]
     streams = current().own(_OpenStreams)
     if streams[endpoint] >= most:
-        raise HTTPError(503, "too many streams", {"retry-after": "5"})
+        raise unavailable("too many streams")
     streams[endpoint] += 1
     try:
         yield

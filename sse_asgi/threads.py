@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
-from .errors import HTTPError
+from .errors import HTTPError, unavailable
 from .runtime import current
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class _Thread:
         limiter = current_thread_limiter()
         if limiter.available_tokens < 1:
             self.closing = True  # by the caller
-            raise _busy("all threads for streams are busy")
+            raise unavailable("all threads for streams are busy")
         limiter.acquire_on_behalf_of_nowait(self)
         self._limiter = limiter
 
@@ -153,7 +153,7 @@ class _Thread:
             thread.start()
         except RuntimeError as exc:  # the system has its limits, too
             self.started = False
-            raise _busy("no thread can be started") from exc
+            raise unavailable("no thread can be started") from exc
 
     async def close(self) -> None:
         """Close the iterator, after the last step, and end the thread. Wait for that."""
@@ -272,10 +272,6 @@ def _is_unused_generator(iterator: object) -> bool:
     return (
         inspect.isgenerator(iterator) and inspect.getgeneratorstate(iterator) == inspect.GEN_CREATED
     )
-
-
-def _busy(detail: str) -> HTTPError:
-    return HTTPError(503, detail, headers={"retry-after": "5"})
 
 
 def _forget_event_loop() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ..encoder import encode
-from ..errors import HTTPError, is_status
+from ..errors import HTTPError, is_status, unavailable
 from ..reasons import CloseReason, CloseReport
 from .deadlines import TRY_AGAIN
 from .response import ClientGone
@@ -47,7 +47,7 @@ def farewell(life: Life, options: StreamOptions) -> bytes:
 
 def stopping() -> HTTPError:
     """Return the answer to a request that comes too late, and would not be repeated after a 200."""
-    return HTTPError(503, "the server is stopping", {"retry-after": "5"})
+    return unavailable("the server is stopping")
 
 
 class Ending:
