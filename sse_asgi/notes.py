@@ -6,10 +6,10 @@ from contextlib import suppress
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
-__all__ = ["name_of", "note_origin"]
+__all__ = ["note_origin", "place_of"]
 
 
-def name_of(source: Any) -> str:
+def place_of(source: Any) -> str:
     """Return the qualified name of a generator, with its file and first line; or of a class."""
     with suppress(Exception):  # of a proxy, say
         code, _ = _inner(source)

@@ -19,7 +19,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..notes import name_of
+from ..notes import place_of
 from ..reasons import CloseReason
 from ..runtime.base import Whose, nothing
 
@@ -175,7 +175,7 @@ class Interruption:
             self._was_late = True
             logger.warning(
                 "the source %s was not closed within cleanup_timeout=%s s",
-                name_of(self._source.iterator),
+                place_of(self._source.iterator),
                 self._times.timing.cleanup_timeout,
             )
 

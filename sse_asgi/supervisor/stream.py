@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .. import servers
 from ..encoder import encode
-from ..notes import name_of, note_origin
+from ..notes import note_origin, place_of
 from ..opening import Opening
 from ..reasons import CloseReason
 from ..runtime import of_task
@@ -71,9 +71,8 @@ class Stream:
 
     __slots__ = (
         "__weakref__", "_body", "_encode", "_feed", "_has_begun", "_interruption", "_last_event",
-        "_life",
-        "_on_disconnect", "_opened", "_options", "_pump", "_receive", "_refuses", "_response",
-        "_runtime", "_shutdown", "_source", "_times", "_watchdog",
+        "_life", "_on_disconnect", "_opened", "_options", "_pump", "_receive", "_refuses",
+        "_response", "_runtime", "_shutdown", "_source", "_times", "_watchdog",
     )  # fmt: skip
 
     def __init__(
@@ -304,7 +303,7 @@ class Stream:
         if self._pump.unsent is NOTHING or not self._interruption.entered:
             return
         if not self._life.way_out.last_event:
-            logger.warning(_YIELD_IN_CLEANUP, name_of(self._source.iterator))
+            logger.warning(_YIELD_IN_CLEANUP, place_of(self._source.iterator))
             return
         try:
             self._last_event = self._encode(self._pump.unsent, self._options.sep)
@@ -329,7 +328,7 @@ class Stream:
             except RuntimeError as exc:
                 if "ignored GeneratorExit" not in str(exc):
                     raise
-                logger.warning(_YIELD_IN_CLEANUP, name_of(self._source.iterator))
+                logger.warning(_YIELD_IN_CLEANUP, place_of(self._source.iterator))
                 await self._finish_cleanup()
         except BaseExceptionGroup as group:
             # A task group open around the yield: it wraps the GeneratorExit that closes it.
