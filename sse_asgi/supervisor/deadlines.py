@@ -52,8 +52,7 @@ class Deadlines:
         self.last_write: float = now
         #: When the send began that is under way, or the client was last seen to take something.
         self.sending_since: float | None = None
-        #: When the watchdog looked last whether the client takes something; ``inf``: that can't be
-        #: seen.
+        #: When the watchdog looked last whether the client takes something.
         self.looked: float = -math.inf
         #: Whether the factory is still awaited, so that there is no source yet.
         self.opening: bool = False

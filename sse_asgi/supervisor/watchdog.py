@@ -152,15 +152,13 @@ class Watchdog:
             times.lifetime = math.inf
             self.drain(CloseReason.MAX_LIFETIME, times.timing.grace)
         elif due is Due.CLOSE:
-            reason = self._life.reason or CloseReason.CLIENT_DISCONNECTED  # see _heard()
+            reason = self._life.reason or CloseReason.CLIENT_DISCONNECTED  # the end is not taken
             if times.spared_until is not None:
                 self.interrupt(reason)
             else:
                 self.close(reason)
         elif due is Due.SEND_TIMEOUT:
-            self._look()  # it may have taken something since the last look
-            if times.due(self._runtime.clock()) is due:
-                self.interrupt(CloseReason.SEND_TIMEOUT)
+            self.interrupt(CloseReason.SEND_TIMEOUT)
         elif due is Due.PROGRESS:
             self._look()
         elif due is Due.PING:
