@@ -36,8 +36,13 @@ logger: logging.Logger = logging.getLogger("sse_asgi")
 CLIENT_CLOSED_REQUEST = 499
 
 
-def farewell(life: Life, options: StreamOptions) -> bytes:
-    """Return a random reconnection time, so that clients do not all come back at once."""
+def farewell(life: Life, options: StreamOptions, body: bytes | None) -> bytes:
+    """Return a random reconnection time, so that clients do not all come back at once.
+
+    :param body: what a response has in its place that is no stream.
+    """
+    if body is not None:
+        return body
     if options.retry is None or not life.way_out.farewell:
         return b""
     from random import randint  # slow to import, and few ask
@@ -125,7 +130,7 @@ class Ending:
                     frame, events = self._unsent()
                     if self._last_event:
                         frame, events = frame + self._last_event, events + 1
-                    frame += farewell(life, self._options) if self._body is None else self._body
+                    frame += farewell(life, self._options, self._body)
                     await response.end(frame, events)
                 else:
                     await self._break_off()
@@ -155,8 +160,7 @@ class Ending:
         if response.started:
             frame, events = self._unsent()
             if frame:
-                await response.write([frame])
-                response.events += events - 1
+                await response.write([frame], events)
         if not response.started and (self._times.opening or is_status(error)):
             return  # another response can still be sent
         if isinstance(error, HTTPError):

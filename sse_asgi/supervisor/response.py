@@ -95,11 +95,13 @@ class Response:
 
     # -- by the host -----------------------------------------------------------------------------
 
-    async def write(self, held: list[bytes]) -> None:
+    async def write(self, held: list[bytes], events: int | None = None) -> None:
         """Send frames of events as one message, and take them from the list.
 
         The start of the response goes before the first. This waits while the watchdog sends. If it
         is interrupted, and nothing was written, the frames are still in the list.
+
+        :param events: how many events the frames have; by default one each.
         """
         if self.flushing:
             await self.flushed()
@@ -110,7 +112,7 @@ class Response:
         except Exception:
             held.clear()
             raise
-        self.events += len(held)
+        self.events += len(held) if events is None else events
         held.clear()
 
     async def end(

@@ -272,7 +272,7 @@ class Stream:
             life.close(CloseReason.ERROR)
         if not life.closing:
             self._times.finishing = True
-            last = farewell(life, self._options) if self._body is None else self._body
+            last = farewell(life, self._options, self._body)
             await driven(self._response.end(last), self._begin)
             life.close(CloseReason.FINISHED)
 
