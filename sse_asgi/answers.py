@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import HTTPError
 from .options import merge_headers
 from .request import UNREAD
 from .servers import sends_at_once
+from .servers.base import send_at_once
 from .supervisor import Stream
 
 if TYPE_CHECKING:
@@ -60,13 +61,10 @@ async def send_response(
 
 def _try_to_send(exchange: Exchange, message: Message) -> bool:
     """Send a message without waiting. Return whether it was sent, or can't be any more."""
-    sending: Any = exchange[2](message)
     try:
-        sending.send(None)
-    except (StopIteration, OSError):
+        return send_at_once(exchange[2], message)
+    except OSError:
         return True
-    sending.close()  # it waits for the client, and has written nothing
-    return False
 
 
 class _Nothing:

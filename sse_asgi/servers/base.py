@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import ClassVar, Protocol
 
-    from ..types import Receive, Scope, Send
+    from ..types import Message, Receive, Scope, Send
 
     class Stopping(Protocol):
         """An object that knows whether the server was told to stop."""
@@ -39,7 +39,24 @@ if TYPE_CHECKING:
             ...
 
 
-__all__ = ["Server"]
+__all__ = ["Server", "send_at_once"]
+
+
+def send_at_once(send: Send, message: Message) -> bool:
+    """Send a message by a ``send`` that waits, if at all, before it writes. Do not wait.
+
+    This raises what ``send`` raises.
+
+    :returns: whether it was sent. If not, ``send`` waits for the client, and has written nothing.
+    """
+    sending: Any = send(message)
+    try:
+        sending.send(None)
+    except StopIteration:
+        return True
+    sending.close()
+    return False
+
 
 #: How long, in seconds, to wait until the server sees that a connection was aborted. HTTP/1.1 takes
 #: one iteration of the event loop. With HTTP/2 it takes a moment to see whether the connection is

@@ -18,6 +18,7 @@ import anyio
 
 from ..reasons import CloseReason
 from ..runtime.base import nothing
+from ..servers.base import send_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,17 +179,15 @@ class Response:
             or self.server.is_lost()
         ):
             return False
-        sending = self.send({"type": "http.response.body", "body": frame, "more_body": True})
+        message: Message = {"type": "http.response.body", "body": frame, "more_body": True}
         try:
-            sending.send(None)
-        except StopIteration:
-            times.last_write = self.clock()
-            self.bytes += len(frame)
-            return True
+            if not send_at_once(self.send, message):
+                return False
         except Exception:
             return False  # the next one who sends will get it again
-        sending.close()  # it waits for the client, and has written nothing
-        return False
+        times.last_write = self.clock()
+        self.bytes += len(frame)
+        return True
 
     # -- by the watchdog -------------------------------------------------------------------------
 
