@@ -124,6 +124,9 @@ class Runtime(ABC):
     #: Whether a stream may join events: see ``supervisor/pump.py``.
     joins: bool
 
+    #: The class of the scopes, unless :meth:`scope` says otherwise.
+    make_scope: Any = anyio.CancelScope
+
     #: What a task yields that waits for another task; ``None``: something else.
     task_type: type[Any] | None = None
 
@@ -173,8 +176,7 @@ class Runtime(ABC):
         :param again: after how many seconds a task that goes on although it was cancelled is
             cancelled again. The scopes of anyio do that at once.
         """
-        anyios: Any = anyio.CancelScope(deadline=deadline, shield=shield)
-        scope: CancelScope = anyios
+        scope: CancelScope = self.make_scope(deadline=deadline, shield=shield)
         return scope
 
     def renew(self, scope: CancelScope) -> None:  # noqa: B027  it is not needed everywhere
