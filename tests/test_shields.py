@@ -31,7 +31,7 @@ LONG = 30.0
 SOON = 0.05
 
 #: How long a source can't be interrupted, from its begin.
-SHIELDED = 0.2
+SHIELDED = 0.5
 
 #: What an event has that the client does not take.
 STUCK = b"stuck"
