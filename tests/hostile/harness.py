@@ -5,13 +5,14 @@ application of their own.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 
-from tests.servers.clients import HTTP1Response
+from tests.servers.clients import HTTP1Response, wait_for
 from tests.servers.harness import KINDS, Kind, Server
 
 _UVICORN = KINDS["uvicorn-h11"].arguments[:-4]  # without a protocol and a loop
@@ -132,3 +133,17 @@ def forget_traceback(server: Server) -> None:
     """Take for information what servers log of an exception, in many lines."""
     for words in ("Traceback", "Error", "ERROR", "Exception", "exception", " raised "):
         server.forgive(words)
+
+
+def wait_until_stalled(server: Server, tag: str, quiet: float = 0.5) -> None:
+    """Wait until the source has not been resumed for so many seconds, since nobody reads."""
+    last, since = 0, time.monotonic()
+
+    def stalled() -> bool:
+        nonlocal last, since
+        now = server.status(tag)["yielded"]
+        if now != last or not now:
+            last, since = now, time.monotonic()
+        return time.monotonic() - since > quiet
+
+    wait_for(stalled, lambda: f"{last} events and still no back-pressure")

@@ -10,7 +10,16 @@ import pytest
 from tests.servers.clients import Response, wait_for
 from tests.servers.test_disconnect import GONE, close, leaves, reset
 
-from .harness import EAGER, HTTP2, SERVERS, Attacked, every_form, on, on_each
+from .harness import (
+    EAGER,
+    HTTP2,
+    SERVERS,
+    Attacked,
+    every_form,
+    on,
+    on_each,
+    wait_until_stalled,
+)
 
 Leave = Callable[[Response], None]
 
@@ -212,7 +221,7 @@ def test_gone_while_a_ping_is_being_sent_through_every_entry_point(
 def gone_while_a_ping_is_being_sent(server: Attacked, tag: str, form: str, leave: Leave) -> None:
     response = server.open(f"{form}/deaf?tag={tag}", receive_buffer=4096)
     assert response.status == 200
-    wait_until_pings_stall(server, tag)
+    wait_until_stalled(server, tag, 0.7)
     leave(response)
     history = server.wait_for_end(tag)
     assert history[:-1] == GONE[:-1]
@@ -223,22 +232,9 @@ def test_a_stream_is_reset_while_a_ping_is_being_sent(server: Attacked, tag: str
     """The same by HTTP/2, and the connection stays."""
     with server.open(f"/deaf?tag={tag}", receive_buffer=4096) as response:
         assert response.status == 200
-        wait_until_pings_stall(server, tag)
+        wait_until_stalled(server, tag, 0.7)
         response.reset_stream()  # type: ignore[attr-defined]
         assert server.wait_for_end(tag) == GONE
-
-
-def wait_until_pings_stall(server: Attacked, tag: str) -> None:
-    last, since = 0, time.monotonic()
-
-    def stalled() -> bool:
-        nonlocal last, since
-        now = server.status(tag)["yielded"]
-        if now != last or not now:
-            last, since = now, time.monotonic()
-        return time.monotonic() - since > 0.7
-
-    wait_for(stalled, lambda: f"{last} pings and still no back-pressure")
 
 
 @pytest.mark.parametrize("form", ["", "/behind"], ids=["sse_app", "behind"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.servers.clients import Response, wait_for
+from tests.servers.clients import Response
 
 from .apps import HUGE, ROWS, row
 from .harness import (
@@ -18,6 +18,7 @@ from .harness import (
     forget_traceback,
     on,
     on_each,
+    wait_until_stalled,
 )
 
 #: What is on its way to a client of these is bounded by the window of TCP.
@@ -93,20 +94,6 @@ def numbers(body: bytes) -> list[int]:
     """The events that there are in full. A ping is none."""
     frames = body.split(b"\n\n")[:-1]
     return [int(frame.split()[1]) for frame in frames if frame.startswith(b"data")]
-
-
-def wait_until_stalled(server: Attacked, tag: str) -> None:
-    """Wait until the source has not been resumed for a while, since nobody reads."""
-    last, since = 0, time.monotonic()
-
-    def stalled() -> bool:
-        nonlocal last, since
-        now = server.status(tag)["yielded"]
-        if now != last or not now:
-            last, since = now, time.monotonic()
-        return time.monotonic() - since > 0.5
-
-    wait_for(stalled, lambda: f"{last} events and still no back-pressure")
 
 
 def nothing_lost(response: Response, accepted: int) -> None:
