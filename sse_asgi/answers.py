@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from .errors import HTTPError
 from .options import merge_headers
 from .request import UNREAD
-from .servers import sends_at_once
+from .runtime import of_task
+from .servers import has_unread, recognise, sends_at_once
 from .servers.base import send_at_once
+from .shutdown import server_shutdown
 from .supervisor import Stream
 
 if TYPE_CHECKING:
@@ -51,12 +53,22 @@ async def send_response(
     if sends_at_once(exchange[2]):  # a stream costs ten times as much
         started = _try_to_send(exchange, start)
         if started and _try_to_send(exchange, end):
+            if has_unread(exchange[2]):
+                _bound_unread(exchange, options)
             return
     stream = Stream(
         _Nothing(), exchange, options.of_answers, start=(status, headers), body=body,
         reader=UNREAD, started=started,
     )  # fmt: skip
     await stream.run()
+
+
+def _bound_unread(exchange: Exchange, options: StreamOptions) -> None:
+    """Do what a stream does in its end, for a client that does not read."""
+    scope, _, send = exchange
+    runtime = of_task()
+    stopping = options.shutdown or server_shutdown(runtime)
+    recognise(scope, send, runtime, stopping).bound_unread(options.timing.cleanup_timeout)
 
 
 def _try_to_send(exchange: Exchange, message: Message) -> bool:

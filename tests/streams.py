@@ -77,3 +77,7 @@ class Stopping:
     """Says whether a server was told to stop."""
 
     signalled: bool = False
+
+    def listen(self, listener: object, runtime: None = None, *, at_once: bool = False) -> None: ...
+
+    def forget(self, listener: object) -> None: ...

@@ -232,6 +232,31 @@ async def test_who_does_not_take_the_end_of_a_stream_loses_the_connection(
     assert not connection.works()
 
 
+async def test_who_does_not_take_the_start_of_a_drained_stream_loses_the_connection(
+    connection: Connection, other: Connection, shielded: bool
+) -> None:
+    """Otherwise uvicorn answers 500 in the place of the application, and logs an error."""
+    connection.fill()
+    shutdown = Shutdown()
+    shutdown.drain()
+
+    async def send(message: Message) -> None:
+        await connection.lost()
+
+    async def shielded_send(message: Message) -> None:
+        with anyio.CancelScope(shield=True):
+            await connection.lost()
+
+    app = sse_app(lambda: Recorder().source("a"), shutdown=shutdown, cleanup_timeout=0.05)
+    with anyio.fail_after(10):
+        await app(
+            connection.scope(),
+            connection.receive,
+            connection.by_hypercorn(shielded_send if shielded else send),
+        )
+    assert connection.given_up()
+
+
 async def test_who_does_not_take_a_ping_loses_the_connection_when_the_server_stops(
     connection: Connection, shielded: bool
 ) -> None:
@@ -401,10 +426,13 @@ class ASGIHTTPProtocol:
 ASGIHTTPProtocol.__module__ = "granian._granian"
 
 
-def by_granian(scope: Scope) -> Server:
-    """Return what is known of the server of a request by granian."""
+def by_granian(scope: Scope, *, signalled: bool = False) -> Server:
+    """Return what is known of the server of a request by granian.
+
+    :param signalled: whether it was told to stop.
+    """
     send = ASGIHTTPProtocol().send
-    return servers.recognise(scope, send, of_task(), Stopping(signalled=False))
+    return servers.recognise(scope, send, of_task(), Stopping(signalled))
 
 
 def granians(connection: Connection, **changes: Any) -> Scope:
@@ -480,9 +508,9 @@ async def test_an_address_that_a_request_may_have_brought(
         "raw_path": {"raw_path": b"/" + said},
         "client": {"client": (host, port)},  # an int: not granian's
     }
-    server = by_granian(granians(connection, **changes[where]))
+    server = by_granian(granians(connection, **changes[where]), signalled=True)
     server.abort()
-    server.abort_if_stuck(0)
+    server.bound_unread(0)
     await anyio.sleep(0.7)
     assert not server.aborted
     assert server.progress() is None
@@ -522,7 +550,7 @@ async def test_a_server_that_nobody_knows(connection: Connection) -> None:
     called: list[str] = []
     server.attach(lambda: None, lambda: called.append("lost"))
     server.abort()
-    server.abort_if_stuck(0)
+    server.bound_unread(0)
     await anyio.sleep(0.7)
     assert (server.aborted, server.progress(), server.is_gone()) == (False, None, False)
     assert not connection.given_up()

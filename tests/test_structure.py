@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor": NAMES | {
         "runtime", "encoder", "notes", "servers", "shutdown", "source", "opening", "options",
     },
-    "answers": NAMES | {"options", "request", "servers", "supervisor"},
+    "answers": NAMES | {"options", "request", "runtime", "servers", "shutdown", "supervisor"},
     "factory": NAMES,
     "app": NAMES | {
         "factory", "request", "source", "opening", "options", "supervisor", "answers",
@@ -86,7 +86,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"connection"},
         {"base"},
         {"running"},
-        {"uvicorn", "hypercorn", "granian", "daphne"},
+        {"uvicorn", "hypercorn", "granian", "daphne", "unread"},
         {"connections"},
     ],
     "supervisor": [

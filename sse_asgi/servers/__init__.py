@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .base import Server
-from .uvicorn import Uvicorn, is_uvicorns
+from .uvicorn import Uvicorn, has_unwritten, is_closing, is_uvicorns
 
 if TYPE_CHECKING:
     from ..runtime.base import Runtime
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .base import Stopping
     from .connections import Connections
 
-__all__ = ["recognise", "sends_at_once"]
+__all__ = ["has_unread", "recognise", "sends_at_once"]
 
 
 def recognise(scope: Scope, send: Send, runtime: Runtime, stopping: Stopping) -> Server:
@@ -23,8 +23,16 @@ def recognise(scope: Scope, send: Send, runtime: Runtime, stopping: Stopping) ->
 
 
 def sends_at_once(send: Send) -> bool:
-    """Return whether a ``send`` that waits has written nothing: see ``Server.sends_at_once``."""
-    return is_uvicorns(send)
+    """Return whether a ``send`` that waits has written nothing: see ``Server.sends_at_once``.
+
+    Not if its connection is known to be lost.
+    """
+    return is_uvicorns(send) and not is_closing(send)
+
+
+def has_unread(send: Send) -> bool:
+    """Return whether something waits for the client, where :func:`sends_at_once`."""
+    return has_unwritten(send)
 
 
 def _connections() -> Connections:

@@ -15,9 +15,17 @@ if TYPE_CHECKING:
     from ..types import Message, Receive, Scope, Send
 
     class Stopping(Protocol):
-        """An object that knows whether the server was told to stop."""
+        """An object that knows whether the server was told to stop: a Shutdown."""
 
         signalled: bool
+
+        def listen(self, listener: Any, runtime: None = None, *, at_once: bool = False) -> None:
+            """Call ``listener.shut_down()`` when it is told so, and when streams are to end."""
+            ...
+
+        def forget(self, listener: Any) -> None:
+            """Undo :meth:`listen`."""
+            ...
 
     class Connections(Protocol):
         """The connections of an event loop: see ``connections.py``."""
@@ -36,6 +44,12 @@ if TYPE_CHECKING:
 
         def cut_if_stuck(self, connection: Connection, seconds: float) -> None:
             """Cut a connection unless its client takes something within so many seconds."""
+            ...
+
+        def cut_when_stopping(
+            self, connection: Connection, seconds: float, stopping: Stopping
+        ) -> None:
+            """Do so when the server is told to stop, if something waits for the client then."""
             ...
 
 
@@ -192,9 +206,13 @@ class Server:
             self._connections.cut_if_stuck(connection, 0)
             self.aborted = True
 
-    def abort_if_stuck(self, seconds: float) -> None:
-        """Abort the connection unless the client takes something within so many seconds."""
-        self._connections.cut_if_stuck(self.connection, seconds)
+    def bound_unread(self, seconds: float) -> None:
+        """Bound how long a server that stops waits for a client to take what it was sent.
+
+        The connection is cut unless the client takes something within so many seconds.
+        """
+        if self._stopping.signalled:
+            self._connections.cut_if_stuck(self.connection, seconds)
 
     async def abort_is_seen(self, receive: Receive) -> None:
         """Wait a moment until the server has seen that the connection was aborted.

@@ -100,14 +100,14 @@ class TransportConnection(Connection):
     :param transport: an :class:`asyncio.Transport`, also one of TLS.
     """
 
-    __slots__ = ("_transport",)
+    __slots__ = ("transport",)
 
     def __init__(self, transport: Any) -> None:
-        self._transport = transport
+        self.transport: Any = transport
 
     def is_closed(self) -> bool:
         """Return whether the transport is closing, or would be if it was reading."""
-        return self._transport.is_closing() or self.has_hung_up()
+        return self.transport.is_closing() or self.has_hung_up()
 
     def has_hung_up(self) -> bool:
         """Return whether the client has closed its end."""
@@ -119,11 +119,11 @@ class TransportConnection(Connection):
         acked = None if sock is None else taken(sock)
         if acked is not None and not is_unix(sock):
             return acked
-        return acked, self._transport.get_write_buffer_size()
+        return acked, self.transport.get_write_buffer_size()
 
     def waits(self) -> bool | None:
         """Return whether something waits in the buffers of the transport or of the system."""
-        if self._transport.get_write_buffer_size():
+        if self.transport.get_write_buffer_size():
             return True
         sock = self._sock()
         return False if sock is None else waits(sock)
@@ -132,10 +132,10 @@ class TransportConnection(Connection):
         """Abort the transport."""
         if (sock := self._sock()) is not None:
             forget(sock)
-        self._transport.abort()
+        self.transport.abort()
         return True
 
     def _sock(self) -> Any:
         """Return the socket that the transport writes to; ``None`` if it is closed."""
-        sock = self._transport.get_extra_info("socket")
+        sock = self.transport.get_extra_info("socket")
         return None if sock is None or sock.fileno() < 0 else sock

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..runtime import current
 from ..runtime.base import nothing
 from . import granian, hypercorn, uvicorn
-from .connection import Connection, innermost
+from .connection import Connection, TransportConnection, innermost
+from .unread import Unread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ..runtime.base import Cancel
     from ..types import Scope, Send
-    from .base import Server
+    from .base import Server, Stopping
 
 __all__ = ["Connections"]
 
@@ -68,6 +69,7 @@ class Connections:
         self._requests: dict[int, Request | None] = {}
         self._look_again = -math.inf
         self._watched: dict[Server, Callable[[], object]] = {}
+        self._unread: dict[int, Unread] = {}
         self._stop: Cancel = nothing
         self._pause: Cancel = nothing
 
@@ -163,6 +165,15 @@ class Connections:
             connection.cut()
         else:
             self._runtime.after(MOMENT, partial(self._see_whether_stuck, connection, taken))
+
+    def cut_when_stopping(self, connection: Connection, seconds: float, stopping: Stopping) -> None:
+        """Do so when the server is told to stop, if something waits for the client then."""
+        assert isinstance(connection, TransportConnection)
+        key = id(connection.transport)
+        if key not in self._unread:
+            cut = partial(self.cut_if_stuck, connection, seconds)
+            taken = partial(self._unread.pop, key)
+            self._unread[key] = Unread(connection, self._runtime, stopping, cut=cut, taken=taken)
 
     # -- to see which are closed -----------------------------------------------------------------
 

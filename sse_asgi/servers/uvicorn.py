@@ -10,7 +10,9 @@ from .connection import TransportConnection, innermost
 if TYPE_CHECKING:
     from typing import ClassVar
 
-__all__ = ["Uvicorn", "UvicornConnection", "is_uvicorns"]
+    from ..types import Send
+
+__all__ = ["Uvicorn", "UvicornConnection", "has_unwritten", "is_closing", "is_uvicorns"]
 
 #: The modules whose ``send`` waits, if at all, before it writes, and only for its client.
 _SEND_AT_ONCE = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
@@ -25,13 +27,19 @@ class Uvicorn(Server):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        cycle = innermost(self.send).__self__
-        self._transport: Any = getattr(cycle, "transport", None)  # a later version may have none
+        self._transport = _transport(self.send)
 
     def is_lost(self) -> bool:
         """Return whether the transport is closing. asyncio warns of what is written then."""
         transport = self._transport
         return transport is not None and transport.is_closing() and self.is_gone()
+
+    def bound_unread(self, seconds: float) -> None:
+        """The same if the server is told to stop later: it waits for all connections, for ever."""
+        if self._stopping.signalled:
+            super().bound_unread(seconds)
+        elif has_unwritten(self.send):
+            self._connections.cut_when_stopping(self.connection, seconds, self._stopping)
 
 
 class UvicornConnection(TransportConnection):
@@ -51,7 +59,7 @@ class UvicornConnection(TransportConnection):
 
     def is_closed(self) -> bool:
         """Return whether the connection is closed. The client is asked if uvicorn does not read."""
-        if self._cycle.disconnected or self._transport.is_closing():
+        if self._cycle.disconnected or self.transport.is_closing():
             return True
         return getattr(self._cycle.flow, "read_paused", True) and self.has_hung_up()
 
@@ -61,7 +69,7 @@ class UvicornConnection(TransportConnection):
         Otherwise it logs an error when the application returns, since the response is not complete.
         """
         if self._note():
-            self._transport.abort()
+            self.transport.abort()
 
     def cut(self) -> bool:
         """Abort the transport. uvicorn tells that to the last request, which may be another."""
@@ -95,6 +103,22 @@ def is_uvicorns(send: Any) -> bool:
     send = innermost(send)
     cycle = getattr(send, "__self__", None)
     return getattr(send, "__name__", "") == "send" and type(cycle).__module__ in _SEND_AT_ONCE
+
+
+def is_closing(send: Send) -> bool:
+    """Return whether the transport that a ``send`` of uvicorn's writes to is closing."""
+    transport = _transport(send)
+    return transport is not None and bool(transport.is_closing())
+
+
+def has_unwritten(send: Send) -> bool:
+    """Return whether that transport has something that it could not write yet."""
+    transport = _transport(send)
+    return transport is not None and transport.get_write_buffer_size() > 0
+
+
+def _transport(send: Send) -> Any:
+    return getattr(innermost(send).__self__, "transport", None)  # a later version may have none
 
 
 def connection(cycle: Any) -> UvicornConnection:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from ..options import StreamOptions
     from ..runtime.base import Runtime
-    from ..shutdown import Shutdown
     from ..types import Receive
     from .deadlines import Deadlines
     from .life import Life
@@ -75,7 +74,6 @@ class Ending:
         runtime: Runtime,
         *,
         encode: Callable[[Any, str], bytes],
-        shutdown: Shutdown,
         opened: float,
         last_event: bytes,
         body: bytes | None,
@@ -88,7 +86,6 @@ class Ending:
         self._options = options
         self._runtime = runtime
         self._encode = encode
-        self._shutdown = shutdown
         self._opened = opened
         self._last_event = last_event
         self._body = body
@@ -194,13 +191,12 @@ class Ending:
 
     async def _leave_the_connection(self, receive: Receive) -> None:
         """Cut the connection if the client would keep the server from leaving it."""
-        server, times = self._response.server, self._times
+        server = self._response.server
         if self._life.reason is not CloseReason.CLIENT_DISCONNECTED:
-            if self._times.started and (self._response.torn or self._stuck):
+            if self._stuck or self._response.torn:
                 server.abort()
-            elif self._shutdown.signalled:
-                # A server that stops waits until the client has taken what was written.
-                server.abort_if_stuck(times.timing.cleanup_timeout)
+            else:
+                server.bound_unread(self._times.timing.cleanup_timeout)
         server.release()
         if server.aborted:
             await server.abort_is_seen(receive)

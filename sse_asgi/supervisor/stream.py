@@ -355,7 +355,6 @@ class Stream:
         ending = Ending(
             self._life, self._times, self._response, self._pump, self._options, self._runtime,
             encode=self._encode,
-            shutdown=self._shutdown,
             opened=self._opened,
             last_event=self._last_event,
             body=self._body,

@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from sse_asgi import servers
+from sse_asgi import Shutdown, servers
 from sse_asgi.runtime import of_task
 from sse_asgi.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,12 +26,6 @@ START: Message = {
 
 #: How often to look, in seconds.
 EVERY = 0.05
-
-
-class _Running:
-    """What a server knows that was not told to stop."""
-
-    signalled = False
 
 
 @dataclass
@@ -65,7 +59,7 @@ class _Application:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.receive = receive
-        self.server = servers.recognise(scope, send, of_task(), _Running())
+        self.server = servers.recognise(scope, send, of_task(), Shutdown())
         self.look = _looks[_tag(scope)] = Look()
         #: After how many messages to send the last one.
         self.most = float(parse_qs(scope["query_string"].decode()).get("most", ["inf"])[0])
