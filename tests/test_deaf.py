@@ -57,10 +57,15 @@ def app_for(sends: str, recorder: Talkative, **options: Any) -> Any:
 
 
 @pytest.fixture(params=list(SENDS))
-def sends(request: pytest.FixtureRequest, anyio_backend: str) -> str:
+def sends(
+    request: pytest.FixtureRequest, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> str:
     what: str = request.param
-    if what == "what was handed over" and anyio_backend == "trio":
-        pytest.skip("on trio nothing is handed over: events are not joined there")
+    if what == "what was handed over":
+        if anyio_backend == "trio":
+            pytest.skip("on trio nothing is handed over: events are not joined there")
+        # On a busy machine the last event may come too late to be joined; the host sends it, then.
+        monkeypatch.setattr("sse_asgi.supervisor.pump.monotonic", lambda: 1.0)
     return what
 
 

@@ -91,6 +91,10 @@ def half_close(response: Response) -> None:
 def test_unusual_requests(server: Attacked, tag: str, leave: Leave) -> None:
     """Each of them, ten at once, and another client gets its answer meanwhile."""
     server.forgive_what_it_says_of_requests()
+    if server.name == "uvicorn-eager":
+        # The response has begun when h11 comes to the wrong chunk, and uvicorn wants to answer 400.
+        for words in ("call failed", "Traceback", "LocalProtocolError"):
+            server.forgive(words)
     names = list(REQUESTS)
     for start in range(0, len(names), 10):
         with ExitStack() as stack:

@@ -145,7 +145,8 @@ def make_served(seed: int, server: str, *, calm: bool) -> Case:
         mode=rng.choice(("bare", "group")),
         happens=happens,
         happens_at_byte=_at_byte(rng),
-        pipelined=rng.random() < 0.1,
+        # The connection's task of hypercorn waits for ever if a client leaves that has pipelined.
+        pipelined=rng.random() < 0.1 and not server.startswith("hypercorn"),
         forged=rng.random() < 0.2,
         last_call=last_call,
     )
