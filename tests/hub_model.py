@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from anyio.lowlevel import checkpoint
 
 from sse_asgi.decoder import EventStreamDecoder
-from sse_asgi.hub import Subscription
+from sse_asgi.hub import Hub, Subscription
 
 TOPICS = ("a1", "a2", "b")
 SUBSCRIBED = ((("a1",),) * 3) + (("b", "a1"), ("a*",), ("b", "a*"), ("*",), ("a1", "a*"))
@@ -68,6 +69,14 @@ class Client:
 
     def wants(self, topic: str) -> bool:
         return any(re.fullmatch(name.replace("*", ".*"), topic) for name in self.topics)
+
+
+def subscribe(hub: Hub, names: Iterable[str], **options: Any) -> Subscription:
+    """Subscribe to topics, and to patterns: those with ``*``."""
+    names = tuple(names)
+    topics = [name for name in names if "*" not in name]
+    patterns = [name for name in names if "*" in name]
+    return hub.subscribe(*topics, patterns=patterns, **options)
 
 
 def read_id(text: str) -> dict[str, int] | None:

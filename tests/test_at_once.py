@@ -22,6 +22,7 @@ from sse_asgi.types import FrameReceiver
 
 from .at_once import Cycle
 from .entry_points import ENTRY_POINTS
+from .hub_model import subscribe
 from .streams import Recorder, http_scope
 
 pytestmark = pytest.mark.anyio
@@ -541,7 +542,7 @@ def test_every_subscriber_has_every_event_once_and_in_order(
 ) -> None:
     async def main() -> None:
         hub = Hub(max_events=10_000)
-        app = sse_app(lambda: hub.subscribe(*topics), ping=0.003)
+        app = sse_app(lambda: subscribe(hub, topics), ping=0.003)
         clients: list[tuple[Cycle, asyncio.Task[None], int]] = []
         published: list[str] = []
 

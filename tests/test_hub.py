@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import threading
 import time
 import weakref
@@ -19,15 +20,19 @@ import pytest
 import trio
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sse_asgi import CloseReason, ServerSentEvent, SSERequest, sse_app
 from sse_asgi.decoder import DecodedEvent
 from sse_asgi.encoder import encode
 from sse_asgi.hub import EventTooLargeError, Hub, HubClosedError, HubError, MemoryLog, Page
+from sse_asgi.hub.names import matcher
 from sse_asgi.hub.subscription import PAUSE
 from sse_asgi.testing import Connection, connect
 from sse_asgi.types import ASGIApp
 
+from .hub_model import subscribe
 from .streams import Recorder, on_mock_clock
 
 pytestmark = pytest.mark.anyio
@@ -36,10 +41,10 @@ pytestmark = pytest.mark.anyio
 def stream_of(hub: Hub, *topics: str, **options: Any) -> ASGIApp:
     """An application that streams topics to each client, from where that was."""
 
-    def subscribe(request: SSERequest) -> Any:
-        return hub.subscribe(*topics, last_event_id=request.last_event_id, **options)
+    def factory(request: SSERequest) -> Any:
+        return subscribe(hub, topics, last_event_id=request.last_event_id, **options)
 
-    return sse_app(subscribe)
+    return sse_app(factory)
 
 
 def back(last_event_id: str) -> dict[str, str]:
@@ -211,7 +216,7 @@ async def test_ids_that_mean_nothing() -> None:
     other = await hub.publish("other", "x")
     ids = [await hub.publish("news", str(number)) for number in range(2)]
     epoch = ids[0].split("-")[0]
-    for given in (
+    for claimed in (
         "5",
         "abc",
         "ü",
@@ -228,11 +233,11 @@ async def test_ids_that_mean_nothing() -> None:
         other,
         "x" * 4000,
     ):
-        headers = [(b"last-event-id", given.encode())]
+        headers = [(b"last-event-id", claimed.encode())]
         async with connect(stream_of(hub, "news"), headers=headers) as stream:
             event, data = await gap(stream)
             assert data["missed"] is None
-            assert given.startswith(data["after"])
+            assert claimed.startswith(data["after"])
             assert len(data["after"]) <= 64
             assert data["position"] == event.id == f"{epoch}-0"
             assert await receive(stream, 2) == ["0", "1"]
@@ -360,8 +365,8 @@ async def test_several_topics() -> None:
     await hub.publish("b", "5")
     await hub.publish("a", "6")
     parts = last.split(".")
-    for given in (last, ".".join(reversed(parts))):  # in any order
-        async with connect(app, headers=back(given)) as stream:
+    for claimed in (last, ".".join(reversed(parts))):  # in any order
+        async with connect(app, headers=back(claimed)) as stream:
             assert sorted(await receive(stream, 2)) == ["5", "6"]
             await nothing_more(stream)
 
@@ -535,9 +540,63 @@ async def test_what_is_no_topic(topic: Any) -> None:
     hub = Hub()
     with pytest.raises((TypeError, ValueError), match="a topic"):
         await hub.publish(topic, "x")
-    if topic != "a*":
-        with pytest.raises((TypeError, ValueError), match="a topic"):
-            hub.subscribe(topic)
+    with pytest.raises((TypeError, ValueError), match="a topic"):
+        hub.subscribe(topic)
+
+
+async def test_a_client_can_not_make_a_pattern_of_a_topic() -> None:
+    """Regression 39: it would read the topics of everybody."""
+    with pytest.raises(ValueError, match=r"must not contain '\*'.*patterns="):
+        Hub().subscribe("rooms/*")
+
+
+@pytest.mark.parametrize("patterns", ["a*", [""], ["a\n*"], ["*" * 256], [None], [1], [["a*"]]])
+async def test_what_is_no_pattern(patterns: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="pattern"):
+        Hub().subscribe("news", patterns=patterns)
+
+
+async def test_nothing_to_subscribe_to() -> None:
+    with pytest.raises(TypeError, match="at least one topic"):
+        Hub().subscribe(patterns=())
+
+
+@given(
+    pattern=st.text("ab*", min_size=1, max_size=12),
+    topic=st.text("ab", min_size=1, max_size=12),
+)
+def test_a_pattern_is_what_it_was(pattern: str, topic: str) -> None:
+    """The same as with a regular expression, which takes its time."""
+    wanted = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), topic)
+    assert matcher(pattern)(topic) is bool(wanted)
+
+
+def test_a_match_takes_no_longer_than_the_topic_is_long() -> None:
+    """Regression 39: ten stars against 45 characters took 40 seconds."""
+    for stars in (10, 100):
+        for _ in range(1000):
+            assert not matcher("*a" * stars + "b")("a" * 255)
+
+
+async def test_a_pattern_is_matched_once_for_each_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    matched: list[str] = []
+
+    def counting(pattern: str) -> Callable[[str], bool]:
+        def matches(topic: str) -> bool:
+            matched.append(topic)
+            return matcher(pattern)(topic)
+
+        return matches
+
+    monkeypatch.setattr("sse_asgi.hub.registry.matcher", counting)
+    hub = Hub()
+    async with connect(stream_of(hub, "t/*")) as stream:
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(3):
+            for number in range(10):
+                await hub.publish(f"t/{number}", "x")
+        await receive(stream, 30)
+    assert sorted(matched) == [f"t/{number}" for number in range(10)]
 
 
 async def test_an_event_that_is_published_again() -> None:

@@ -235,7 +235,7 @@ async def test_nothing_is_left_of_those_who_leave(way: str) -> None:
     async def come_and_go() -> None:
         if way == "never begun":
             for _ in range(20):
-                hub.subscribe("news", "n*")
+                hub.subscribe("news", patterns=["n*"])
             return
         with anyio.CancelScope() as scope:
             async with clients_of(app, 20):

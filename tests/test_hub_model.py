@@ -30,7 +30,17 @@ from hypothesis.stateful import (
 from sse_asgi.decoder import DecodedEvent
 from sse_asgi.hub import EventTooLargeError, Hub, MemoryLog
 
-from .hub_model import NOT_KNOWN, SUBSCRIBED, TOPICS, Client, Topic, checkpoints, raised, read_id
+from .hub_model import (
+    NOT_KNOWN,
+    SUBSCRIBED,
+    TOPICS,
+    Client,
+    Topic,
+    checkpoints,
+    raised,
+    read_id,
+    subscribe,
+)
 
 #: So many checkpoints, and whoever can go on has gone on.
 MANY = 30
@@ -181,11 +191,11 @@ class HubMachine(RuleBasedStateMachine):
                 # So far ahead that no event is there when the client first reads.
                 given = re.sub("[0-9]+$", lambda found: str(int(found[0]) + 10**6), given)
 
-        async def subscribe() -> None:
+        async def come() -> None:
             await self.learn()
             before = set(self.log.topics())
-            subscription = self.hub.subscribe(
-                *topics, last_event_id=given, history=history, policy=policy
+            subscription = subscribe(
+                self.hub, topics, last_event_id=given, history=history, policy=policy
             )
             await self.learn()
             client = Client(subscription, topics, given, policy, {})
@@ -213,7 +223,7 @@ class HubMachine(RuleBasedStateMachine):
                     client.had[name] = (topic.epoch, NOT_KNOWN)
             self.clients.append(client)
 
-        self.call(subscribe)
+        self.call(come)
 
     @rule(data=st.data(), how=st.sampled_from(["aclose", "close", "kick", "kick and say"]))
     @precondition(lambda self: self.clients)

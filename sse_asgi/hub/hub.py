@@ -10,14 +10,14 @@ from ..encoder import encode
 from .beginning import Beginning, Start
 from .body import body_of
 from .memory import MemoryLog
-from .names import check_key, check_topic, is_pattern
+from .names import check_key, check_pattern, check_topic
 from .positions import MAX_TOPICS, Position, join
 from .registry import Registry
 from .subscription import Subscription
 from .work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -162,6 +162,7 @@ class Hub:
     def subscribe(
         self,
         *topics: str,
+        patterns: Iterable[str] = (),
         last_event_id: str | None = None,
         history: int | None = None,
         policy: Policy = "gap",
@@ -169,7 +170,9 @@ class Hub:
     ) -> Subscription:
         """Subscribe to topics, and return an async iterator of frames, for a factory to return.
 
-        :param topics: topics, or patterns, in which ``*`` stands for any characters.
+        :param topics: topics. One with ``*`` is refused: it may come from a client.
+        :param patterns: patterns, in which ``*`` stands for any characters: all topics that match
+            one of them, also those that come later.
         :param last_event_id: the id that the client has sent: begin after it. If events after it
             are missing, the first event is a gap event. An empty id counts as ``None``.
         :param history: without an id, begin with so many of the newest events of each topic. By
@@ -180,18 +183,21 @@ class Hub:
             id. With ``"latest"`` a subscriber that is behind gets only the newest event of each
             ``collapse_key``, and a gap event if the log no longer has its next event.
         :param info: any value, to recognise the subscription by: see :meth:`kick`.
-        :raises TypeError: a parameter has a wrong type, or there is no topic.
-        :raises ValueError: a parameter is out of range, or there are more topics than fit into an
-            id.
+        :raises TypeError: a parameter has a wrong type, or there is no topic and no pattern.
+        :raises ValueError: a value can't be a topic or a pattern, a parameter is out of range, or
+            there are more topics than fit into an id.
         :raises HubClosedError: the hub is closed.
         """
-        if not topics:
-            raise TypeError("subscribe to at least one topic: hub.subscribe('news')")
+        if isinstance(patterns, str):
+            raise TypeError(f"patterns must be several: patterns=[{patterns!r:.80}]")
+        patterns = tuple(patterns)
         for topic in topics:
-            if not is_pattern(topic):
-                check_topic(topic)
-        plain = tuple(dict.fromkeys(topic for topic in topics if not is_pattern(topic)))
-        patterns = tuple(dict.fromkeys(topic for topic in topics if is_pattern(topic)))
+            check_topic(topic)
+        for pattern in patterns:
+            check_pattern(pattern)
+        plain, patterns = tuple(dict.fromkeys(topics)), tuple(dict.fromkeys(patterns))
+        if not plain and not patterns:
+            raise TypeError("subscribe to at least one topic: hub.subscribe('news')")
         _check_options(last_event_id, history, policy)
         if len(plain) > MAX_TOPICS:
             raise ValueError(f"{len(plain)} topics, where an id has room for {MAX_TOPICS}")

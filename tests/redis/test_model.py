@@ -31,7 +31,16 @@ from sse_asgi.hub import Hub
 from sse_asgi.hub.redis import RedisLog
 from sse_asgi.hub.redis.link import Call
 
-from ..hub_model import NOT_KNOWN, SUBSCRIBED, TOPICS, Client, Topic, checkpoints, read_id
+from ..hub_model import (
+    NOT_KNOWN,
+    SUBSCRIBED,
+    TOPICS,
+    Client,
+    Topic,
+    checkpoints,
+    read_id,
+    subscribe,
+)
 from .servers import Connection, RedisServer
 
 #: Where a client begins that has no id is known when it has its first event.
@@ -375,11 +384,12 @@ class TwoNodes(RuleBasedStateMachine):
                 elif name not in topics:
                     had[name] = "", LIVE
 
-        async def subscribe() -> None:
-            subscription = self.hub(node).subscribe(*topics, last_event_id=given, policy=policy)
+        async def begin() -> None:
+            hub = self.hub(node)
+            subscription = subscribe(hub, topics, last_event_id=given, policy=policy)
             self.clients.append(NodeClient(subscription, topics, given, policy, had, node=node))
 
-        self.call(subscribe)
+        self.call(begin)
 
     @rule(node=st.integers(0, 1), name=st.sampled_from(TOPICS), history=st.integers(1, 5))
     def history(self, node: int, name: str, history: int) -> None:
