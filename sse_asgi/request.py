@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["UNREAD", "Address", "MultiMapping", "ReceivedRequest", "SSERequest", "UnreadBody"]
 
-#: Ids are positions, names or digests, so a longer Last-Event-ID is not one of ours. It comes from
-#: the network, and may end up in a log line or a query.
-MAX_LAST_EVENT_ID_BYTES = 4096
-
 
 class Address(NamedTuple):
     """The host and port of a peer."""
@@ -156,8 +152,8 @@ class SSERequest:
         """The id of the last event that the client has seen (WHATWG HTML 9.2.4).
 
         It is read from the ``Last-Event-ID`` header. If that is missing, it is read from the query
-        parameter ``last_event_id``, for clients that can't set a header. ``None``: there is no id,
-        or it is longer than 4 KiB. It comes from the client: do not trust it.
+        parameter ``last_event_id``, for clients that can't set a header. ``None``: there is no id.
+        It comes from the client: do not trust it. It is as long as the server lets through.
         """
         for name, value in self._scope["headers"]:
             if name.lower() == b"last-event-id" and value:
@@ -321,9 +317,7 @@ class UnreadBody:
 UNREAD = UnreadBody()
 
 
-def _decoded_id(value: bytes) -> str | None:
-    if len(value) > MAX_LAST_EVENT_ID_BYTES:
-        return None
+def _decoded_id(value: bytes) -> str:
     try:
         return value.decode()  # browsers send UTF-8, as the standard says
     except UnicodeDecodeError:

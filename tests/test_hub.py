@@ -232,6 +232,8 @@ async def test_ids_that_mean_nothing() -> None:
         f"{epoch.upper()}-1",
         other,
         "x" * 4000,
+        "x" * 5000,
+        f"{ids[0]}{'.0-0' * 15_000}",
     ):
         headers = [(b"last-event-id", claimed.encode())]
         async with connect(stream_of(hub, "news"), headers=headers) as stream:

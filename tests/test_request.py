@@ -73,10 +73,9 @@ def test_what_a_scope_may_leave_out() -> None:
         ([(b"last-event-id", b"\xff\xfe")], b"", "ÿþ"),
         ([], b"last_event_id=h%C3%A4", "hä"),
         ([], b"last_event_id=%FF", "\ufffd"),
-        ([(b"last-event-id", b"x" * 4096)], b"", "x" * 4096),
-        ([(b"last-event-id", b"x" * 4097)], b"", None),
-        ([(b"last-event-id", b"\xff" * 100_000)], b"", None),
-        ([], b"last_event_id=" + b"x" * 4097, None),
+        ([(b"last-event-id", b"x" * 60_000)], b"", "x" * 60_000),
+        ([(b"last-event-id", b"\xff" * 60_000)], b"", "\xff" * 60_000),
+        ([], b"last_event_id=" + b"x" * 60_000, "x" * 60_000),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -90,7 +89,9 @@ def test_nothing_that_a_client_sends_breaks_a_request(
 ) -> None:
     headers = [(b"last-event-id", last_event_id), (b"cookie", cookie)]
     view = request(headers=headers, query_string=query)
-    assert view.last_event_id is None or len(view.last_event_id.encode()) <= 2 * 4096
+    assert view.last_event_id is None or len(view.last_event_id) <= max(
+        len(last_event_id), len(query)
+    )
     assert set(view.cookies) <= set(view.headers["cookie"].replace("=", ";").split(";")) | {
         name.strip() for name in view.headers["cookie"].replace("=", ";").split(";")
     }
