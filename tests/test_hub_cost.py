@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 from sse_asgi import SSERequest, sse_app
 from sse_asgi.encoder import encode
 from sse_asgi.hub import Hub
+from sse_asgi.hub.channel import Cursor
 from sse_asgi.runtime import current
 from sse_asgi.runtime.asyncio import AsyncioRuntime
 from sse_asgi.runtime.trio import TrioRuntime
@@ -140,6 +141,30 @@ async def test_one_that_stalls_changes_nothing_for_499(calls: Counter[str]) -> N
         await anyio.wait_all_tasks_blocked()
         assert len(first.bodies) == 2  # all that it missed, at once
         assert b"".join(first.bodies) == b"".join(others[0].bodies)
+
+
+async def test_an_event_costs_no_more_if_a_pattern_matches_thousands_of_topics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression 39: nothing is done for the topics that have no event."""
+    hub = Hub()
+    looks = 0
+    records = Cursor.records
+
+    def counting(cursor: Cursor, max_bytes: int) -> Any:
+        nonlocal looks
+        looks += 1
+        return records(cursor, max_bytes)
+
+    for number in range(2000):
+        await hub.publish(f"t/{number}", "x")
+    async with clients_of(sse_app(lambda: hub.subscribe(patterns=["t/*"])), 2) as clients:
+        monkeypatch.setattr(Cursor, "records", counting)
+        for number in range(10):
+            await hub.publish(f"t/{number}", "y")
+            await anyio.wait_all_tasks_blocked()
+        assert [len(client.bodies) for client in clients] == [10, 10]
+        assert looks <= 10 * 2 * 4
 
 
 async def test_catching_up_with_ten_thousand_events() -> None:

@@ -13,7 +13,7 @@ from ..errors import HubClosedError
 from ..runtime import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from ..runtime.base import Runtime
 
@@ -27,11 +27,11 @@ class Affinity:
 
     When the hub has no users and is not open, another event loop may use it.
 
-    :param users: the subscriptions that have begun.
+    :param in_use: returns whether there are subscriptions that have begun.
     """
 
-    def __init__(self, users: Collection[object]) -> None:
-        self._users = users
+    def __init__(self, in_use: Callable[[], bool]) -> None:
+        self._in_use = in_use
         self._token: Any = None
         self._thread: int | None = None
         #: The event loop; ``None``: the hub has not been used yet.
@@ -61,7 +61,7 @@ class Affinity:
             ) from None
         if runtime is self.runtime:
             return
-        if self._users or self.open:
+        if self.open or self._in_use():
             raise RuntimeError("the hub belongs to another event loop: hub.publish_from_thread()")
         self.runtime, self.clock = runtime, runtime.clock
         self._token, self._thread = current_token(), threading.get_ident()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .log import TIME_SLICE
 from .positions import Position
@@ -11,6 +11,7 @@ from .window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from weakref import ReferenceType
 
     from ..runtime.base import Runtime
     from .log import Log, Page, Record
@@ -25,8 +26,8 @@ BATCH = 65536
 class Notified(Protocol):
     """What a channel needs from a subscription."""
 
-    def notify(self) -> None:
-        """Look for new events."""
+    def notify(self, cursor: Cursor) -> None:
+        """Look for new events of a topic."""
         ...
 
 
@@ -37,20 +38,19 @@ class Channel:
     """
 
     __slots__ = (
-        "_again", "_log", "_notifying", "_remaining", "_runtime", "subscriptions", "topic",
-        "window",
+        "_again", "_log", "_notifying", "_remaining", "_runtime", "cursors", "topic", "window",
     )  # fmt: skip
 
     def __init__(self, topic: str, log: Log, runtime: Runtime) -> None:
         self.topic: str = topic
         self._log = log
         self._runtime = runtime
-        self._remaining: Iterator[Notified] | None = None
+        self._remaining: Iterator[Cursor] | None = None
         self._notifying = self._again = False
         #: The newest events; ``None`` until the channel follows the log.
         self.window: Window | None = None
-        #: The subscribers, in the order in which they came.
-        self.subscriptions: dict[Notified, None] = {}
+        #: How far each subscriber has read, in the order in which they came.
+        self.cursors: dict[ReferenceType[Any], Cursor] = {}
 
     def follow(self, page: Page) -> None:
         """Follow the log from where it ends, unless the channel follows this epoch already.
@@ -100,11 +100,12 @@ class Channel:
     def _notify(self) -> None:
         """Notify the subscribers one after another, and let other tasks run if that takes long."""
         if self._remaining is None:
-            self._remaining = iter(tuple(self.subscriptions))
+            self._remaining = iter(tuple(self.cursors.values()))
             self._again = False
         ends = monotonic() + TIME_SLICE
-        for subscription in self._remaining:
-            subscription.notify()
+        for cursor in self._remaining:
+            if (subscription := cursor.subscription()) is not None:
+                subscription.notify(cursor)
             if monotonic() >= ends:
                 self._runtime.soon(self._notify)
                 return
@@ -118,13 +119,19 @@ class Channel:
 
 
 class Cursor:
-    """How far a subscription has read one topic."""
+    """How far a subscription has read one topic.
 
-    __slots__ = ("channel", "epoch", "offset", "topic")
+    :param subscription: a weak reference: nobody here keeps a subscription that its user has left.
+    """
 
-    def __init__(self, topic: str, channel: Channel) -> None:
+    __slots__ = ("channel", "epoch", "is_due", "offset", "subscription", "topic")
+
+    def __init__(self, topic: str, channel: Channel, subscription: ReferenceType[Any]) -> None:
         self.topic: str = topic
         self.channel: Channel = channel
+        self.subscription: ReferenceType[Any] = subscription
+        #: Whether the subscription has it among those that may have something new.
+        self.is_due: bool = False
         self.epoch: str = ""  # not known yet
         self.offset: int = 0
 

@@ -262,7 +262,7 @@ class Hub:
         """
         if last is not None:
             encode(last)  # so that a bad event fails before anything is closed
-        ended = list(filter(predicate, (*self._registry.subscriptions, *self._registry.made)))
+        ended = list(filter(predicate, (*self._registry.subscriptions(), *self._registry.made)))
         for subscription in ended:
             subscription.close(last)
         return len(ended)

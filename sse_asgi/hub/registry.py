@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+import logging
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 from .affinity import Affinity
@@ -13,24 +14,27 @@ from .names import matcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from weakref import ReferenceType
 
     from .log import Log, Record
     from .positions import Position
 
 __all__ = ["Registry", "Subscriber"]
 
+logger: logging.Logger = logging.getLogger("sse_asgi")
+
 
 class Subscriber(Notified, Protocol):
     """What the registry needs from a subscription."""
 
     @property
-    def patterns(self) -> Sequence[str]:
-        """The patterns that it subscribes to."""
+    def reference(self) -> ReferenceType[Any]:
+        """A weak reference to it, always the same."""
         ...
 
     @property
-    def cursors(self) -> Collection[Cursor]:
-        """How far it has read each of its topics."""
+    def patterns(self) -> Sequence[str]:
+        """The patterns that it subscribes to."""
         ...
 
     def add(self, cursor: Cursor, start: Start) -> None:
@@ -43,6 +47,9 @@ S = TypeVar("S", bound=Subscriber)
 
 class Registry(Generic[S]):
     """The subscriptions of a hub.
+
+    It does not keep them: one that its user has left, and not closed, is gone, and does not count.
+    It keeps one while a task waits for its events, since nobody else may keep that task.
 
     :param log: the log of the hub. The registry passes its events to the subscribers.
     :param gap_event: the name of the event that tells a client that events are missing.
@@ -57,53 +64,95 @@ class Registry(Generic[S]):
         self._on_subscribers = on_subscribers
         #: The topics that have subscribers.
         self.channels: dict[str, Channel] = {}
-        #: The subscriptions that have begun, in this order.
-        self.subscriptions: dict[S, None] = {}
+        # Those that have begun, in this order.
+        self._begun: dict[ReferenceType[S], None] = {}
+        #: Those of them that a task waits for.
+        self.awaited: set[S] = set()
         #: The subscriptions that have not begun. One that never begins need not be closed.
         self.made: WeakSet[S] = WeakSet()
-        self._by_pattern: dict[str, dict[S, None]] = {}
-        self.affinity: Affinity = Affinity(self.subscriptions)
+        self._by_pattern: dict[str, dict[ReferenceType[S], None]] = {}
+        self._changed: list[tuple[str, int]] = []
+        self._tells = False
+        self.affinity: Affinity = Affinity(self._in_use)
         log.attach(self._deliver, self._created, self._renewed)
+
+    def subscriptions(self) -> list[S]:
+        """Return those that have begun, in this order."""
+        found = (reference() for reference in self._begun)
+        return [subscription for subscription in found if subscription is not None]
 
     def enter(self, subscription: S, starts: Mapping[str, Start]) -> None:
         """Add a subscription that begins.
 
         :param starts: where it begins in the topics that are known.
-        :raises HubClosedError: the hub is closed.
-        :raises RuntimeError: the hub is in use in another event loop.
         """
-        self.affinity.use()
         self.made.discard(subscription)
-        self.subscriptions[subscription] = None
+        self._begun[subscription.reference] = None
         for topic, start in starts.items():
             self._enter_topic(subscription, topic, start)
         for pattern in subscription.patterns:
-            self._by_pattern.setdefault(pattern, {})[subscription] = None
+            self._by_pattern.setdefault(pattern, {})[subscription.reference] = None
         for topic in self.matching(subscription.patterns):
             if topic not in starts:
                 self._enter_topic(subscription, topic, Start(oldest=True))
+        self._tell()
 
-    def leave(self, subscription: S) -> None:
-        """Remove a subscription that has begun."""
-        del self.subscriptions[subscription]
-        for pattern in subscription.patterns:
-            del self._by_pattern[pattern][subscription]
+    def leave(
+        self,
+        reference: ReferenceType[S],
+        cursors: Collection[Cursor],
+        patterns: Sequence[str],
+    ) -> None:
+        """Remove a subscription that has begun.
+
+        :param reference: its own. It may be gone itself.
+        """
+        if reference not in self._begun:  # its event loop has ended, and the hub is in another
+            return
+        del self._begun[reference]
+        for pattern in patterns:
+            del self._by_pattern[pattern][reference]
             if not self._by_pattern[pattern]:
                 del self._by_pattern[pattern]
-        for cursor in subscription.cursors:
+        for cursor in cursors:
             channel = cursor.channel
-            del channel.subscriptions[subscription]
-            if not channel.subscriptions:
+            del channel.cursors[reference]
+            if not channel.cursors:
                 del self.channels[channel.topic]
                 self.log.unfollow(channel.topic)
             self._count(channel)
+        self._tell()
+
+    def leave_soon(
+        self,
+        reference: ReferenceType[S],
+        cursors: Collection[Cursor],
+        patterns: Sequence[str],
+    ) -> None:
+        """Do the same in the event loop, from wherever the interpreter frees a subscription."""
+        assert self.affinity.runtime is not None
+        self.affinity.runtime.from_thread(self.leave, reference, cursors, patterns)
+
+    def _in_use(self) -> bool:
+        """Return whether there is a subscription that has begun.
+
+        If not, forget those that were left in an event loop that has ended.
+        """
+        if any(reference() is not None for reference in self._begun):
+            return True
+        for topic in self.channels:
+            self.log.unfollow(topic)
+        self._begun.clear()
+        self._by_pattern.clear()
+        self.channels.clear()
+        return False
 
     def subscribers(self, topic: str | None) -> int:
         """Return how many subscriptions have begun: of a topic, or of all topics together."""
         if topic is None:
-            return len(self.subscriptions)
+            return len(self._begun)
         channel = self.channels.get(topic)
-        return 0 if channel is None else len(channel.subscriptions)
+        return 0 if channel is None else len(channel.cursors)
 
     # -- patterns --------------------------------------------------------------------------------
 
@@ -130,15 +179,33 @@ class Registry(Generic[S]):
         if channel is None:
             assert self.affinity.runtime is not None
             channel = self.channels[topic] = Channel(topic, self.log, self.affinity.runtime)
-        if subscription not in channel.subscriptions:
-            channel.subscriptions[subscription] = None
-            subscription.add(Cursor(topic, channel), start)
+        if subscription.reference not in channel.cursors:
+            cursor = Cursor(topic, channel, subscription.reference)
+            channel.cursors[subscription.reference] = cursor
+            subscription.add(cursor, start)
             self._count(channel)
 
     def _count(self, channel: Channel) -> None:
-        """Tell the application how many subscribers a topic has."""
+        """Note how many subscribers a topic has, for the application."""
         if self._on_subscribers is not None:
-            self._on_subscribers(channel.topic, len(channel.subscriptions))
+            self._changed.append((channel.topic, len(channel.cursors)))
+
+    def _tell(self) -> None:
+        """Tell the application what has changed, now that all of it has.
+
+        What it changes itself, while it is told, comes after that.
+        """
+        if self._tells or self._on_subscribers is None:
+            return
+        self._tells = True
+        try:
+            while self._changed:
+                try:
+                    self._on_subscribers(*self._changed.pop(0))
+                except Exception:
+                    logger.exception("on_subscribers raised")
+        finally:
+            self._tells = False
 
     # -- for the log -----------------------------------------------------------------------------
 
@@ -155,5 +222,7 @@ class Registry(Generic[S]):
     def _created(self, topic: str) -> None:
         for pattern, subscriptions in tuple(self._by_pattern.items()):
             if matcher(pattern)(topic):
-                for subscription in tuple(subscriptions):
-                    self._enter_topic(subscription, topic, Start(oldest=True))
+                for reference in tuple(subscriptions):
+                    if (subscription := reference()) is not None:
+                        self._enter_topic(subscription, topic, Start(oldest=True))
+        self._tell()

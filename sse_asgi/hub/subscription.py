@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
+from weakref import ReferenceType
 
 import anyio
 
@@ -22,7 +23,7 @@ from .channel import BATCH, Cursor
 from .positions import join
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ..types import EventLike, FrameReceiver
     from .beginning import Found, Start
@@ -48,13 +49,13 @@ class Subscription(AsyncIterator[bytes]):
     """The events of some topics, as frames: what :meth:`Hub.subscribe` returns.
 
     It is an async iterator, for a factory to return. It counts as a subscriber from its first step
-    until it is closed. Its stream closes it. If you iterate over it yourself, close it yourself.
+    until it is closed, by its stream or by you, or until nobody refers to it any more.
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_last", "_last_event_id",
-        "_next", "_over", "_receiver", "_registry", "_runtime", "_simple", "_wake", "info",
-        "patterns", "policy", "topics",
+        "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_due", "_last",
+        "_last_event_id", "_over", "_receiver", "_registry", "_runtime", "_simple", "_wake", "info",
+        "patterns", "policy", "reference", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +68,10 @@ class Subscription(AsyncIterator[bytes]):
         policy: Policy,
         info: Any,
     ) -> None:
+        self._over = False
         self._registry = registry
+        #: A weak reference to it: the hub does not keep it.
+        self.reference: ReferenceType[Subscription] = ReferenceType(self)
         #: The topics that it subscribes to, without patterns.
         self.topics: tuple[str, ...] = topics
         #: The patterns that it subscribes to.
@@ -81,7 +85,8 @@ class Subscription(AsyncIterator[bytes]):
         # take little memory.
         self._beginning: Beginning | None = beginning
         self._cursors: list[Cursor] = []
-        self._next = 0  # the index of the cursor to be read next
+        # Those that may have something new, the next one first; unused if it is simple.
+        self._due: list[Cursor] = []
         # "latest" needs all events, to find the newest one of each key.
         self._batch = sys.maxsize if policy == "latest" else BATCH
         # With one topic, the frames of the log are sent as they are.
@@ -91,7 +96,6 @@ class Subscription(AsyncIterator[bytes]):
         self._asking: anyio.CancelScope | None = None
         self._runtime: Any = None
         self._last: bytes | None = None
-        self._over = False
 
     def __repr__(self) -> str:
         return f"<Subscription {', '.join(self.topics + self.patterns)}>"
@@ -107,12 +111,14 @@ class Subscription(AsyncIterator[bytes]):
             elif (frame := self._take()) is None:
                 if (cursor := self._outside_window()) is not None:
                     frame = await self._ask_log(cursor)
-                    self._next += 1
+                    self._due += self._due[:1]
+                    del self._due[:1]
                 else:
                     try:  # not in another coroutine: it would take memory while it waits
                         await self._runtime.parked(self._wake_by)
                     finally:
                         self._wake = None
+                        self._registry.awaited.discard(self)
             if frame is not None:
                 return frame
         if (last := self._last) is not None:
@@ -135,11 +141,20 @@ class Subscription(AsyncIterator[bytes]):
             self._last = None if last is None else encode(last)
             self._over = True
             self._receiver = None
-            if self._beginning is None or self._beginning.entered:
-                self._registry.leave(self)
-            self.notify()
+            if self._has_entered:
+                self._registry.leave(self.reference, self._cursors, self.patterns)
+            self._look()
             if self._asking is not None:
                 self._asking.cancel()
+
+    def __del__(self) -> None:
+        """Leave the hub, if nobody has closed it."""
+        if not self._over and self._has_entered:
+            self._registry.leave_soon(self.reference, self._cursors, self.patterns)
+
+    @property
+    def _has_entered(self) -> bool:
+        return self._beginning is None or self._beginning.entered
 
     def give_to(self, receiver: FrameReceiver) -> None:
         """Pass events to a receiver, if it is ready, while a step waits for them."""
@@ -148,11 +163,6 @@ class Subscription(AsyncIterator[bytes]):
 
     # -- for the registry ------------------------------------------------------------------------
 
-    @property
-    def cursors(self) -> Collection[Cursor]:
-        """How far it has read each of its topics."""
-        return self._cursors
-
     def add(self, cursor: Cursor, start: Start) -> None:
         """Add a topic to the subscription."""
         self._cursors.append(cursor)
@@ -160,9 +170,20 @@ class Subscription(AsyncIterator[bytes]):
             self._beginning = Beginning(self.topics, self._last_event_id)
             self._beginning.entered = True
         self._beginning.unsettled.append((cursor, start))
-        self.notify()
+        self._look()
 
-    def notify(self) -> None:
+    def notify(self, cursor: Cursor) -> None:
+        """Look for new events of a topic."""
+        self._mark(cursor)
+        self._look()
+
+    def _mark(self, cursor: Cursor) -> None:
+        """Note that a topic may have new events."""
+        if not cursor.is_due and not self._simple:
+            cursor.is_due = True
+            self._due.append(cursor)
+
+    def _look(self) -> None:
         """Look for new events, and wake the task that waits for them if necessary."""
         if self._wake is not None and not self._push():
             wake, self._wake = self._wake, None
@@ -188,30 +209,27 @@ class Subscription(AsyncIterator[bytes]):
     def _take(self) -> bytes | None:
         """Return the next events in the windows, joined, up to a bound.
 
-        It stops at a topic whose log has to be read.
-
-        The next call begins with the next topic: a busy topic does not hold up the others.
+        It stops at a topic whose log has to be read. A topic that may have more comes last the next
+        time: a busy topic does not hold up the others.
         """
         if self._simple:
             return self._cursors[0].take()
         frames: list[bytes] = []
         size = 0
-        for cursor in self._round_robin():
+        due = self._due
+        while due and size < BATCH:
+            cursor = due[0]
             records = cursor.records(self._batch)
             if records is None:
                 break
-            self._next += 1
+            del due[0]
             if records:
                 self._move(cursor, records, frames)
                 size += sum(len(record.body) for record in records)
-                if size >= BATCH:
-                    break
+                due.append(cursor)
+            else:
+                cursor.is_due = False
         return b"".join(frames) if frames else None
-
-    def _round_robin(self) -> list[Cursor]:
-        """Return all cursors, beginning with the one to be read next."""
-        first = self._next = self._next % max(len(self._cursors), 1)
-        return self._cursors[first:] + self._cursors[:first] if first else self._cursors
 
     def _move(self, cursor: Cursor, records: Sequence[Record], frames: list[bytes]) -> None:
         """Append the frames of some records, and move the cursor past them."""
@@ -227,11 +245,9 @@ class Subscription(AsyncIterator[bytes]):
         cursor.offset = last
 
     def _outside_window(self) -> Cursor | None:
-        """Return a cursor whose next events are not in its window: the log has to be read."""
-        for cursor in self._round_robin():
-            if cursor.records(0) is None:
-                return cursor
-        return None
+        """Return the next cursor, if its events are not in its window: the log has to be read."""
+        due = self._cursors if self._simple else self._due
+        return due[0] if due and due[0].records(0) is None else None
 
     def _id(self) -> str:
         """Return the id for the positions in all topics."""
@@ -252,6 +268,8 @@ class Subscription(AsyncIterator[bytes]):
                 return None
             found.append((cursor, start, page))
         missing, gone = beginning.settle(found)
+        for cursor, _, _ in found:
+            self._mark(cursor)
         # One after another. Until the client is told of the gap in a topic, the id must keep the
         # position before that gap.
         gaps = [self._gap(cursor, page, self._last_event_id) for cursor, page in missing]
@@ -269,8 +287,9 @@ class Subscription(AsyncIterator[bytes]):
             found = await self._retry(partial(self._registry.find, self.patterns))
             starts = {**dict.fromkeys(found or (), beginning.matching), **starts}
         if not self._over:
-            self._registry.enter(self, starts)
+            self._registry.affinity.use()
             beginning.entered = True
+            self._registry.enter(self, starts)
 
     # -- from the log ----------------------------------------------------------------------------
 
@@ -340,6 +359,7 @@ class Subscription(AsyncIterator[bytes]):
 
     def _wake_by(self, wake: Callable[[], object]) -> None:
         self._wake = wake
+        self._registry.awaited.add(self)
 
 
 def _newest(records: Sequence[Record]) -> list[Record]:

@@ -13,6 +13,8 @@ from sse_asgi import SSERequest, sse_app
 from sse_asgi.hub import Hub, Subscription
 from sse_asgi.hub.redis import RedisLog
 
+from ..hub_model import subscribe
+
 #: How many events a client that comes without an id gets of each topic.
 HISTORY = 1000
 
@@ -29,7 +31,7 @@ async def publish(request: Request) -> PlainTextResponse:
 @sse_app
 async def events(request: SSERequest) -> Subscription:
     topics = request.query_params.getlist("topic")
-    return hub.subscribe(*topics, last_event_id=request.last_event_id, history=HISTORY)
+    return subscribe(hub, topics, last_event_id=request.last_event_id, history=HISTORY)
 
 
 app = Starlette(
