@@ -73,7 +73,8 @@ class Shutdown:
         self._queues: dict[Runtime, _Queue] = {}  # of event loops with listeners still to tell
 
     def __repr__(self) -> str:
-        return f"<Shutdown draining={self.draining} streams={len(self._listeners)}>"
+        streams = len(self._listeners) - len(self._hear_at_once)
+        return f"<Shutdown draining={self.draining} streams={streams}>"
 
     @property
     def draining(self) -> bool:

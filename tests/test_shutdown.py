@@ -444,6 +444,7 @@ async def test_who_waits_for_the_shutdown_hears_of_it_at_once() -> None:
             await older.receive()
             tasks.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
+            assert repr(shutdown) == "<Shutdown draining=False streams=2>"  # that is no stream
             shutdown.drain()
             await heard.wait()
             # A stream that comes now is not let in, and one that was there is not pushed out.

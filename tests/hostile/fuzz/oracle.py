@@ -365,10 +365,12 @@ class Oracle:
         stuck = 0 if self.prompt else self.cleanup_timeout + SOON
         # Whoever hides the client, or goes on after a cancellation, ends later.
         stubborn = bool(self.names & {"swallow", "swallow all"})
+        # A second cancellation gives the cleanup its time once more.
+        again = max(0, seen.began + (case.around or 0) - self._cancelled_at())
         hidden = case.middleware == "base" or (case.send_hangs and case.middleware != "")
         for began, what, rule, most, applies in (
             (self.left_at, "the client has left", 1, after, not hidden),
-            (self._cancelled_at(), "a cancellation", 17, after + 1.1, not stubborn),
+            (self._cancelled_at(), "a cancellation", 17, after + again + 1.1, not stubborn),
             (self._drained_at(), "the grace period", 12, after + stuck, not hidden),
         ):
             late = seen.returned - began
