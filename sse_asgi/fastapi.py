@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args, get_origin
 from weakref import WeakValueDictionary
 
 try:
+    from fastapi import Depends, Header, Query, Request
     from pydantic import ConfigDict, create_model
     from pydantic_core import core_schema
 except ModuleNotFoundError as _error:
@@ -17,6 +18,7 @@ except ModuleNotFoundError as _error:
     ) from _error
 
 from .event import ServerSentEvent as AnyServerSentEvent
+from .request import SSERequest
 from .starlette import EventSourceResponse, JSONServerSentEvent, SendTimeoutError, ServerSentEvent
 
 if TYPE_CHECKING:
@@ -27,10 +29,32 @@ if TYPE_CHECKING:
 __all__ = [
     "EventSourceResponse",
     "JSONServerSentEvent",
+    "LastEventId",
     "SendTimeoutError",
     "ServerSentEvent",
     "sse_responses",
 ]
+
+
+def _last_event_id(
+    request: Request,
+    header: Annotated[
+        str | None,
+        Header(alias="Last-Event-ID", description="The id of the last event that was received."),
+    ] = None,
+    query: Annotated[
+        str | None,
+        Query(alias="last_event_id", description="The same, for clients that can't set a header."),
+    ] = None,
+) -> str | None:
+    # The two are declared for the OpenAPI document. FastAPI reads header fields as Latin-1.
+    return SSERequest(request.scope).last_event_id
+
+
+#: For a parameter of a path operation: the id of the last event that the client has seen (WHATWG
+#: HTML 9.2.4). It comes from the header ``Last-Event-ID``, and else from the query parameter
+#: ``last_event_id``; ``None``: there is none.
+LastEventId: TypeAlias = Annotated[str | None, Depends(_last_event_id)]
 
 
 def sse_responses(

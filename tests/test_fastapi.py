@@ -6,6 +6,7 @@ How the streams live and end is tested in test_supervisor.py, through this entry
 from __future__ import annotations
 
 import inspect
+import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Literal
@@ -23,9 +24,11 @@ from sse_asgi import HTTPError, Shutdown, sse_app
 from sse_asgi.fastapi import (
     EventSourceResponse,
     JSONServerSentEvent,
+    LastEventId,
     ServerSentEvent,
     sse_responses,
 )
+from sse_asgi.hub import Hub
 from sse_asgi.testing import connect
 
 from .streams import Recorder
@@ -45,6 +48,61 @@ class Item(BaseModel):
 
 class Usage(BaseModel):
     tokens: int
+
+
+# -- the id that a client comes back with ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "expected"),
+    [
+        ("/", {}, None),
+        ("/", {"Last-Event-ID": "5"}, "5"),
+        ("/?last_event_id=6", {}, "6"),
+        ("/?last_event_id=6", {"Last-Event-ID": "5"}, "5"),
+        ("/?last_event_id=6", {"Last-Event-ID": ""}, "6"),
+        ("/?last_event_id=", {}, None),
+        ("/", {"Last-Event-ID": "h\u00e4\u2603"}, "h\u00e4\u2603"),
+        ("/", {"Last-Event-ID": "x" * 5000}, "x" * 5000),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+async def test_last_event_id(path: str, headers: dict[str, str], expected: str | None) -> None:
+    app = FastAPI()
+
+    @app.get("/", response_class=EventSourceResponse)
+    async def stream(last_event_id: LastEventId) -> EventSourceResponse:
+        return EventSourceResponse([{"data": {"id": last_event_id}}])
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    async with connect(app, path, headers=raw) as events:
+        assert json.loads((await events.receive()).data) == {"id": expected}
+
+
+async def test_last_event_id_with_a_hub() -> None:
+    app, hub = FastAPI(), Hub()
+
+    @app.get("/{topic}", response_class=EventSourceResponse)
+    async def news(topic: str, last_event_id: LastEventId) -> EventSourceResponse:
+        return EventSourceResponse(hub.subscribe(topic, last_event_id=last_event_id))
+
+    ids = [await hub.publish("news", str(number)) for number in range(3)]
+    async with connect(app, "/news", headers={"Last-Event-ID": ids[0]}) as events:
+        assert [(await events.receive()).data for _ in range(2)] == ["1", "2"]
+
+
+def test_last_event_id_is_in_the_document() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    def nothing(last_event_id: LastEventId) -> None: ...
+
+    OpenAPIV31SpecValidator(app.openapi()).validate()
+    parameters = app.openapi()["paths"]["/"]["get"]["parameters"]
+    assert {(p["name"], p["in"], p["required"]) for p in parameters} == {
+        ("Last-Event-ID", "header", False),
+        ("last_event_id", "query", False),
+    }
 
 
 # -- events ----------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "starlette": NAMES | {
         "runtime", "shutdown", "source", "options", "supervisor", "answers", "compat",
     },
-    "fastapi": NAMES | {"event", "starlette"},
+    "fastapi": NAMES | {"event", "request", "starlette"},
     # It makes frames, and nothing that serves them.
     "hub": NAMES | {"runtime", "encoder", "decoder"},
     # The hub for type checkers: what is tested is what it is given.
