@@ -11,7 +11,6 @@ import inspect
 import logging
 import sys
 import threading
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
@@ -254,18 +253,16 @@ class _Thread:
 
     def _finish_cleanup(self) -> None:
         """Let a generator that has yielded in its cleanup come to the end of that."""
-        with suppress(StopIteration, GeneratorExit):
-            for _ in range(YIELDS_IN_CLEANUP):
-                if self._unseen:  # nobody waits for that any more
-                    break
-                try:
-                    next(self.iterator)  # it can't be closed a second time
-                except Exception as exc:
-                    if isinstance(exc, StopIteration):
-                        break
-                    if self.error is None:
-                        self.error = exc
-                    break
+        for _ in range(YIELDS_IN_CLEANUP):
+            if self._unseen:  # nobody waits for that any more
+                break
+            try:
+                next(self.iterator)  # it can't be closed a second time
+            except (StopIteration, GeneratorExit):
+                break
+            except BaseException as exc:
+                self.error = self.error or exc
+                break
 
 
 def _is_unused_generator(iterator: object) -> bool:

@@ -327,6 +327,24 @@ async def test_an_error_after_the_time_for_the_cleanup_is_logged(
     assert "KeyError: 'mine'" in caplog.text
 
 
+@pytest.mark.parametrize("error", [KeyError, Panic, StopIteration, GeneratorExit])
+async def test_a_generator_that_yields_in_its_cleanup_and_raises(error: Any) -> None:
+    """Its thread ends, whatever it raises (found by the fuzz)."""
+
+    def source() -> Iterator[str]:
+        try:
+            yield "a"
+        finally:
+            yield "b"
+            raise error("mine")
+
+    with suppress(Exception, Panic):  # it is raised, or logged
+        async with connect(sse_app(source)) as stream:
+            await stream.receive()
+    await until(lambda: not threads())
+    assert current_thread_limiter().borrowed_tokens == 0
+
+
 async def test_a_generator_that_will_not_be_closed(caplog: pytest.LogCaptureFixture) -> None:
     def source() -> Iterator[str]:
         with suppress(GeneratorExit):
