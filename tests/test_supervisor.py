@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -979,6 +980,42 @@ async def test_a_yield_while_closing_is_a_log_line(caplog: pytest.LogCaptureFixt
         assert record.levelno == logging.WARNING
         assert "yielded while it was being closed" in record.message
         assert record.exc_info is None
+
+
+async def test_a_source_that_yields_on_while_it_is_closed_holds_nobody_up() -> None:
+    """Regression 7 (found by the fuzz): others run, and cleanup_timeout holds."""
+    yielded = 0
+
+    class Stubborn(AsyncIterator[str]):
+        """As a generator that yields whatever happens."""
+
+        async def __anext__(self) -> str:
+            nonlocal yielded
+            yielded += 1
+            time.sleep(0.001)
+            return "a"
+
+        async def aclose(self) -> None:
+            raise RuntimeError("async generator ignored GeneratorExit")
+
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        async with connect(sse_app(Stubborn, cleanup_timeout=0.2)) as stream:
+            await stream.receive()
+            tasks.start_soon(other)
+            turns, before = 0, yielded
+            await stream.disconnect()
+            during = yielded - before
+            tasks.cancel_scope.cancel()
+    assert during < 1_000  # it would be 10,000
+    assert turns > during / 2
 
 
 @pytest.mark.parametrize("end", ["shutdown", "cancelled", "disconnect", "finally"])

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .. import servers
 from ..encoder import encode
@@ -347,6 +347,7 @@ class Stream:
         with suppress(StopAsyncIteration, GeneratorExit):
             for _ in range(YIELDS_IN_CLEANUP):
                 await self._source.step()  # it can't be closed a second time
+                await checkpoint()
 
     # -- closed ----------------------------------------------------------------------------------
 
