@@ -94,6 +94,8 @@ def in_process(seed: int, modes: tuple[str, ...], more: Callable[[], bool], tall
 
 
 def on_server(name: str, seed: int, more: Callable[[], bool], tally: Tally, *, eager: bool) -> None:
+    import httpx
+
     from .servers import TOGETHER, batch, make_served, start_server, stop
 
     with tempfile.TemporaryDirectory() as directory:
@@ -102,8 +104,14 @@ def on_server(name: str, seed: int, more: Callable[[], bool], tally: Tally, *, e
             while more():
                 calm = seed % 2 == 0
                 cases = [make_served(seed * TOGETHER + n, name, calm=calm) for n in range(TOGETHER)]
-                for case, fault in batch(server, cases, calm=calm):
-                    tally.add(case, f"{name}: {fault}")
+                try:
+                    for case, fault in batch(server, cases, calm=calm):
+                        tally.add(case, f"{name}: {fault}")
+                except httpx.TransportError as exc:
+                    tally.add(None, f"{name}: the server does not answer: {exc!r}")
+                    print(*map(str, cases), server.log()[-3000:], sep="\n")
+                    server.kill()
+                    server = start_server(name, Path(directory), eager=eager)
                 seed += 1
                 tally.rounds += TOGETHER
             for fault in stop(server, seed):
