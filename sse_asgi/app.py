@@ -123,7 +123,9 @@ class SSEApp:
                 raise
         reader = request if self._takes_request else UNREAD
         stream = Stream(opened, exchange, self.options, reader=reader)
-        request.follow(stream.draining)
+        request.follow(stream)
+        if self.options.recheck is not None:
+            stream.recheck(request)
         return stream
 
     def _allow(self) -> str:

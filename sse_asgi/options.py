@@ -106,6 +106,12 @@ class StreamOptions:
     :param max_lifetime: the age at which a stream is told to end, as at a shutdown. Some streams
         are told up to a tenth earlier, so that streams opened together do not end together.
         ``None``: no limit.
+    :param recheck: a function or coroutine function that is called with the request now and then,
+        while the stream is open. If it returns something false, the client may not listen any more:
+        the stream is told to end, as at ``max_lifetime``. If it raises, or takes longer than
+        ``recheck_every``, the stream ends as by an exception of the source. A function that is not
+        async runs in a thread.
+    :param recheck_every: how often ``recheck`` is called. Each time it is up to a tenth earlier.
     :param max_connections: how many streams may be open at once; one more gets 503. ``None``: no
         limit.
     :param methods: the HTTP methods that open a stream. With GET, HEAD is answered too.
@@ -139,6 +145,8 @@ class StreamOptions:
     shutdown: Shutdown | None = None
     shutdown_grace_period: float = 0.0
     max_lifetime: float | None = None
+    recheck: Callable[[Any], object] | None = None
+    recheck_every: float = 60.0
     max_connections: int | None = None
     methods: Iterable[str] = ("GET",)
     max_body: int | None = DEFAULT_MAX_BODY
@@ -167,6 +175,10 @@ class StreamOptions:
             raise TypeError("shutdown_grace_period must be a number of seconds, not None")
         _seconds("shutdown_grace_period", self.shutdown_grace_period)
         _seconds("max_lifetime", self.max_lifetime, above_zero=True)
+        check_function("recheck", self.recheck)
+        if self.recheck_every is None:
+            raise TypeError("recheck_every must be a number of seconds, not None")
+        _seconds("recheck_every", self.recheck_every, above_zero=True)
         _number("max_connections", self.max_connections, least=1)
         _number("max_body", self.max_body, least=0)
         normal("methods", _methods(self.methods))

@@ -15,7 +15,8 @@ class CloseReason(str, Enum):
     CLIENT_DISCONNECTED = "client_disconnected"  #: the client has left
     SHUTDOWN = "shutdown"  #: the server or the application is stopping
     SEND_TIMEOUT = "send_timeout"  #: the client has stopped reading
-    MAX_LIFETIME = "max_lifetime"  #: the stream has reached its ``max_lifetime``
+    #: the stream has reached its ``max_lifetime`` or has expired, or ``recheck`` has ended it
+    MAX_LIFETIME = "max_lifetime"
     ERROR = "error"  #: the source, or a function of the application, has raised
     CANCELLED = "cancelled"  #: the server, or a scope around the application, cancelled it
 

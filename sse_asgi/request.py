@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -10,9 +11,23 @@ from .body import DEFAULT_MAX_BODY, EMPTY, LOST, Body
 from .errors import HTTPError
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import AsyncIterator, Callable, Iterable
+    from typing import Protocol
 
     from .types import Message, Scope
+
+    class Stream(Protocol):
+        """The stream that a request has opened."""
+
+        def draining(self) -> bool:
+            """Return whether it was told to end."""
+            ...
+
+        def expire_at(self, when: float) -> None:
+            """Tell it to end at a time: seconds since 1970. Any thread may call this."""
+            ...
+
 
 __all__ = ["UNREAD", "Address", "MultiMapping", "ReceivedRequest", "SSERequest", "UnreadBody"]
 
@@ -76,7 +91,8 @@ class SSERequest:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._draining: Callable[[], bool] = bool  # returns False until there is a stream
+        self._stream: Stream | None = None  # until there is one
+        self._expires: float | None = None
 
     if not TYPE_CHECKING:  # a type checker would take every attribute for one that is there
 
@@ -85,9 +101,11 @@ class SSERequest:
             message = f"{type(self).__name__!r} object has no attribute {name!r}{hint}"
             raise AttributeError(message, name=name, obj=self)
 
-    def follow(self, draining: Callable[[], bool]) -> None:
-        """Let ``draining`` answer ``shutting_down``. The application calls this, not a factory."""
-        self._draining = draining
+    def follow(self, stream: Stream) -> None:
+        """Note which stream this is about. The application calls this, not a factory."""
+        self._stream = stream
+        if self._expires is not None:
+            stream.expire_at(self._expires)
 
     @property
     def scope(self) -> Scope:
@@ -167,7 +185,24 @@ class SSERequest:
 
         A source that checks this can end by itself within ``shutdown_grace_period``.
         """
-        return self._draining()
+        return self._stream is not None and self._stream.draining()
+
+    def expire_at(self, when: datetime.datetime | float) -> None:
+        """Tell the stream to end at a time, as at its ``max_lifetime``: the client has a right to
+        listen until then, and no longer.
+
+        The factory may call this, and the source, in any thread. The last call counts, so a right
+        may be renewed. A time that is over ends the stream at once.
+
+        :param when: a :class:`~datetime.datetime` with a time zone, or seconds since 1970: the
+            ``exp`` of a JSON Web Token (RFC 7519, 4.1.4).
+        :raises TypeError: for something else.
+        :raises ValueError: for a :class:`~datetime.datetime` without a time zone, or no time at all
+            (NaN).
+        """
+        self._expires = seconds = _timestamp(when)
+        if self._stream is not None:
+            self._stream.expire_at(seconds)
 
     async def body(self) -> bytes:
         """Wait for the whole body, and return it. It may be called again.
@@ -315,6 +350,23 @@ class UnreadBody:
 
 #: All such requests share it, since it has no state.
 UNREAD = UnreadBody()
+
+
+def _timestamp(when: object) -> float:
+    """Return a time in seconds since 1970."""
+    if isinstance(when, (int, float)) and not isinstance(when, bool):
+        if math.isnan(when):
+            raise ValueError("expire_at() needs a time, not nan")
+        return float(when)
+    timestamp = getattr(when, "timestamp", None)
+    if not callable(timestamp):
+        raise TypeError(
+            f"expire_at() needs a datetime, or a number of seconds since 1970, not {when!r:.80}"
+        )
+    if getattr(when, "tzinfo", None) is None:
+        raise ValueError(f"expire_at() needs a datetime with a time zone, not {when!r}")
+    seconds: float = timestamp()
+    return seconds
 
 
 def _decoded_id(value: bytes) -> str:

@@ -32,6 +32,7 @@ from .compat import (
 from .errors import HTTPError, unavailable
 from .options import StreamOptions, check_function, merge_headers
 from .reasons import CloseReason
+from .request import SSERequest
 from .runtime import current
 from .source import check_source, discard, open_source
 from .supervisor import Stream
@@ -88,6 +89,7 @@ class EventSourceResponse(Response):
     :param shutdown_grace_period: how long the content may go on after the stream was told to end.
     :param cleanup_timeout: how long each of these may take: closing the content, the last chunk,
         ``client_close_handler_callable``, ``on_close``; ``None``: no limit.
+    :param recheck: as for :func:`~sse_asgi.sse_app`; called with an :class:`~sse_asgi.SSERequest`.
     :param max_connections: how many streams of this endpoint may be open at once in an event
         loop; one more gets 503.
     :param methods: the HTTP methods that are answered; others get 405. With GET, HEAD is answered
@@ -128,6 +130,8 @@ class EventSourceResponse(Response):
         retry: int | None = None,
         shutdown: Shutdown | None = None,
         max_lifetime: float | None = None,
+        recheck: Callable[[SSERequest], object] | None = None,
+        recheck_every: float = 60.0,
         max_connections: int | None = None,
         methods: Iterable[str] | None = None,
         defer_start: bool | float | None = None,
@@ -163,6 +167,8 @@ class EventSourceResponse(Response):
             shutdown=shutdown,
             shutdown_grace_period=shutdown_grace_period,
             max_lifetime=max_lifetime,
+            recheck=recheck,
+            recheck_every=recheck_every,
             max_connections=max_connections,
             methods=StreamOptions.methods if methods is None else methods,
             defer_start=defer_start,
@@ -271,7 +277,7 @@ class EventSourceResponse(Response):
         self, scope: Scope, receive: Receive, send: Send, headers: list[tuple[bytes, bytes]]
     ) -> Stream:
         event = self.shutdown_event
-        return Stream(
+        stream = Stream(
             open_source(self.body_iterator),
             (scope, receive, send),
             self._options,
@@ -281,6 +287,9 @@ class EventSourceResponse(Response):
             on_drain=None if event is None else event.set,
             feed=self.data_sender_callable,
         )
+        if self._options.recheck is not None:
+            stream.recheck(SSERequest(scope))
+        return stream
 
     def _check_method(self, scope: Scope) -> None:
         if scope["type"] != "http" or not self._methods:

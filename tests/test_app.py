@@ -204,6 +204,10 @@ def test_http_errors() -> None:
         ("shutdown_grace_period", None, TypeError),
         ("shutdown_grace_period", -1, ValueError),
         ("max_lifetime", 0, ValueError),
+        ("recheck", 5, TypeError),
+        ("recheck_every", 0, ValueError),
+        ("recheck_every", "1", TypeError),
+        ("recheck_every", None, TypeError),
         ("max_connections", 0, ValueError),
         ("max_connections", 1.5, TypeError),
         ("max_connections", True, TypeError),
@@ -714,7 +718,8 @@ async def test_a_thousand_connections_then_none() -> None:
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["finished", "its client leaves"])
-async def test_a_stream_is_freed_without_the_garbage_collector(leaves: bool) -> None:
+@pytest.mark.parametrize("recheck", [None, bool], ids=["", "recheck"])
+async def test_a_stream_is_freed_without_the_garbage_collector(leaves: bool, recheck: Any) -> None:
     refs: list[weakref.ref[Any]] = []
 
     class Local:
@@ -723,7 +728,7 @@ async def test_a_stream_is_freed_without_the_garbage_collector(leaves: bool) -> 
     async def source(request: SSERequest) -> AsyncIterator[str]:
         local = Local()
         refs.append(weakref.ref(local))
-        refs.append(weakref.ref(request._draining.__self__))  # type: ignore[attr-defined]
+        refs.append(weakref.ref(request._stream))
         yield "a"
         if leaves:
             await anyio.sleep_forever()
@@ -731,7 +736,7 @@ async def test_a_stream_is_freed_without_the_garbage_collector(leaves: bool) -> 
     gc.collect()
     gc.disable()
     try:
-        async with connect(sse_app(source)) as stream:
+        async with connect(sse_app(source, recheck=recheck)) as stream:
             assert (await stream.receive()).data == "a"
             if not leaves:
                 with pytest.raises(anyio.EndOfStream):

@@ -103,6 +103,14 @@ def max_lifetime(times: Deadlines) -> None:
     times.lifetime = 7
 
 
+def expiry(times: Deadlines) -> None:
+    times.expire(7)
+
+
+def recheck(times: Deadlines) -> None:
+    times.recheck(7)
+
+
 def end(times: Deadlines) -> None:
     times.tell(5, 2)
 
@@ -151,6 +159,8 @@ def ping(times: Deadlines) -> None:
     ("fact", "due"),
     [
         (max_lifetime, Due.MAX_LIFETIME),
+        (expiry, Due.MAX_LIFETIME),
+        (recheck, Due.RECHECK),
         (end, Due.CLOSE),
         (end_of_a_send_that_is_spared, Due.CLOSE),
         (end_while_the_factory_is_awaited, Due.CLOSE),
@@ -436,7 +446,8 @@ class AWatchedStream(RuleBasedStateMachine):
         times, timing = self.times, self.times.timing
         since = times.sending_since or 0
         is_due = {
-            Due.MAX_LIFETIME: times.lifetime,
+            Due.MAX_LIFETIME: min(times.lifetime, times.expires),
+            Due.RECHECK: times.recheck_at,
             Due.CLOSE: times.drain_deadline if times.spared_until is None else times.spared_until,
             Due.SEND_TIMEOUT: since + timing.send_timeout,
             Due.PROGRESS: min(max(since, times.looked) + timing.looks, since + timing.send_timeout),
@@ -447,8 +458,10 @@ class AWatchedStream(RuleBasedStateMachine):
         # Exactly then; or now that something has happened without which it was not due.
         assert is_due == self.now or is_due < self.now == self.changed
         if due is Due.MAX_LIFETIME:
-            times.lifetime = inf
+            times.lifetime = times.expires = inf
             times.tell(self.now, timing.grace)
+        elif due is Due.RECHECK:
+            times.recheck_at = inf
         elif due is Due.CLOSE:
             self.close()
         elif due is Due.SEND_TIMEOUT:
@@ -590,6 +603,19 @@ class AWatchedStream(RuleBasedStateMachine):
         self.times.handed_over = True
         if not was_flushing:
             self.times.wake(-inf)
+        self.settle()
+
+    @precondition(lambda self: not self.over)
+    @rule(seconds=st.sampled_from([-5.0, 0.0, 1.0, 60.0, inf]))
+    def it_is_to_expire(self, seconds: float) -> None:
+        self.changed = self.now
+        self.times.expire(self.now + seconds)
+        self.settle()
+
+    @precondition(lambda self: not self.over)
+    @rule(seconds=st.sampled_from([2**-20, 1.0, 60.0]))
+    def it_is_to_ask(self, seconds: float) -> None:
+        self.times.recheck(self.now + seconds)
         self.settle()
 
     @precondition(lambda self: self.host_may_send and not self.times.finishing)

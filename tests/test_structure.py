@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Adapters translate.
     "compat": NAMES | {"event", "encoder"},
     "starlette": NAMES | {
-        "runtime", "shutdown", "source", "options", "supervisor", "answers", "compat",
+        "request", "runtime", "shutdown", "source", "options", "supervisor", "answers", "compat",
     },
     "fastapi": NAMES | {"event", "request", "starlette"},
     # It makes frames, and nothing that serves them.
@@ -92,7 +92,7 @@ ORDER: dict[str, list[set[str]]] = {
     "supervisor": [
         {"life", "incoming"},
         {"deadlines"},
-        {"response"},
+        {"response", "recheck"},
         {"pump"},
         {"interruption"},
         {"watchdog"},

@@ -23,8 +23,9 @@ TRY_AGAIN = 1.0
 class Due(Enum):
     """What the watchdog has to do, the most urgent first."""
 
-    MAX_LIFETIME = auto()  #: tell the stream to end: it is old enough
+    MAX_LIFETIME = auto()  #: tell the stream to end: it is old enough, or has expired
     CLOSE = auto()  #: close the stream: its grace period is over
+    RECHECK = auto()  #: ask the application whether the client may still listen
     SEND_TIMEOUT = auto()  #: close the stream: its client has taken nothing for too long
     PROGRESS = auto()  #: look whether the client has taken something since the last look
     HANDED_OVER = auto()  #: send what the host could not send
@@ -41,9 +42,9 @@ class Deadlines:
     """
 
     __slots__ = (
-        "drain_deadline", "finishing", "handed_over", "last_write", "lifetime", "looked", "opening",
-        "pings_by_timer", "sending_since", "spared_in_vain", "spared_until", "start_by", "started",
-        "starting", "timing", "wait_scope", "wakes",
+        "drain_deadline", "expires", "finishing", "handed_over", "last_write", "lifetime", "looked",
+        "opening", "pings_by_timer", "recheck_at", "sending_since", "spared_in_vain",
+        "spared_until", "start_by", "started", "starting", "timing", "wait_scope", "wakes",
     )  # fmt: skip
 
     def __init__(self, timing: Timing, now: float) -> None:
@@ -74,6 +75,10 @@ class Deadlines:
             from random import uniform  # slow to import, and few ask
 
             self.lifetime = now + timing.max_lifetime * uniform(0.9, 1)
+        #: When the right of the client to listen expires.
+        self.expires: float = math.inf
+        #: When to ask next whether it still has that right.
+        self.recheck_at: float = math.inf
         #: When a stream that was told to end is closed.
         self.drain_deadline: float = math.inf
         #: How long a send may go on that was under way when the stream was closed; ``None`` if
@@ -100,6 +105,16 @@ class Deadlines:
             if self.wait_scope is not None:
                 self.wait_scope.deadline = at
 
+    def expire(self, at: float) -> None:
+        """Note when the right of the client to listen expires. The last word counts."""
+        self.expires = at
+        self.wake(at)
+
+    def recheck(self, at: float) -> None:
+        """Note when to ask whether the client still has that right."""
+        self.recheck_at = at
+        self.wake(at)
+
     def tell(self, now: float, grace: float) -> None:
         """Note that the stream is told to end within ``grace`` seconds. The earlier end counts."""
         self.drain_deadline = min(self.drain_deadline, now + grace)
@@ -120,10 +135,12 @@ class Deadlines:
 
     def due(self, now: float) -> Due:
         """Return what has to be done now."""
-        if now >= self.lifetime:
+        if now >= self.lifetime or now >= self.expires:
             return Due.MAX_LIFETIME
         if now >= self._closes_at():
             return Due.CLOSE
+        if now >= self.recheck_at:
+            return Due.RECHECK
         if self.sending_since is not None:
             ends = self.sending_since + self.timing.send_timeout
             if now >= ends and self.looked >= ends:  # not without a last look
@@ -140,7 +157,7 @@ class Deadlines:
 
     def next(self, now: float) -> float:
         """Return when something is due next, as far as is known now."""
-        deadline = min(self.lifetime, self._closes_at())
+        deadline = min(self.lifetime, self.expires, self.recheck_at, self._closes_at())
         if self.sending_since is not None:
             # It is not known when this send ends. If it ended now, the next ping would be due then.
             ends = self.sending_since + self.timing.send_timeout

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import types
 from contextlib import suppress
+from time import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -122,6 +123,15 @@ class Stream:
         self._refuses = body is None and method not in ("GET", "HEAD")
         self._on_disconnect = on_disconnect
         self._has_begun = False
+
+    def recheck(self, request: object) -> None:
+        """Ask from time to time whether the client may still listen: see the option ``recheck``."""
+        self._watchdog.ask_about(request)
+
+    def expire_at(self, when: float) -> None:
+        """Tell the stream to end at a time: seconds since 1970. Any thread may call this."""
+        expires = self._runtime.clock() + when - time()
+        self._runtime.from_thread(self._times.expire, expires)
 
     @property
     def started(self) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .incoming import Reader
     from .interruption import Interruption
     from .life import Life
+    from .recheck import Recheck
     from .response import Response
 
 __all__ = ["Watchdog"]
@@ -46,7 +47,7 @@ class Watchdog:
 
     __slots__ = (
         "_abort_timer", "_encode", "_incoming", "_interruption", "_life", "_on_disconnect",
-        "_on_drain", "_options", "_ping_timer", "_receive", "_response", "_runtime",
+        "_on_drain", "_options", "_ping_timer", "_receive", "_recheck", "_response", "_runtime",
         "_sending", "_source", "_taken", "_times", "tasks",
     )  # fmt: skip
 
@@ -80,12 +81,25 @@ class Watchdog:
         self._incoming = Incoming(reader)
         # None until pings by a timer were set up, if they are.
         self._ping_timer: Cancel | None = None
+        # Asks whether the client may still listen; None: nobody asks.
+        self._recheck: Recheck | None = None
         #: The task group of the stream, while it is open.
         self.tasks: Any = None
         # The scope of a send of this task's, and what the client had taken at the last look.
         self._sending: CancelScope | None = None
         self._taken: object = None
         self._abort_timer: Cancel = nothing
+
+    def ask_about(self, request: object) -> None:
+        """Ask from time to time whether the client may still listen: see the option ``recheck``."""
+        from .recheck import Recheck  # few ask
+
+        options = self._options
+        assert options.recheck is not None
+        self._recheck = Recheck(
+            options.recheck, request, options.recheck_every, self._times, self._runtime,
+            refused=self.expire, failed=self.fail,
+        )  # fmt: skip
 
     async def run(self, done: anyio.Event | None = None) -> None:
         """Do what is due, and listen to the client, until the stream is closing.
@@ -149,8 +163,12 @@ class Watchdog:
     async def _do(self, due: Due) -> None:
         times = self._times
         if due is Due.MAX_LIFETIME:
-            times.lifetime = math.inf
-            self.drain(CloseReason.MAX_LIFETIME, times.timing.grace)
+            times.lifetime = times.expires = math.inf
+            self.expire()
+        elif due is Due.RECHECK:
+            times.recheck_at = math.inf
+            assert self._recheck is not None
+            self.tasks.start_soon(self._recheck.run)
         elif due is Due.CLOSE:
             reason = self._life.reason or CloseReason.CLIENT_DISCONNECTED  # the end is not taken
             if times.spared_until is not None:
@@ -284,6 +302,10 @@ class Watchdog:
             except Exception as exc:
                 self.fail(exc)
 
+    def expire(self) -> None:
+        """Tell the source to end: the stream is old enough, or its client may not listen on."""
+        self.drain(CloseReason.MAX_LIFETIME, self._times.timing.grace)
+
     def close(self, reason: CloseReason) -> None:
         """Close the stream: wake the host, unless it sends.
 
@@ -325,6 +347,9 @@ class Watchdog:
     def stop(self) -> None:
         """Wait no more, and send no more pings: the host is done."""
         self._abort_timer()
+        if self._recheck is not None:
+            self._recheck.stop()
+            self._recheck = None  # it knows the request, as does what follows
         self._incoming.reader = None  # it knows the stream: no cycle for the collector
         if self._sending is not None:
             self._sending.cancel()
