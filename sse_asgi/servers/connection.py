@@ -41,6 +41,12 @@ class Connection:
     def tell(self) -> None:
         """Have the server note that the connection is closed, if it has not done so."""
 
+    def settle(self) -> None:
+        """Have the server send nothing of its own when the application returns.
+
+        A send was interrupted, so the server may not know what has been sent.
+        """
+
     def progress(self) -> object | None:
         """Return a value that changes when the client takes something of the stream.
 

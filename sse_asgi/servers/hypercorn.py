@@ -122,11 +122,15 @@ class _HTTP1(Connection):
         return self._tcp.is_closed()
 
     def tell(self) -> None:
+        """The same: if hypercorn has further requests, it reads nothing, and does not know."""
+        self.settle()
+
+    def settle(self) -> None:
         """Have hypercorn send no error of its own when the application returns.
 
-        If the start of the response was interrupted, hypercorn takes it for not sent. If it reads
-        nothing, since it has further requests, it does not know that nobody is there. It would
-        send a status, and h11, which has begun with another, would raise.
+        If the start of the response was interrupted, hypercorn takes it for not sent. It would
+        send a status, and h11, which has begun with another, would raise. On trio that ends the
+        server.
         """
         stream, h11 = self._stream, getattr(self._protocol, "connection", None)
         sends = getattr(getattr(h11, "our_state", None), "__name__", "")

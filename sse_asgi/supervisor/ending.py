@@ -193,6 +193,8 @@ class Ending:
         """Cut the connection if the client would keep the server from leaving it."""
         server = self._response.server
         if self._life.reason is not CloseReason.CLIENT_DISCONNECTED:
+            if self._response.torn:
+                server.connection.settle()
             if self._stuck or self._response.torn:
                 server.abort()
             else:
