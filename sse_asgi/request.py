@@ -358,15 +358,15 @@ def _timestamp(when: object) -> float:
         if math.isnan(when):
             raise ValueError("expire_at() needs a time, not nan")
         return float(when)
-    timestamp = getattr(when, "timestamp", None)
-    if not callable(timestamp):
+    from datetime import datetime  # few ask
+
+    if not isinstance(when, datetime):
         raise TypeError(
             f"expire_at() needs a datetime, or a number of seconds since 1970, not {when!r:.80}"
         )
-    if getattr(when, "tzinfo", None) is None:
+    if when.tzinfo is None:
         raise ValueError(f"expire_at() needs a datetime with a time zone, not {when!r}")
-    seconds: float = timestamp()
-    return seconds
+    return when.timestamp()
 
 
 def _decoded_id(value: bytes) -> str:
