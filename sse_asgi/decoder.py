@@ -11,16 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import EventTooLargeError
+from .errors import DEFAULT_MAX_EVENT_SIZE, EventTooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["DEFAULT_MAX_EVENT_SIZE", "MAX_RECONNECTION_TIME", "DecodedEvent", "EventStreamDecoder"]
 
-#: In bytes. This is the limit of the websockets library for a message. An event is the same kind
-#: of thing: what can be sent as one should pass as the other.
-DEFAULT_MAX_EVENT_SIZE = 2**20
 
 #: In milliseconds; a larger ``retry`` counts as this. It is the largest integer that JavaScript
 #: holds exactly, so the largest that a client in a browser or in Node can mean.

@@ -14,6 +14,10 @@ __all__ = [
     "SSEError",
 ]
 
+#: In bytes. This is the limit of the websockets library for a message. An event is the same kind
+#: of thing: what can be sent as one should pass as the other.
+DEFAULT_MAX_EVENT_SIZE = 2**20
+
 
 def unavailable(detail: str) -> HTTPError:
     """Return the answer to a request that may be repeated in some seconds: 503, Retry-After."""

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from inspect import isawaitable
 from typing import Any, TypeAlias, overload
 
-from .decoder import DEFAULT_MAX_EVENT_SIZE
-from .errors import EventTooLargeError
+from .errors import DEFAULT_MAX_EVENT_SIZE, EventTooLargeError
 
 __all__ = ["AsyncRelay", "Relay", "relay"]
 

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "event": NAMES,
     "encoder": NAMES | {"event"},
     "decoder": NAMES,
-    "relaying": NAMES | {"decoder"},
+    "relaying": NAMES,
     "notes": set(),
     "body": NAMES,
     "request": NAMES | {"body"},
