@@ -132,7 +132,7 @@ def test_one_that_was_left_in_an_event_loop_that_has_ended() -> None:
 
 
 async def test_on_subscribers_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """Regression 37: it has left a subscription behind."""
+    """It has left a subscription behind."""
     error = RuntimeError("meant to happen")
 
     def raises(topic: str, count: int) -> None:

@@ -168,7 +168,8 @@ class Connections:
 
     def cut_when_stopping(self, connection: Connection, seconds: float, stopping: Stopping) -> None:
         """Do so when the server is told to stop, if something waits for the client then."""
-        assert isinstance(connection, TransportConnection)
+        if not isinstance(connection, TransportConnection):  # a later version has it elsewhere
+            return
         key = id(connection.transport)
         if key not in self._unread:
             cut = partial(self.cut_if_stuck, connection, seconds)
