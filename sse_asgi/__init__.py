@@ -10,6 +10,7 @@ from .errors import (
     SSEError,
 )
 from .event import JSONServerSentEvent, ServerSentEvent
+from .limits import Limit
 from .options import StreamOptions
 from .reasons import CloseReason, CloseReport
 from .relaying import relay
@@ -26,6 +27,7 @@ __all__ = [
     "HubClosedError",
     "HubError",
     "JSONServerSentEvent",
+    "Limit",
     "SSEApp",
     "SSEError",
     "SSERequest",

@@ -22,6 +22,8 @@ from .source import discard, open_source
 from .supervisor import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from .source import OpenSource
     from .types import Exchange, Factory, Receive, Scope, Send
 
@@ -78,15 +80,16 @@ class SSEApp:
             answer = self._refusal(method)
             if answer is None:
                 stream: Stream | None = None
+                key: Hashable = None
                 try:
-                    stream = await self._open(exchange)
+                    stream, key = await self._open(exchange)
                     await stream.run()
                 except Exception as exc:
                     answer = _answer(exc, scope, stream)
                     if answer is None and not _is_quiet(exc, stream):
                         raise
                 finally:
-                    self._leave()
+                    self._leave(key)
             if answer is not None:
                 await respond(exchange, answer, self.options)
         elif scope["type"] == "lifespan":
@@ -109,9 +112,23 @@ class SSEApp:
             return unavailable("too many streams")
         return None
 
-    async def _open(self, exchange: Exchange) -> Stream:
-        """Call the factory and make a stream from its source."""
+    async def _open(self, exchange: Exchange) -> tuple[Stream, Hashable]:
+        """Call the factory and make a stream from its source.
+
+        :returns: the stream, and the key for which it takes a place of the ``limit``.
+        """
         request = ReceivedRequest(exchange[0], self.options.max_body)
+        limit = self.options.limit
+        if limit is None:
+            return await self._stream(exchange, request), None
+        key = limit.take(request)
+        try:
+            return await self._stream(exchange, request), key
+        except BaseException:
+            limit.give_back(key)
+            raise
+
+    async def _stream(self, exchange: Exchange, request: ReceivedRequest) -> Stream:
         source = self.factory(request) if self._takes_request else self.factory()
         if inspect.isawaitable(source):
             opened: OpenSource | Opening = Opening(source)
@@ -139,9 +156,11 @@ class SSEApp:
             self._connections += 1
             return True
 
-    def _leave(self) -> None:
+    def _leave(self, key: Hashable) -> None:
         with self._count_lock:
             self._connections -= 1
+        if self.options.limit is not None:
+            self.options.limit.give_back(key)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         phase = "startup"

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from .body import DEFAULT_MAX_BODY
 from .encoder import check_separator, encode
 from .event import milliseconds
+from .limits import Limit
 from .reasons import CloseReport
 from .shutdown import Shutdown
 from .types import EventLike, Headers
@@ -114,6 +115,8 @@ class StreamOptions:
     :param recheck_every: how often ``recheck`` is called. Each time it is up to a tenth earlier.
     :param max_connections: how many streams may be open at once; one more gets 503. ``None``: no
         limit.
+    :param limit: a :class:`~sse_asgi.Limit`: how many streams may be open at once for each user, or
+        whatever its key says; one more gets 429.
     :param methods: the HTTP methods that open a stream. With GET, HEAD is answered too.
     :param max_body: how many bytes the body of a request may have. If it has more, reading it
         (:meth:`SSERequest.body <sse_asgi.SSERequest.body>`) raises HTTPError 413; a body that
@@ -148,6 +151,7 @@ class StreamOptions:
     recheck: Callable[[Any], object] | None = None
     recheck_every: float = 60.0
     max_connections: int | None = None
+    limit: Limit | None = None
     methods: Iterable[str] = ("GET",)
     max_body: int | None = DEFAULT_MAX_BODY
     defer_start: bool | float | None = None
@@ -180,6 +184,8 @@ class StreamOptions:
             raise TypeError("recheck_every must be a number of seconds, not None")
         _seconds("recheck_every", self.recheck_every, above_zero=True)
         _number("max_connections", self.max_connections, least=1)
+        if not isinstance(self.limit, Limit | None):
+            raise TypeError(f"limit must be a Limit or None, not {self.limit!r:.80}")
         _number("max_body", self.max_body, least=0)
         normal("methods", _methods(self.methods))
         if not isinstance(self.defer_start, bool):

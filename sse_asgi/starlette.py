@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -40,6 +40,7 @@ from .supervisor import Stream
 if TYPE_CHECKING:
     from starlette.background import BackgroundTask
 
+    from .limits import Limit
     from .reasons import CloseReport
     from .shutdown import Shutdown
     from .types import EventLike, Exchange, Headers, Message, Receive, Scope, Send
@@ -89,6 +90,7 @@ class EventSourceResponse(Response):
     :param shutdown_grace_period: how long the content may go on after the stream was told to end.
     :param cleanup_timeout: how long each of these may take: closing the content, the last chunk,
         ``client_close_handler_callable``, ``on_close``; ``None``: no limit.
+    :param limit: as for :func:`~sse_asgi.sse_app`.
     :param recheck: as for :func:`~sse_asgi.sse_app`; called with an :class:`~sse_asgi.SSERequest`.
     :param max_connections: how many streams of this endpoint may be open at once in an event
         loop; one more gets 503.
@@ -133,6 +135,7 @@ class EventSourceResponse(Response):
         recheck: Callable[[SSERequest], object] | None = None,
         recheck_every: float = 60.0,
         max_connections: int | None = None,
+        limit: Limit | None = None,
         methods: Iterable[str] | None = None,
         defer_start: bool | float | None = None,
         compression: Any = None,
@@ -170,6 +173,7 @@ class EventSourceResponse(Response):
             recheck=recheck,
             recheck_every=recheck_every,
             max_connections=max_connections,
+            limit=limit,
             methods=StreamOptions.methods if methods is None else methods,
             defer_start=defer_start,
             compression=compression,
@@ -257,7 +261,7 @@ class EventSourceResponse(Response):
                 exchange = scope, receive, send
                 await send_response(exchange, self.status_code, headers, b"", self._options)
             else:
-                with _place(scope, self._options.max_connections):
+                with self._places(scope):
                     stream = self._open(scope, receive, send, headers)
                     await stream.run()
                 if stream.reason is CloseReason.SEND_TIMEOUT:
@@ -291,6 +295,10 @@ class EventSourceResponse(Response):
             stream.recheck(SSERequest(scope))
         return stream
 
+    def _places(self, scope: Scope) -> AbstractContextManager[None]:
+        most, limit = self._options.max_connections, self._options.limit
+        return _place(scope, most) if limit is None else _limited_place(scope, most, limit)
+
     def _check_method(self, scope: Scope) -> None:
         if scope["type"] != "http" or not self._methods:
             return
@@ -320,6 +328,20 @@ class EventSourceResponse(Response):
 
 class _OpenStreams(Counter[object]):
     """How many streams each endpoint has open in an event loop."""
+
+
+@contextmanager
+def _limited_place(scope: Scope, most: int | None, limit: Limit) -> Iterator[None]:
+    """Hold such a place, and one of a limit.
+
+    :raises HTTPError: 503 or 429, if all places are taken.
+    """
+    key = limit.take(SSERequest(scope))
+    try:
+        with _place(scope, most):
+            yield
+    finally:
+        limit.give_back(key)
 
 
 @contextmanager

@@ -204,6 +204,7 @@ def test_http_errors() -> None:
         ("shutdown_grace_period", None, TypeError),
         ("shutdown_grace_period", -1, ValueError),
         ("max_lifetime", 0, ValueError),
+        ("limit", 5, TypeError),
         ("recheck", 5, TypeError),
         ("recheck_every", 0, ValueError),
         ("recheck_every", "1", TypeError),

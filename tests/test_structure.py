@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "notes": set(),
     "body": NAMES,
     "request": NAMES | {"body"},
+    "limits": NAMES | {"request"},
     # What is asked of a server, and how a process learns that it is stopping.
     "servers": NAMES | {"runtime"},
     "signals": NAMES | {"runtime", "servers"},
@@ -49,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "threads": NAMES | {"runtime"},
     "source": NAMES | {"threads"},
     "opening": NAMES | {"source"},
-    "options": NAMES | {"event", "encoder", "body", "shutdown"},
+    "options": NAMES | {"event", "encoder", "body", "limits", "shutdown"},
     # The life of one stream.
     "supervisor": NAMES | {
         "runtime", "encoder", "notes", "servers", "shutdown", "source", "opening", "options",
@@ -62,7 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Adapters translate.
     "compat": NAMES | {"event", "encoder"},
     "starlette": NAMES | {
-        "request", "runtime", "shutdown", "source", "options", "supervisor", "answers", "compat",
+        "request", "limits", "runtime", "shutdown", "source", "options", "supervisor", "answers",
+        "compat",
     },
     "fastapi": NAMES | {"event", "request", "starlette"},
     # It makes frames, and nothing that serves them.
@@ -70,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The hub for type checkers: what is tested is what it is given.
     "testing": NAMES | {"runtime", "decoder", "hub"},
     "__init__": NAMES | {
-        "event", "relaying", "request", "shutdown", "threads", "options", "app",
+        "event", "relaying", "request", "limits", "shutdown", "threads", "options", "app",
     },
     # The demo is a user: the public names of the package, and nothing else.
     "demo": {"__init__", "hub", "types"},
