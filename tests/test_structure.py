@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "fastapi": NAMES | {"event", "request", "starlette"},
     # It makes frames, and nothing that serves them.
-    "hub": NAMES | {"runtime", "encoder", "decoder"},
+    "hub": NAMES | {"runtime", "event", "encoder", "decoder"},
     # The hub for type checkers: what is tested is what it is given.
     "testing": NAMES | {"runtime", "decoder", "hub"},
     "__init__": NAMES | {
@@ -106,6 +106,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"positions"},
         {"names"},
         {"body"},
+        {"each"},
         {"affinity"},
         {"log"},
         {"window"},

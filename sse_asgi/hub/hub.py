@@ -167,6 +167,7 @@ class Hub:
         history: int | None = None,
         policy: Policy = "gap",
         info: Any = None,
+        each: Callable[[Any], EventLike | None] | None = None,
     ) -> Subscription:
         """Subscribe to topics, and return an async iterator of frames, for a factory to return.
 
@@ -183,22 +184,17 @@ class Hub:
             id. With ``"latest"`` a subscriber that is behind gets only the newest event of each
             ``collapse_key``, and a gap event if the log no longer has its next event.
         :param info: any value, to recognise the subscription by: see :meth:`kick`.
+        :param each: a function that is called with each event, a
+            :class:`~sse_asgi.ServerSentEvent` without an id, before this subscriber gets it. It
+            returns the event, or another event-like in its place, or ``None``: this subscriber does
+            not get it. What it raises, the stream ends with. Gap events do not go through it.
         :raises TypeError: a parameter has a wrong type, or there is no topic and no pattern.
         :raises ValueError: a value can't be a topic or a pattern, a parameter is out of range, or
             there are more topics than fit into an id.
         :raises HubClosedError: the hub is closed.
         """
-        if isinstance(patterns, str):
-            raise TypeError(f"patterns must be several: patterns=[{patterns!r:.80}]")
-        patterns = tuple(patterns)
-        for topic in topics:
-            check_topic(topic)
-        for pattern in patterns:
-            check_pattern(pattern)
-        plain, patterns = tuple(dict.fromkeys(topics)), tuple(dict.fromkeys(patterns))
-        if not plain and not patterns:
-            raise TypeError("subscribe to at least one topic: hub.subscribe('news')")
-        _check_options(last_event_id, history, policy)
+        plain, patterns = _names(topics, patterns)
+        _check_options(last_event_id, history, policy, each)
         if len(plain) > MAX_TOPICS:
             raise ValueError(f"{len(plain)} topics, where an id has room for {MAX_TOPICS}")
         self._affinity.use()
@@ -211,7 +207,7 @@ class Hub:
         }
         beginning = Beginning(plain, given, starts, start if patterns else None)
         subscription = Subscription(
-            self._registry, plain, patterns, beginning, policy=policy, info=info
+            self._registry, plain, patterns, beginning, policy=policy, info=info, each=each
         )
         self._registry.made.add(subscription)
         return subscription
@@ -318,7 +314,23 @@ class Hub:
             yield
 
 
-def _check_options(last_event_id: object, history: object, policy: object) -> None:
+def _names(
+    topics: Iterable[str], patterns: Iterable[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Check the names of :meth:`Hub.subscribe`, and return each of them once."""
+    if isinstance(patterns, str):
+        raise TypeError(f"patterns must be several: patterns=[{patterns!r:.80}]")
+    patterns = tuple(patterns)
+    for topic in topics:
+        check_topic(topic)
+    for pattern in patterns:
+        check_pattern(pattern)
+    if not topics and not patterns:
+        raise TypeError("subscribe to at least one topic: hub.subscribe('news')")
+    return tuple(dict.fromkeys(topics)), tuple(dict.fromkeys(patterns))
+
+
+def _check_options(last_event_id: object, history: object, policy: object, each: object) -> None:
     """Refuse options of :meth:`Hub.subscribe` that have a wrong type or are out of range."""
     if last_event_id is not None and not isinstance(last_event_id, str):
         raise TypeError(f"last_event_id must be a str or None, not {last_event_id!r}")
@@ -327,6 +339,8 @@ def _check_options(last_event_id: object, history: object, policy: object) -> No
             raise TypeError(f"history must be an int or None, not {history!r}")
         if history < 0:
             raise ValueError(f"history must be at least 0, not {history}")
+    if each is not None and not callable(each):
+        raise TypeError(f"each must be callable or None, not {each!r:.80}")
     if policy not in _POLICIES:
         raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
 

@@ -20,6 +20,7 @@ from ..errors import HubClosedError, HubError
 from ..runtime import current
 from .beginning import Beginning
 from .channel import BATCH, Cursor
+from .each import changed
 from .positions import join
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Subscription(AsyncIterator[bytes]):
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_due", "_last",
+        "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_due", "_each", "_last",
         "_last_event_id", "_over", "_receiver", "_registry", "_runtime", "_simple", "_wake", "info",
         "patterns", "policy", "reference", "topics",
     )  # fmt: skip
@@ -67,6 +68,7 @@ class Subscription(AsyncIterator[bytes]):
         *,
         policy: Policy,
         info: Any,
+        each: Callable[[Any], EventLike | None] | None,
     ) -> None:
         self._over = False
         self._registry = registry
@@ -89,8 +91,9 @@ class Subscription(AsyncIterator[bytes]):
         self._due: list[Cursor] = []
         # "latest" needs all events, to find the newest one of each key.
         self._batch = sys.maxsize if policy == "latest" else BATCH
+        self._each = each
         # With one topic, the frames of the log are sent as they are.
-        self._simple = len(topics) == 1 and not patterns and policy != "latest"
+        self._simple = len(topics) == 1 and not patterns and policy != "latest" and each is None
         self._wake: Callable[[], object] | None = None
         self._receiver: FrameReceiver | None = None
         self._asking: anyio.CancelScope | None = None
@@ -158,7 +161,8 @@ class Subscription(AsyncIterator[bytes]):
 
     def give_to(self, receiver: FrameReceiver) -> None:
         """Pass events to a receiver, if it is ready, while a step waits for them."""
-        if not self._over:
+        # What a function of the application's raises has to leave a step.
+        if not self._over and self._each is None:
             self._receiver = receiver
 
     # -- for the registry ------------------------------------------------------------------------
@@ -224,8 +228,9 @@ class Subscription(AsyncIterator[bytes]):
                 break
             del due[0]
             if records:
+                before = len(frames)
                 self._move(cursor, records, frames)
-                size += sum(len(record.body) for record in records)
+                size += sum(map(len, frames[before:]))
                 due.append(cursor)
             else:
                 cursor.is_due = False
@@ -236,12 +241,15 @@ class Subscription(AsyncIterator[bytes]):
         last = records[-1].offset
         if self.policy == "latest":
             records = _newest(records)
-        if len(self.topics) == 1 and not self.patterns:
+        each = self._each
+        if len(self.topics) == 1 and not self.patterns and each is None:
             frames += [record.frame for record in records]
         else:
             for record in records:
                 cursor.offset = record.offset
-                frames.append(b"id: %s\n%s" % (self._id().encode(), record.body))
+                body = record.body if each is None else changed(record.body, each)
+                if body is not None:
+                    frames.append(b"id: %s\n%s" % (self._id().encode(), body))
         cursor.offset = last
 
     def _outside_window(self) -> Cursor | None:
