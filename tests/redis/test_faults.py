@@ -25,6 +25,7 @@ from sse_asgi.hub import Hub, HubError
 from sse_asgi.hub.redis import RedisLog, link, reader
 from sse_asgi.testing import Connection, connect
 
+from ..hub_model import subscribe
 from .faulty_proxy import FaultyProxy, Moment
 from .servers import Cluster, RedisServer, Sentinels
 
@@ -593,7 +594,7 @@ async def test_streams_end_while_the_server_is_away(failure: str, how: str) -> N
         async with anyio.create_task_group() as tasks:
             async with new_hub(server.url, timeout=10 * DEADLINE) as hub:
                 apps = [
-                    sse_app(lambda topic=topic: hub.subscribe(topic), ping=0.1)
+                    sse_app(lambda topic=topic: subscribe(hub, [topic]), ping=0.1)
                     for topic in ("t", "u*")
                 ]
                 with anyio.fail_after(DEADLINE):
