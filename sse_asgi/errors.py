@@ -19,9 +19,9 @@ __all__ = [
 DEFAULT_MAX_EVENT_SIZE = 2**20
 
 
-def unavailable(detail: str) -> HTTPError:
-    """Return the answer to a request that may be repeated in some seconds: 503, Retry-After."""
-    return HTTPError(503, detail, {"retry-after": "5"})
+def unavailable(detail: str, status_code: int = 503) -> HTTPError:
+    """Return the answer to a request that may be repeated in some seconds, with Retry-After."""
+    return HTTPError(status_code, detail, {"retry-after": "5"})
 
 
 def is_status(error: BaseException) -> bool:

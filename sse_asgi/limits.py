@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from .errors import HTTPError
+from .errors import unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from .request import SSERequest
 
 __all__ = ["Limit"]
-
-#: What a client is told to wait before it tries again, in seconds.
-RETRY_AFTER = "5"
 
 
 class Limit:
@@ -68,7 +65,7 @@ class Limit:
                     return key
         except TypeError as exc:
             raise TypeError(f"the key of a Limit must be hashable, not {key!r:.80}") from exc
-        raise HTTPError(429, "too many streams", {"retry-after": RETRY_AFTER})
+        raise unavailable("too many streams", 429)
 
     def give_back(self, key: Hashable) -> None:
         """Give a place back."""
