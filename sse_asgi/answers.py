@@ -8,7 +8,7 @@ from .errors import HTTPError
 from .options import merge_headers
 from .request import UNREAD
 from .runtime import of_task
-from .servers import has_unread, recognise, sends_at_once
+from .servers import has_unwritten, recognise, sends_at_once
 from .servers.base import send_at_once
 from .shutdown import server_shutdown
 from .supervisor import Stream
@@ -53,7 +53,7 @@ async def send_response(
     if sends_at_once(exchange[2]):  # a stream costs ten times as much
         started = _try_to_send(exchange, start)
         if started and _try_to_send(exchange, end):
-            if has_unread(exchange[2]):
+            if has_unwritten(exchange[2]):
                 _bound_unread(exchange, options)
             return
     stream = Stream(

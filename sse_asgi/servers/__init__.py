@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .base import Stopping
     from .connections import Connections
 
-__all__ = ["has_unread", "recognise", "sends_at_once"]
+__all__ = ["has_unwritten", "recognise", "sends_at_once"]
 
 
 def recognise(scope: Scope, send: Send, runtime: Runtime, stopping: Stopping) -> Server:
@@ -28,11 +28,6 @@ def sends_at_once(send: Send) -> bool:
     Not if its connection is known to be lost.
     """
     return is_uvicorns(send) and not is_closing(send)
-
-
-def has_unread(send: Send) -> bool:
-    """Return whether something waits for the client, where :func:`sends_at_once`."""
-    return has_unwritten(send)
 
 
 def _connections() -> Connections:
