@@ -56,6 +56,54 @@ async def until_closed(source: Any) -> None:
 # -- a server that only does what ASGI says --------------------------------------------------------
 
 
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_stream_is_closed_when_the_start_was_sent_and_the_first_event_was_not(
+    ends: bool,
+) -> None:
+    """The source waited for the watchdog to send the start, and is woken when it was sent. Before
+    it runs, the stream is closed: it sends nothing then, since that would be interrupted at once.
+    """
+    shutdown = Shutdown()
+    sent: list[Any] = []
+    returned = anyio.Event()
+    begun = anyio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        await begun.wait()  # the start is on its way
+        yield "first"
+        if not ends:
+            await anyio.sleep_forever()
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and not message["body"]:
+            begun.set()
+            await anyio.wait_all_tasks_blocked()
+            shutdown.drain()
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()
+        else:
+            await anyio.lowlevel.checkpoint()  # as for a lock, before anything is written
+        sent.append(message)
+
+    app = sse_app(source, shutdown=shutdown)
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            await app(http_scope(), receive, send)
+            returned.set()
+
+        tasks.start_soon(run)
+        with anyio.fail_after(10):
+            await returned.wait()
+    assert without_pings(b"".join(message.get("body", b"") for message in sent)) == (
+        b"data: first\n\n"
+    )
+    assert sent[-1]["more_body"] is False
+
+
 @pytest.mark.parametrize("stuck_at", [1, 3, 6, 300, 3000])
 @pytest.mark.parametrize("then", ["reads on", "does not"])
 async def test_a_send_under_way_may_come_to_its_end(stuck_at: int, then: str) -> None:

@@ -19,6 +19,7 @@ import anyio
 from ..reasons import CloseReason
 from ..runtime.base import nothing
 from ..servers.base import send_at_once
+from .life import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,12 +101,13 @@ class Response:
         """Send frames of events as one message, and take them from the list.
 
         The start of the response goes before the first. This waits while the watchdog sends. If it
-        is interrupted, and nothing was written, the frames are still in the list.
+        is interrupted, and nothing was written, or the stream was closed meanwhile, the frames are
+        still in the list.
 
         :param events: how many events the frames have; by default one each.
         """
-        if self.flushing:
-            await self.flushed()
+        if self.flushing and not await self._flushed_in_time():
+            return
         if not self._times.started:
             await self._send_start()
         try:
@@ -125,13 +127,15 @@ class Response:
     ) -> None:
         """Send the last frame, and with it the end of the response.
 
+        This waits while the watchdog sends. If the stream was closed meanwhile, nothing is sent.
+
         :param events: how many events the frame has.
         :param instead: status and header fields of a response that takes the place of the stream.
         """
         if instead is not None:
             self._status_and_headers, self._preamble = instead, b""
-        if self.flushing:
-            await self.flushed()
+        if self.flushing and not await self._flushed_in_time():
+            return
         if not self._times.started:
             await self._send_start()
         if not frame and self._pads_ends and self._life.reason is CloseReason.SHUTDOWN:
@@ -145,6 +149,14 @@ class Response:
         while self.flushing:
             self._flushed = anyio.Event()
             await self._flushed.wait()
+
+    async def _flushed_in_time(self) -> bool:
+        """Wait until the watchdog is not sending. Return whether the stream is still open then.
+
+        Whoever waited is woken, and only then interrupted: to send would tear the response.
+        """
+        await self.flushed()
+        return self._life.state is not State.CLOSING
 
     # -- at once ---------------------------------------------------------------------------------
 
