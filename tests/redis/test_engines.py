@@ -219,7 +219,7 @@ async def test_a_wrong_certificate_is_refused(
 ) -> None:
     """One of an unknown authority, or for another name, whatever options there are."""
     query = query.format(authority=certificate.authority)
-    log = RedisLog(f"rediss://:{QUOTED}@{host}:{tls.port}{query}", timeout=0.5)
+    log = RedisLog(f"rediss://:{QUOTED}@{host}:{tls.port}{query}", timeout=2)
     async with Hub(log) as hub:
         with pytest.raises(HubError, match=words):
             await hub.publish("t", "x")
@@ -239,7 +239,7 @@ async def test_a_wrong_password_is_said_but_not_shown(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    log = RedisLog(f"redis://:secret@127.0.0.1:{server.port}", timeout=0.5)
+    log = RedisLog(f"redis://:secret@127.0.0.1:{server.port}", timeout=2)
     async with Hub(log) as hub:
         with pytest.raises(HubError, match=r"(?i)password") as raised:
             await hub.publish("t", "x")
