@@ -107,6 +107,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"names"},
         {"body"},
         {"each"},
+        {"arguments"},
         {"affinity"},
         {"log"},
         {"window"},

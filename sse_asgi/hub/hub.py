@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from ..encoder import encode
+from .arguments import check_options, checked_body, checked_names
 from .beginning import Beginning, Start
-from .body import body_of
 from .memory import MemoryLog
-from .names import check_key, check_pattern, check_topic
+from .names import check_topic
 from .positions import MAX_TOPICS, Position, join
 from .registry import Registry
 from .subscription import Subscription
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .subscription import Policy
 
 __all__ = ["Hub"]
-
-_POLICIES = ("gap", "disconnect", "latest")
 
 
 class Hub:
@@ -135,7 +133,7 @@ class Hub:
         :raises HubClosedError: the hub is closed.
         :raises HubError: the log can't be reached.
         """
-        body = _checked(topic, event, key, collapse_key)
+        body = checked_body(topic, event, key, collapse_key)
         self._affinity.use()
         return str(await self._log.append(topic, body, key=key, collapse_key=collapse_key))
 
@@ -153,7 +151,7 @@ class Hub:
         :raises HubClosedError: the hub has not been used in an event loop yet, or that loop is
             closed.
         """
-        _checked(topic, event, key, collapse_key)  # so that a bad event fails here
+        checked_body(topic, event, key, collapse_key)  # so that a bad event fails here
         publish = partial(self.publish, topic, event, key=key, collapse_key=collapse_key)
         return self._affinity.run_from_thread(publish)
 
@@ -193,8 +191,8 @@ class Hub:
             there are more topics than fit into an id.
         :raises HubClosedError: the hub is closed.
         """
-        plain, patterns = _names(topics, patterns)
-        _check_options(last_event_id, history, policy, each)
+        plain, patterns = checked_names(topics, patterns)
+        check_options(last_event_id, history, policy, each)
         if len(plain) > MAX_TOPICS:
             raise ValueError(f"{len(plain)} topics, where an id has room for {MAX_TOPICS}")
         self._affinity.use()
@@ -312,42 +310,3 @@ class Hub:
     async def _while_open(self) -> AsyncGenerator[None, None]:
         async with self:
             yield
-
-
-def _names(
-    topics: Iterable[str], patterns: Iterable[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Check the names of :meth:`Hub.subscribe`, and return each of them once."""
-    if isinstance(patterns, str):
-        raise TypeError(f"patterns must be several: patterns=[{patterns!r:.80}]")
-    patterns = tuple(patterns)
-    for topic in topics:
-        check_topic(topic)
-    for pattern in patterns:
-        check_pattern(pattern)
-    if not topics and not patterns:
-        raise TypeError("subscribe to at least one topic: hub.subscribe('news')")
-    return tuple(dict.fromkeys(topics)), tuple(dict.fromkeys(patterns))
-
-
-def _check_options(last_event_id: object, history: object, policy: object, each: object) -> None:
-    """Refuse options of :meth:`Hub.subscribe` that have a wrong type or are out of range."""
-    if last_event_id is not None and not isinstance(last_event_id, str):
-        raise TypeError(f"last_event_id must be a str or None, not {last_event_id!r}")
-    if history is not None:
-        if not isinstance(history, int) or isinstance(history, bool):
-            raise TypeError(f"history must be an int or None, not {history!r}")
-        if history < 0:
-            raise ValueError(f"history must be at least 0, not {history}")
-    if each is not None and not callable(each):
-        raise TypeError(f"each must be callable or None, not {each!r:.80}")
-    if policy not in _POLICIES:
-        raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
-
-
-def _checked(topic: object, event: EventLike, key: object, collapse_key: object) -> bytes:
-    """Check the arguments of :meth:`Hub.publish`, and return the frame of the event."""
-    check_topic(topic)
-    check_key("key", key)
-    check_key("collapse_key", collapse_key)
-    return body_of(event)
