@@ -229,7 +229,7 @@ async def test_ids_that_mean_nothing() -> None:
         f"{epoch}-3",
         f"{epoch}-{'9' * 15}",
         f"{epoch}-{'9' * 3000}",
-        f"{epoch.upper()}-1",
+        f"A{epoch[1:]}-1",
         other,
         "x" * 4000,
         "x" * 5000,
