@@ -47,7 +47,7 @@ class Beginning:
     """
 
     __slots__ = (
-        "_may_name_gone", "_offsets", "_topics", "entered", "last_event_id", "matching", "starts",
+        "_may_name_gone", "_positions", "_topics", "entered", "last_event_id", "matching", "starts",
         "unsettled",
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ class Beginning:
     ) -> None:
         self._topics = topics
         self.last_event_id: str | None = last_event_id
-        self._offsets = None if last_event_id is None else parse(last_event_id)
+        self._positions = None if last_event_id is None else parse(last_event_id)
         # With a pattern, the id may have positions in topics that no longer exist.
         self._may_name_gone = last_event_id is not None and matching is not None
         self.starts: Mapping[str, Start] = starts
@@ -76,11 +76,15 @@ class Beginning:
         Then the log need not be read.
         """
         window = cursor.channel.window
-        if window is None or not start.resumed or self._offsets is None:
+        if window is None or not start.resumed or self._positions is None:
             return None
-        if window.first - 1 <= self._offsets.get(window.epoch, -1) <= window.last:
-            return Page(window.epoch, window.first, window.last)
-        return None
+        given = self._positions.get(window.epoch)
+        if given is None or not window.first - 1 <= given.offset <= window.last:
+            return None
+        check = window.check(given.offset)
+        if check is None:
+            return None
+        return Page(window.epoch, window.first, window.last, checks={given.offset: check})
 
     def settle(self, found: Sequence[Found]) -> tuple[list[tuple[Cursor, Page]], bool]:
         """Give cursors their positions.
@@ -90,7 +94,7 @@ class Beginning:
             has positions in topics that no longer exist.
         """
         del self.unsettled[: len(found)]
-        unknown = self._offsets is None or not self._offsets.keys() <= {
+        unknown = self._positions is None or not self._positions.keys() <= {
             page.epoch for _, _, page in found
         }
         for cursor, start, page in found:
@@ -106,13 +110,16 @@ class Beginning:
         :param unknown: whether the id has positions in logs that were not found.
         """
         if start.resumed:
-            if self._offsets is not None and page.epoch in self._offsets:
-                cursor.epoch, cursor.offset = page.epoch, self._offsets[page.epoch]
+            if self._positions is not None and page.epoch in self._positions:
+                cursor.move(self._positions[page.epoch])
             elif not unknown and cursor.topic not in self._topics:
                 cursor.epoch = page.epoch  # matches a pattern, and is new to the client
         elif start.oldest:
             cursor.epoch = page.epoch
         else:
-            cursor.epoch, end = start.position or (page.epoch, page.last)
-            oldest = page.first - 1 if cursor.epoch == page.epoch else 0
-            cursor.offset = max(end - start.history, min(oldest, end))
+            end = start.position or page.end
+            oldest = page.first - 1 if end.epoch == page.epoch else 0
+            cursor.move(end)
+            if start.history:
+                cursor.offset = max(end.offset - start.history, min(oldest, end.offset))
+                cursor.check = page.checks.get(cursor.offset, "")

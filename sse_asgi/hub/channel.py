@@ -59,8 +59,8 @@ class Channel:
         """
         before = self.window
         if before is None or before.epoch != page.epoch:
-            self.window = Window(page.epoch, page.last)
-            self._log.follow(self.topic, Position(page.epoch, page.last))
+            self.window = Window(page.epoch, page.last, page.checks.get(page.last))
+            self._log.follow(self.topic, page.end)
             if before is not None:  # other subscribers are still in the old epoch
                 self._notify_soon()
 
@@ -75,7 +75,7 @@ class Channel:
         for record in records:
             if record.epoch != window.epoch or record.offset > window.last + 1:
                 # Records are missing. The subscribers read them from the log.
-                window = self.window = Window(record.epoch, record.offset - 1)
+                window = self.window = Window(record.epoch, record.offset - 1, None)
             if record.offset > window.last:
                 window.append(record, now)
         window.trim(self._log.limits, now)
@@ -84,7 +84,7 @@ class Channel:
     def renew(self, position: Position) -> None:
         """Follow a new epoch from a position. Subscribers read what is before it from the log."""
         if self.window is not None:
-            self.window = Window(position.epoch, position.offset)
+            self.window = Window(position.epoch, position.offset, position.check or None)
             self._notify_soon()
 
     def _notify_soon(self) -> None:
@@ -124,7 +124,7 @@ class Cursor:
     :param subscription: a weak reference: nobody here keeps a subscription that its user has left.
     """
 
-    __slots__ = ("channel", "epoch", "is_due", "offset", "subscription", "topic")
+    __slots__ = ("channel", "check", "epoch", "is_due", "offset", "subscription", "topic")
 
     def __init__(self, topic: str, channel: Channel, subscription: ReferenceType[Any]) -> None:
         self.topic: str = topic
@@ -134,11 +134,16 @@ class Cursor:
         self.is_due: bool = False
         self.epoch: str = ""  # not known yet
         self.offset: int = 0
+        self.check: str = ""
 
     @property
     def position(self) -> Position:
         """The position of the last event that was read."""
-        return Position(self.epoch, self.offset)
+        return Position(self.epoch, self.offset, self.check)
+
+    def move(self, position: Position) -> None:
+        """Move to a position."""
+        self.epoch, self.offset, self.check = position
 
     def records(self, max_bytes: int) -> list[Record] | None:
         """Return the next records, up to ``max_bytes`` of bodies, and at least one if there is one.
@@ -164,9 +169,15 @@ class Cursor:
             return None
         if not window.first - 1 <= self.offset < window.last:
             return None
-        frame, self.offset = window.joined_after(self.offset, BATCH)
+        frame, last = window.joined_after(self.offset, BATCH)
+        self.offset, self.check = last.offset, last.check
         return frame
 
     def continues(self, page: Page) -> bool:
-        """Return whether the log has all events after the cursor."""
-        return self.epoch == page.epoch and page.first - 1 <= self.offset <= page.last
+        """Return whether the log has all events after the cursor, as far as the page tells.
+
+        If the log has other events in the places of those that were read, it has lost some.
+        """
+        if self.epoch != page.epoch or not page.first - 1 <= self.offset <= page.last:
+            return False
+        return not self.check or page.checks.get(self.offset, self.check) == self.check

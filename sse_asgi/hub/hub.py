@@ -11,7 +11,7 @@ from .arguments import check_options, checked_body, checked_names
 from .beginning import Beginning, Start
 from .memory import MemoryLog
 from .names import check_topic
-from .positions import MAX_TOPICS, Position, join
+from .positions import MAX_TOPICS, join
 from .registry import Registry
 from .subscription import Subscription
 from .work import Work
@@ -231,7 +231,7 @@ class Hub:
             position = self._log.position(topic)
             if position is None:
                 page = await self._log.read(topic, None, 0)
-                position = Position(page.epoch, page.last)
+                position = page.end
             positions.append(position)
         return join(positions)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 from anyio import TASK_STATUS_IGNORED
@@ -13,7 +14,10 @@ from anyio.abc import TaskStatus
 from ..errors import EventTooLargeError
 from .positions import Position
 
-__all__ = ["IDLE", "TIME_SLICE", "Created", "Deliver", "Limits", "Log", "Page", "Record", "Renewed"]
+__all__ = [
+    "IDLE", "NO_CHECKS", "TIME_SLICE", "Created", "Deliver", "Limits", "Log", "Page", "Record",
+    "Renewed",
+]  # fmt: skip
 
 #: For how long, in seconds, a log keeps a topic that has no events and is not used. A client may
 #: still hold a web page that was made with its position, and may subscribe with it.
@@ -21,6 +25,10 @@ IDLE = 300.0
 
 #: For how many seconds the hub may keep the event loop to itself before it lets other tasks run.
 TIME_SLICE = 0.005
+
+
+#: The checks of a log that has none.
+NO_CHECKS: Mapping[int, str] = MappingProxyType({})
 
 
 class Record:
@@ -31,17 +39,24 @@ class Record:
     :param body: the frame of the event, without the id.
     :param collapse_key: subscribers with the policy ``"latest"`` need only the newest event of each
         such key.
+    :param check: the check of its position, if the log has checks.
     """
 
-    __slots__ = ("_frame", "body", "collapse_key", "epoch", "offset")
+    __slots__ = ("_frame", "body", "check", "collapse_key", "epoch", "offset")
 
     def __init__(
-        self, epoch: str, offset: int, body: bytes, collapse_key: str | None = None
+        self,
+        epoch: str,
+        offset: int,
+        body: bytes,
+        collapse_key: str | None = None,
+        check: str = "",
     ) -> None:
         self.epoch: str = epoch
         self.offset: int = offset
         self.body: bytes = body
         self.collapse_key: str | None = collapse_key
+        self.check: str = check
         self._frame: bytes | None = None
 
     def __repr__(self) -> str:
@@ -50,13 +65,14 @@ class Record:
     @property
     def position(self) -> Position:
         """The position of the event."""
-        return Position(self.epoch, self.offset)
+        return Position(self.epoch, self.offset, self.check)
 
     @property
     def frame(self) -> bytes:
         """The frame of the event, with its position as the id. All subscribers share it."""
         if self._frame is None:
-            self._frame = b"id: %s-%d\n%s" % (self.epoch.encode(), self.offset, self.body)
+            place = f"{self.epoch}{self.check and '_'}{self.check}-{self.offset}"
+            self._frame = b"id: %s\n%s" % (place.encode(), self.body)
         return self._frame
 
 
@@ -72,6 +88,14 @@ class Page:
     last: int
     #: The events, oldest first.
     records: Sequence[Record] = ()
+    #: The checks of some events, by their offsets, as far as the log knows them: of the newest
+    #: event, of the event that the page begins after, and of the event before the oldest one.
+    checks: Mapping[int, str] = NO_CHECKS
+
+    @property
+    def end(self) -> Position:
+        """The position of the newest event."""
+        return Position(self.epoch, self.last, self.checks.get(self.last, ""))
 
 
 @dataclass(frozen=True)
@@ -132,7 +156,9 @@ class Log(Protocol):
 
     The first use of a topic creates it. Its log has an epoch, which no other log has. The offsets
     of its events begin with 1 and have no holes. The log forgets old events when its limits say so.
-    If it has lost newer events, it begins a new epoch: no position ever gets a second meaning.
+    No position ever gets a second meaning. A log that has lost newer events, and can tell, begins a
+    new epoch. If it can't always tell, its positions have a check, which stands for the event and
+    all events before it in the epoch.
 
     The hub calls all methods in one event loop. Coroutine functions may be cancelled at any time:
     a cancelled ``append`` has stored the whole event or nothing. If the log can't be reached, they

@@ -97,8 +97,11 @@ class MemoryLog:
         """See :meth:`Log.read`."""
         await checkpoint()
         window = self._use(topic).window
-        records = () if after is None else window.after(after, max_bytes)
-        return Page(window.epoch, window.first, window.last, records)
+        if after is None:
+            return Page(window.epoch, window.first, window.last)
+        records = window.after(after, max_bytes)
+        checks = {min(after, window.last): ""}  # it has none
+        return Page(window.epoch, window.first, window.last, records, checks)
 
     def position(self, topic: str) -> Position:
         """See :meth:`Log.position`. It is always known."""

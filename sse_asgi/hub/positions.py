@@ -1,9 +1,10 @@
 """Positions in logs, and the event ids that stand for them. Pure, no I/O.
 
-The id of an event is its position, ``<epoch>-<offset>``. A subscription to several topics puts its
-positions in all of them into the id, ``<epoch>-<offset>.<epoch>-<offset>``. Their order does not
-matter, because no two logs have the same epoch. A client may send any text as an id, so
-:func:`parse` checks the form strictly.
+The id of an event is its position, ``<epoch>-<offset>``. In a log that can lose its newest events
+it also has a check, ``<epoch>_<check>-<offset>``. A subscription to several topics puts its
+positions in all of them into the id, with dots between them. Their order does not matter, because
+no two logs have the same epoch. A client may send any text as an id, so :func:`parse` checks the
+form strictly.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ __all__ = ["MAX_ID_LENGTH", "MAX_TOPICS", "Position", "join", "new_epoch", "pars
 #: accept about 8 KiB for all header fields together.
 MAX_ID_LENGTH = 2048
 
-#: How many topics fit into an id. Each takes an epoch, a hyphen, an offset, and a dot.
-MAX_TOPICS = MAX_ID_LENGTH // (12 + 1 + 16 + 1)
+#: How many topics fit into an id. Each takes an epoch, maybe a check, an offset, and a dot.
+MAX_TOPICS = MAX_ID_LENGTH // 30
 
 #: Ends an id that has no room for the positions in all topics.
 _MORE = "+"
 
-_POSITION = re.compile(r"([0-9a-z]{1,32})-(0|[1-9][0-9]{0,15})", re.ASCII)
+_POSITION = re.compile(r"([0-9a-z]{1,32})(?:_([0-9a-z]{1,8}))?-(0|[1-9][0-9]{0,15})", re.ASCII)
 
 
 class Position(NamedTuple):
@@ -37,9 +38,12 @@ class Position(NamedTuple):
     epoch: str
     #: The offset of the event. The first event of an epoch has 1; 0 is before the first event.
     offset: int
+    #: Tells this event, and all before it, from others that may come into their places if the log
+    #: loses them: up to 8 lower-case letters and digits. Empty: not known, or the log needs none.
+    check: str = ""
 
     def __str__(self) -> str:
-        return f"{self.epoch}-{self.offset}"
+        return f"{self.epoch}{self.check and '_'}{self.check}-{self.offset}"
 
 
 def new_epoch() -> str:
@@ -61,17 +65,17 @@ def join(positions: Iterable[Position]) -> str:
     return text
 
 
-def parse(text: str) -> dict[str, int] | None:
-    """Return the offsets in an id, by epoch, or ``None`` if it is not the id of a hub.
+def parse(text: str) -> dict[str, Position] | None:
+    """Return the positions in an id, by epoch, or ``None`` if it is not the id of a hub.
 
     If the id had no room for all positions, one more epoch is returned, which no log has.
     """
     if len(text) > MAX_ID_LENGTH:
         return None
-    offsets = {_MORE: 0} if text.endswith(_MORE) else {}
+    positions = {_MORE: Position(_MORE, 0)} if text.endswith(_MORE) else {}
     for part in text.removesuffix(_MORE).split("."):
         found = _POSITION.fullmatch(part)
-        if found is None or found[1] in offsets:
+        if found is None or found[1] in positions:
             return None
-        offsets[found[1]] = int(found[2])
-    return offsets
+        positions[found[1]] = Position(found[1], int(found[3]), found[2] or "")
+    return positions

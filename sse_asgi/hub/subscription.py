@@ -21,7 +21,7 @@ from ..runtime import current
 from .beginning import Beginning
 from .channel import BATCH, Cursor
 from .each import changed
-from .positions import join
+from .positions import Position, join
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -238,7 +238,7 @@ class Subscription(AsyncIterator[bytes]):
 
     def _move(self, cursor: Cursor, records: Sequence[Record], frames: list[bytes]) -> None:
         """Append the frames of some records, and move the cursor past them."""
-        last = records[-1].offset
+        last = records[-1]
         if self.policy == "latest":
             records = _newest(records)
         each = self._each
@@ -246,11 +246,11 @@ class Subscription(AsyncIterator[bytes]):
             frames += [record.frame for record in records]
         else:
             for record in records:
-                cursor.offset = record.offset
+                cursor.offset, cursor.check = record.offset, record.check
                 body = record.body if each is None else changed(record.body, each)
                 if body is not None:
                     frames.append(b"id: %s\n%s" % (self._id().encode(), body))
-        cursor.offset = last
+        cursor.offset, cursor.check = last.offset, last.check
 
     def _outside_window(self) -> Cursor | None:
         """Return the next cursor, if its events are not in its window: the log has to be read."""
@@ -350,10 +350,11 @@ class Subscription(AsyncIterator[bytes]):
         :param last_event_id: the id that the client has sent, if the gap follows it.
         """
         missed = None
-        if cursor.epoch == page.epoch and cursor.offset < page.first:
+        if cursor.epoch == page.epoch and cursor.offset < page.first - 1:
             missed = page.first - 1 - cursor.offset
         after = str(cursor.position) if last_event_id is None else last_event_id
-        cursor.epoch, cursor.offset = page.epoch, page.first - 1
+        before = page.first - 1
+        cursor.move(Position(page.epoch, before, page.checks.get(before, "")))
         several = len(self._cursors) > 1 or self.patterns
         return self._gap_frame(after, missed, cursor.topic if several else None)
 

@@ -17,11 +17,12 @@ class Window:
 
     :param epoch: the epoch of the log.
     :param last: the offset before that of the first event that will be appended.
+    :param check: the check there; ``None``: not known.
     """
 
-    __slots__ = ("_begin", "_joined", "_records", "_times", "epoch", "last", "size")
+    __slots__ = ("_before", "_begin", "_joined", "_records", "_times", "epoch", "last", "size")
 
-    def __init__(self, epoch: str, last: int = 0) -> None:
+    def __init__(self, epoch: str, last: int = 0, check: str | None = "") -> None:
         self.epoch: str = epoch
         self.last: int = last
         self.size: int = 0
@@ -30,7 +31,8 @@ class Window:
         self._records: list[Record] = []
         self._times: list[float] = []
         self._begin = 0
-        self._joined: tuple[int, bytes, int] | None = None
+        self._before = check
+        self._joined: tuple[int, bytes, Record] | None = None
 
     @property
     def first(self) -> int:
@@ -61,15 +63,23 @@ class Window:
             end += 1
         return records[begin:end]
 
-    def joined_after(self, offset: int, max_bytes: int) -> tuple[bytes, int]:
-        """Join the frames of the events after an offset; return them and the offset of the last.
+    def check(self, offset: int) -> str | None:
+        """Return the check of the event at an offset; ``None``: it is not known here."""
+        if offset == self.first - 1:
+            return self._before
+        if self.first <= offset <= self.last:
+            return self._records[offset - self.last - 1].check
+        return None
+
+    def joined_after(self, offset: int, max_bytes: int) -> tuple[bytes, Record]:
+        """Join the frames of the events after an offset; return them and the last event.
 
         The result is kept: subscribers that ask for the same one after another share it.
         """
         if self._joined is None or self._joined[0] != offset:
             records = self.after(offset, max_bytes)
             frame = b"".join([record.frame for record in records])
-            self._joined = (offset, frame, records[-1].offset)
+            self._joined = (offset, frame, records[-1])
         return self._joined[1:]
 
     def forget_joined(self) -> None:
@@ -93,6 +103,7 @@ class Window:
         if end == begin:
             return []
         gone = records[begin:end]
+        self._before = gone[-1].check
         self._begin = end
         if end > 32 and end > len(records) // 2:
             del records[:end], self._times[:end]

@@ -114,7 +114,7 @@ class LogContract:
             (epoch,) = {position.epoch for position in positions}
             records = await read_all(node.log, "t")
             assert [record.body for record in records] == bodies
-            assert [(r.epoch, r.offset) for r in records] == positions
+            assert [record.position for record in records] == positions
             page = await node.log.read("t", None, 100)
             assert (page.epoch, page.first, page.last) == (epoch, 1, 20)
 
@@ -157,7 +157,7 @@ class LogContract:
         async with self._open() as nodes:
             log = nodes[0].log
             first = await log.append("t", b"1", key="k")
-            assert await log.append("t", b"2") == (first.epoch, 2)
+            assert (await log.append("t", b"2"))[:2] == (first.epoch, 2)
             assert await log.append("t", b"1", key="k") == first
             assert (await log.append("t", b"1", key="other")).offset == 3
             assert await log.append("u", b"1", key="k") == await log.append("u", b"1", key="k")
@@ -171,7 +171,8 @@ class LogContract:
             async with anyio.create_task_group() as tasks:
                 for number in range(10):
                     tasks.start_soon(append, number)
-            assert set(positions) == {(first.epoch, 4)}
+            assert {position[:2] for position in positions} == {(first.epoch, 4)}
+            assert len(set(positions)) == 1
             assert [r.body for r in await read_all(log, "t")] == [b"1", b"2", b"1", b"both"]
 
     async def test_a_key_is_known_as_long_as_its_event(self) -> None:
@@ -267,6 +268,19 @@ class LogContract:
             assert await read(None, 1000) == []
             for beyond in (10, 11, 1000, 10**15):
                 assert await read(beyond, 1000) == []
+
+    async def test_checks_are_those_of_the_events(self) -> None:
+        """A page tells no other check of an event than its position has. It may tell none."""
+        async with self._open(max_events=8) as nodes:
+            positions = [await nodes[0].log.append("t", b"%d" % number) for number in range(20)]
+            checks = {position.offset: position.check for position in positions} | {0: ""}
+            for node in nodes:
+                for after in (None, *range(22)):
+                    page = await node.log.read("t", after, 2)
+                    assert page.checks.items() <= checks.items()
+                    assert page.end[:2] == positions[-1][:2]
+                    for record in page.records:
+                        assert record.position == positions[record.offset - 1]
 
     async def test_a_topic_that_was_not_there(self) -> None:
         """Reading creates it, and it keeps its epoch."""

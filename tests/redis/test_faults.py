@@ -176,8 +176,8 @@ class World:
 
 
 def parse(event_id: str) -> tuple[str, int]:
-    epoch, _, offset = event_id.partition("-")
-    return epoch, int(offset)
+    place, _, offset = event_id.rpartition("-")
+    return place.partition("_")[0], int(offset)
 
 
 @asynccontextmanager
@@ -195,8 +195,8 @@ async def until(condition: Callable[[], object]) -> None:
             await anyio.sleep(0.01)
 
 
-def new_hub(url: str, **options: float) -> Hub:
-    return Hub(RedisLog(url, timeout=options.pop("timeout", TIMEOUT)))
+def new_hub(url: str, *, timeout: float = TIMEOUT, max_events: int = 1000) -> Hub:
+    return Hub(RedisLog(url, timeout=timeout, max_events=max_events))
 
 
 async def in_thread(function: Callable[[], object]) -> None:
@@ -302,6 +302,42 @@ async def test_the_server_comes_back_with_older_data(reads: bool, newcomers: int
                         assert parse(event.id)[0] != parse(lost)[0]
                         came.append(event.data)
             assert came[-newcomers - 2 :] == ["kept", *news, "newest"]
+
+
+@pytest.mark.parametrize("newcomers", [0, 1, 2, 3])
+@pytest.mark.parametrize("max_events", [1, 1000])
+async def test_a_loss_that_nobody_knows_of_is_said(newcomers: int, max_events: int) -> None:
+    """Regression 41: Redis comes back without its newest events, and all processes are new. Those
+    who had what was lost are told, whatever took its place; those who had less miss nothing.
+    """
+    with RedisServer(**DURABLE) as server:
+        new = partial(new_hub, server.url, max_events=max_events)
+        async with new() as hub:
+            kept = await hub.publish("t", "kept")
+            snapshot = await anyio.to_thread.run_sync(server.snapshot)
+            lost = [await hub.publish("t", f"lost {number}") for number in range(2)]
+        await restore(server, snapshot)
+        async with new() as hub:
+            news = [f"new {number}" for number in range(newcomers)]
+            ids = [kept, *[await hub.publish("t", data) for data in news]]
+            there = ["kept", *news][-max_events:]
+            for had in lost:
+                async with connect(sse_app(lambda: hub.subscribe("t", last_event_id=had))) as one:
+                    with anyio.fail_after(DEADLINE):
+                        assert (await one.receive()).event == "gap"
+                        assert [(await one.receive()).data for _ in there] == there
+            for number, had in list(enumerate(ids))[-max_events:]:
+                async with connect(sse_app(lambda: hub.subscribe("t", last_event_id=had))) as one:
+                    await hub.publish("t", "live")
+                    with anyio.fail_after(DEADLINE):
+                        came = [(await one.receive()).data]
+                        while came[-1] != "live":
+                            came.append((await one.receive()).data)
+                if max_events == 1:
+                    assert came == ["live"]
+                else:
+                    assert came[: newcomers - number] == news[number:]
+            assert len({*ids, *lost}) == len(ids) + 2
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "DEL sse_asgi:{8}:log:t"])

@@ -2,7 +2,10 @@
 
 Both publish, clients come to either with any id that somebody ever had, are too slow, are cancelled
 in the middle; nodes go and come back, connections are cut, and Redis comes back empty or with older
-data. What an id says once it says for ever.
+data, also to nodes that know nothing of what was lost. What an id says once it says for ever.
+
+If nobody knew what was lost, the epoch stays. For the model it is another one, with a name of its
+own: it shares the events before the loss with the old one, and none of those after it.
 """
 
 from __future__ import annotations
@@ -38,7 +41,6 @@ from ..hub_model import (
     Client,
     Topic,
     checkpoints,
-    read_id,
     subscribe,
 )
 from .servers import Connection, RedisServer
@@ -52,8 +54,15 @@ NUMBERS = st.integers(0, 999)
 
 GARBAGE = ("?", "1", "-", "abc-0", "abc-1.abc-2", "x" * 3000)
 
+ID = re.compile("([0-9a-z]+)(?:_([0-9a-z]+))?-([0-9]+)")
+
 #: How long something may take at most, in seconds.
 PATIENCE = 20.0
+
+
+def real(epoch: str) -> str:
+    """The epoch of the log that an epoch of the model stands for."""
+    return epoch.partition("/")[0]
 
 
 @dataclass(eq=False)
@@ -84,6 +93,12 @@ class TwoNodes(RuleBasedStateMachine):
         #: The epochs of each topic, as they came, with the newest event of each.
         self.epochs: dict[str, list[str]] = {}
         self.meaning: dict[str, str] = {}
+        #: The check of each event, by its data.
+        self.checks: dict[str, str] = {}
+        #: The epochs of the model that an epoch of the log stands for, as they came.
+        self.named: dict[str, list[str]] = {}
+        #: Those in which a part of an id has a place.
+        self.places: dict[str, list[str]] = {}
         self.collapse_keys: dict[str, str | None] = {}
         self.clients: list[NodeClient] = []
         self.ids: list[str] = []
@@ -227,33 +242,90 @@ class TwoNodes(RuleBasedStateMachine):
             for name, topic in self.topics.items():
                 before = topics.get(name, Topic(""))
                 position = await self.hub(node).position(name)
-                epoch, _, last = position.rpartition("-")
-                if epoch == topic.epoch:
+                epoch = ID.fullmatch(position)[1]  # type: ignore[index]
+                if epoch == real(topic.epoch):
                     assert before.events == topic.events, "events have gone in silence"
                 else:
                     self.renew(name, epoch, before.events)
-                assert int(last) == self.topics[name].last
+                assert position == self.id_of(name)
 
         self.call(restore)
+
+    @rule(
+        name=st.sampled_from(TOPICS), lost=st.integers(0, 3), instead=st.integers(0, 3),
+        node=st.integers(0, 1),
+    )  # fmt: skip
+    def lose_newest(self, name: str, lost: int, instead: int, node: int) -> None:
+        """Redis loses the newest events. All who knew them are gone, too, but for the clients."""
+        self.save()
+        dumps, topics = self.saved
+        had = self.ids[-2:]
+        for _ in range(lost):
+            self.call(self.publish, node, name)
+        had += self.ids[len(self.ids) - lost :]
+        for closed in range(2):
+            self.close_node(closed)
+        for client in tuple(self.clients):
+            self.clients.remove(client)
+            self.call(self.has_ended, client)
+        self.at_once(("FLUSHALL",), *(("RESTORE", key, 0, dump) for key, dump in dumps.items()))
+        for opened in range(2):
+            self.open_node(opened)
+        if lost:
+            epoch = real(self.topics[name].epoch)
+            self.renew(name, f"{epoch}/{len(self.named[epoch])}", topics[name].events)
+        for _ in range(instead):
+            self.call(self.publish, node, name)
+        for given in had:
+            self.come(node, (name,), "gap", given)
+            self.call(self.drain, self.clients[-1])
+            self.end(len(self.clients) - 1, "close")
 
     def renew(self, name: str, epoch: str, events: list[Any]) -> None:
         assert epoch not in self.epochs.setdefault(name, [])
         assert all(epoch not in epochs for epochs in self.epochs.values())
         self.epochs[name].append(epoch)
-        self.topics[name] = Topic(epoch, list(events))
-        for offset, (data, *_) in enumerate(events, 1):
-            self.mean(f"{epoch}-{offset}", data)
+        self.named.setdefault(real(epoch), []).append(epoch)
+        self.topics[name] = topic = Topic(epoch, list(events))
+        for offset in range(len(events) + 1):
+            self.mean(topic, offset)
 
-    def mean(self, position: str, data: str) -> None:
-        assert self.meaning.setdefault(position, data) == data, "a second meaning"
+    def mean(self, topic: Topic, offset: int) -> None:
+        """An id has a place in an epoch."""
+        part = self.part(topic, offset)
+        data = topic.events[offset - 1][0] if offset else ""
+        assert self.meaning.setdefault(part, data) == data, "a second meaning"
+        self.places.setdefault(part, []).append(topic.epoch)
+
+    def part(self, topic: Topic, offset: int) -> str:
+        """The part of an id that stands for an event."""
+        check = f"_{self.checks[topic.events[offset - 1][0]]}" if offset else ""
+        return f"{real(topic.epoch)}{check}-{offset}"
+
+    def id_of(self, name: str) -> str:
+        """The position of a topic."""
+        return self.part(self.topics[name], self.topics[name].last)
+
+    def read(self, text: str) -> dict[str, int] | None:
+        """What an id says: how far it is in each epoch of the model; the newest, if in several."""
+        said: dict[str, int] = {}
+        for part in text.split("."):
+            found = ID.fullmatch(part)
+            if found is None:
+                return None
+            epoch, _, offset = found.groups()
+            if part in self.places:
+                said[self.places[part][-1]] = int(offset)
+            elif epoch not in self.named:
+                said[epoch] = int(offset)
+        return said
 
     async def look(self, *names: str) -> None:
         for name in names:
             position = await self.hub(0).position(name)
-            epoch, _, last = position.rpartition("-")
             if name not in self.topics:
-                self.renew(name, epoch, [])
-            assert (epoch, int(last)) == (self.topics[name].epoch, self.topics[name].last)
+                self.renew(name, ID.fullmatch(position)[1], [])  # type: ignore[index]
+            assert position == self.id_of(name)
 
     # -- publish ---------------------------------------------------------------------------------
 
@@ -267,14 +339,17 @@ class TwoNodes(RuleBasedStateMachine):
 
     def appended(self, name: str, position: str, data: str, collapse_key: str | None) -> None:
         """An event is there, after all that were."""
-        epoch, _, offset = position.rpartition("-")
-        if name not in self.topics or (offset == "1" and self.topics[name].epoch != epoch):
+        found = ID.fullmatch(position)
+        assert found is not None
+        epoch, check, offset = found.groups()
+        if name not in self.topics or (offset == "1" and real(self.topics[name].epoch) != epoch):
             self.renew(name, epoch, [])
         topic = self.topics[name]
         self.collapse_keys[data] = collapse_key
+        self.checks[data] = check
         topic.events.append((data, len(f"data: {data}\n\n"), collapse_key, 0))
-        assert position == f"{topic.epoch}-{topic.last}"
-        self.mean(position, data)
+        assert position == self.id_of(name)
+        self.mean(topic, topic.last)
         self.ids.append(position)
 
     async def publish(
@@ -366,15 +441,19 @@ class TwoNodes(RuleBasedStateMachine):
             given = GARBAGE[which % len(GARBAGE)]
         elif past == "now":
             plain = [name for name in topics if "*" not in name] or ["a1"]
-            given = ".".join(f"{self.topics[n].epoch}-{self.topics[n].last}" for n in plain)
+            given = ".".join(map(self.id_of, plain))
         elif past != "none" and self.ids:
             ids = self.ids[:-9:-1] if past == "own" else self.ids
             given = ids[which % len(ids)]
             if past == "future":
                 given = re.sub("[0-9]+$", lambda found: str(int(found[0]) + 1), given)
+        self.come(node, topics, policy, given)
+
+    def come(self, node: int, topics: tuple[str, ...], policy: Any, given: str | None) -> None:
+        """A client subscribes, at the node or at the other one."""
         if self.nodes[node] is None:
             node = 1 - node
-        said = {} if given is None else read_id(given) or {}
+        said = {} if given is None else self.read(given) or {}
         had = {name: ("", NOT_KNOWN if given else LIVE) for name in topics if "*" not in name}
         for name, epochs in self.epochs.items():
             if any(re.fullmatch(topic.replace("*", ".*"), name) for topic in topics):
@@ -514,7 +593,7 @@ class TwoNodes(RuleBasedStateMachine):
         """One node after the other sees what is gone, and that is all."""
         for hub in filter(None, self.nodes):
             epoch, _, last = (await hub.position(name)).rpartition("-")
-            if epoch != self.topics[name].epoch:
+            if epoch != real(self.topics[name].epoch):
                 self.renew(name, epoch, [])
             assert int(last) == 0
 
@@ -547,12 +626,14 @@ class TwoNodes(RuleBasedStateMachine):
         """Read until it has everything; markers say that there is nothing more."""
         wanted = [name for name in self.topics if client.wants(name)]
         marks = wanted if mark else []
+        patience = 0.05
         while not client.ended:
             for name in marks:
                 await self.publish(client.node, name)
             frame = None
-            with anyio.move_on_after(0.05 if mark else PATIENCE) as scope:
+            with anyio.move_on_after(patience if mark else PATIENCE) as scope:
                 frame = await self.anext(client)
+            patience *= 1.5  # a busy machine must not cancel its beginning again and again
             if frame is not None:
                 self.take(client, frame)
             self.check_end(client)
@@ -571,14 +652,14 @@ class TwoNodes(RuleBasedStateMachine):
         if client.born is None:
             client.born = set(self.topics)
         for event in client.decoder.feed(frame):
-            said = read_id(event.id) if event.id else {}
+            said = self.read(event.id) if event.id else {}
             assert said is not None
             if event.event == "gap":
                 self.take_gap(client, event, said)
             else:
                 name = event.data.split(":")[0]
                 epoch, place = self.said_of(name, said)
-                assert self.meaning[f"{epoch}-{place}"] == event.data
+                assert self.data_at(epoch, place) == event.data
                 before, offset = self.had(client, name)
                 assert offset != NOT_KNOWN, "a gap was not said"
                 if offset != LIVE:
@@ -601,8 +682,16 @@ class TwoNodes(RuleBasedStateMachine):
             assert newest.get((name, collapse_key), 0) > place, "no newer one was sent"
         assert client.decoder.feed(b"") == []
 
+    def data_at(self, epoch: str, offset: int) -> str:
+        (part,) = (
+            part
+            for part, epochs in self.places.items()
+            if epoch in epochs and part.endswith(f"-{offset}")
+        )
+        return self.meaning[part]
+
     def collapse_key(self, epoch: str, offset: int) -> str | None:
-        return self.collapse_keys[self.meaning[f"{epoch}-{offset}"]]
+        return self.collapse_keys[self.data_at(epoch, offset)]
 
     def said_of(self, name: str, said: dict[str, int]) -> tuple[str, int]:
         (epoch,) = (epoch for epoch in said if epoch in self.epochs[name])
@@ -632,10 +721,12 @@ class TwoNodes(RuleBasedStateMachine):
             assert data["missed"] == place - offset > 0, "nothing is missing"
         elif epoch == before and offset >= 0:
             assert client.given is not None
-            assert offset == (read_id(client.given) or {}).get(epoch), "nothing is missing"
+            assert offset == (self.read(client.given) or {}).get(epoch), "nothing is missing"
             assert offset > place, "nothing is missing"
         elif offset >= 0:
-            assert data["missed"] is None
+            # If the log no longer has the event, nothing tells that it was lost, and not forgotten.
+            forgotten = real(epoch) == real(before) and offset < place
+            assert data["missed"] == (place - offset if forgotten else None)
             epochs = self.epochs[name]
             assert epochs.index(epoch) > epochs.index(before), "back to an old epoch"
         topic = self.topics[name]

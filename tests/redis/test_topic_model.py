@@ -6,7 +6,9 @@ may be missing that the limits allow, and a read answers from exactly that.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
+from hashlib import sha1
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +41,15 @@ class Event(NamedTuple):
     time: int
     key: str
     collapse_key: str
+    check: str
+    before: str
+
+
+def check_of(before: str, key: str) -> str:
+    """Four digits of a number that stands for a key and what was before it."""
+    number = int(sha1(f"{before} {key}".encode(), usedforsecurity=False).hexdigest()[:8], 16)
+    digits = string.digits + string.ascii_lowercase
+    return "".join(digits[number // 36**place % 36] for place in (3, 2, 1, 0))
 
 
 class TopicMachine(RuleBasedStateMachine):
@@ -54,10 +65,14 @@ class TopicMachine(RuleBasedStateMachine):
         self.exists = False
         self.generation = self.last = 0
         self.newest_generation = 0
+        #: The check of the last event, which may be gone.
+        self.check = ""
         self.events: list[Event] = []
-        #: What callers know: generation, offset, key.
+        #: What callers know: generation, offset, check.
         self.tops: list[tuple[int, int, str]] = [(0, 0, "")]
-        self.saved: tuple[list[str], int, int, list[Event]] | None = None
+        self.saved: tuple[list[str], int, int, str, list[Event]] | None = None
+        #: What an id has ever stood for: the keys of all events so far.
+        self.history: dict[tuple[int, str], tuple[str, ...]] = {(0, ""): ()}
 
     @initialize(
         max_events=st.sampled_from([1, 3, 60, 1000]),
@@ -87,11 +102,21 @@ class TopicMachine(RuleBasedStateMachine):
         return reply
 
     def is_older(self, top: tuple[int, int, str]) -> bool:
-        generation, offset, key = top
+        generation, offset, check = top
         if generation != self.generation:
             return generation > self.generation
-        there = [event.key for event in self.events if event.offset == offset]
-        return offset > self.last or (key != "" and bool(there) and there != [key])
+        return offset > self.last or (check != "" and self.check_at(offset) not in ("", check))
+
+    def check_at(self, offset: int) -> str:
+        """The check of an event, if it is known."""
+        if offset == self.last:
+            return self.check
+        return next((event.check for event in self.events if event.offset == offset), "")
+
+    def draw_top(self, data: Any) -> tuple[int, int, str]:
+        """What a caller knows: one of the newest events, or nothing, for it has just begun."""
+        top: tuple[int, int, str] = data.draw(st.sampled_from([self.tops[0], *self.tops[:-6:-1]]))
+        return top
 
     def exact(self) -> list[Event]:
         """What the limits allow."""
@@ -110,24 +135,32 @@ class TopicMachine(RuleBasedStateMachine):
         events: list[Event] = []
         total = None
         for text, values in self.redis.command("XRANGE", self.keys[0], "-", "+"):
-            assert values[::2] == ["body", "size", "time", "key", "collapse_key"]
-            body, size, time, key, collapse_key = values[1::2]
+            names = ["body", "size", "time", "key", "collapse_key", "check", "before"]
+            assert values[::2] == names
+            body, size, time, key, collapse_key, check, before = values[1::2]
+            assert check == check_of(before, key)
+            assert not events or before == events[-1].check
             entry = parse_id(text)
             assert entry.generation == self.generation
             assert total is None or int(size) == total + len(body)
             assert int(size) >= len(body)
             total = int(size)
-            events.append(Event(entry.offset, body, int(time), key, collapse_key))
+            events.append(Event(entry.offset, body, int(time), key, collapse_key, check, before))
         keys = self.redis.command("ZRANGE", self.keys[1], 0, -1, "WITHSCORES")
         known = dict(zip(keys[::2], keys[1::2], strict=True))
-        name = [key for key, score in known.items() if score == "inf"]
+        notes = [key for key, score in known.items() if score == "inf"]
+        name = [note for note in notes if not note.startswith("=")]
         assert name == [self.redis.command("XRANGE", self.keys[2], "-", "+")[-1][0]]
-        del known[name[0]]
+        for note in notes:
+            del known[note]
+        if not events and self.last:
+            assert f"={self.check}" in notes
+        assert len(notes) <= 2
         assert known == {event.key: str(event.offset) for event in events}
         return events
 
-    def remember(self, key: str) -> None:
-        self.tops.append((self.generation, self.last, key))
+    def remember(self) -> None:
+        self.tops.append((self.generation, self.last, self.check))
 
     @rule(
         data=st.data(),
@@ -137,7 +170,7 @@ class TopicMachine(RuleBasedStateMachine):
         collapse_key=st.sampled_from(["", "x"]),
     )
     def append(self, data: Any, count: int, size: int, key: str | None, collapse_key: str) -> None:
-        top = data.draw(st.sampled_from(self.tops[:-6:-1]))
+        top = self.draw_top(data)
         for _ in range(count):
             self.append_one(top, "x" * min(size, self.max_bytes), key, collapse_key)
 
@@ -146,17 +179,23 @@ class TopicMachine(RuleBasedStateMachine):
     ) -> None:
         self.number += 1
         key = key or f"own {self.number}"
-        (offset,) = self.run("append", top, body, key, collapse_key)
+        offset, check = self.run("append", top, body, key, collapse_key)
         if self.max_age:
             self.events = self.exact()  # what is too old is not known any more
         there = [event.offset for event in self.events if event.key == key]
         if there:
             assert offset == there[0]
+            assert check == self.check_at(offset)
         else:
+            history = (*self.history[self.last, self.check], key)
+            before, self.check = self.check, check
             self.last += 1
             assert offset == self.last
-            self.events.append(Event(offset, body, self.now, key, collapse_key))
-            self.remember(key)
+            assert check == check_of(before, key)
+            assert self.history.setdefault((offset, check), history) == history, "a second meaning"
+            event = Event(offset, body, self.now, key, collapse_key, check, before)
+            self.events.append(event)
+            self.remember()
         events, exact = self.stored(), self.exact()
         assert events == self.events[len(self.events) - len(events) :]
         assert len(events) <= self.max_events
@@ -172,18 +211,24 @@ class TopicMachine(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(0, 60), more=st.sampled_from([-1, 0, 0, 1]))
     def read(self, data: Any, count: int, more: int) -> None:
         """About so many events."""
-        top = data.draw(st.sampled_from(self.tops[:-6:-1]))
+        top = self.draw_top(data)
         after = data.draw(st.sampled_from(["", *range(max(0, self.last - 70), self.last + 3)]))
         begin = max(0, int(after or 0), self.exact()[0].offset - 1 if self.exact() else 0)
         following = [event for event in self.events if event.offset > begin]
         room = max(0, sum(len(event.body) for event in following[:count]) + more)
-        first, last, key, *values = self.run("read", top, after, room)
-        newest = self.events[-1].key if self.events else ""  # be it that it goes now
+        first, last, before_first, newest, check, *values = self.run("read", top, after, room)
         events = self.events = self.exact()
         assert self.stored() == events
         assert last == self.last
         assert first == (events[0].offset if events else last + 1)
-        assert key == newest
+        assert newest == self.check
+        assert before_first == (events[0].before if events else self.check)
+        if after == "":
+            assert check == newest
+        elif int(after) == first - 1:
+            assert check == before_first
+        else:
+            assert check == self.check_at(int(after))
         expected: list[Event] = []
         for event in events if after != "" else []:
             if event.offset > int(after):
@@ -191,9 +236,9 @@ class TopicMachine(RuleBasedStateMachine):
                 if room < 0 and expected:
                     break
                 expected.append(event)
-        found = list(zip(values[::3], values[1::3], values[2::3], strict=True))
-        assert found == [(event.offset, event.body, event.collapse_key) for event in expected]
-        self.remember(key)
+        found = list(zip(*[iter(values)] * 4, strict=True))
+        assert found == [(e.offset, e.body, e.collapse_key, e.check) for e in expected]
+        self.remember()
 
     @rule(milliseconds=st.sampled_from([1, 4, 5, 49, 100]))
     def wait(self, milliseconds: int) -> None:
@@ -205,13 +250,13 @@ class TopicMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.exists)
     def save(self) -> None:
         dumps = [self.redis.command("DUMP", key) for key in self.keys]
-        self.saved = dumps, self.generation, self.last, list(self.events)
+        self.saved = dumps, self.generation, self.last, self.check, list(self.events)
 
     @rule()
     @precondition(lambda self: self.saved)
     def restore(self) -> None:
         assert self.saved is not None
-        dumps, self.generation, self.last, events = self.saved
+        dumps, self.generation, self.last, self.check, events = self.saved
         self.events, self.exists = list(events), True
         for key, dump in zip(self.keys, dumps, strict=True):
             self.redis.command("RESTORE", key, 0, dump, "REPLACE")
@@ -220,7 +265,16 @@ class TopicMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.number > 20)
     def lose(self, which: slice) -> None:
         self.redis.command("DEL", *self.keys[which])
-        self.exists, self.generation, self.last, self.events = False, 0, 0, []
+        self.exists, self.generation, self.last, self.check, self.events = False, 0, 0, "", []
+
+    @rule()
+    def lose_names(self) -> None:
+        """They are evicted, and the topic is not. It is entered again when it is read."""
+        self.redis.command("DEL", self.keys[2])
+        if self.exists:
+            self.run("read", self.tops[0], "", 0)
+            self.events = self.exact()
+            self.stored()
 
 
 def test_topic_model(new_prefix: Callable[[], str]) -> None:

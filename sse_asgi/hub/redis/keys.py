@@ -35,8 +35,8 @@ class Top(NamedTuple):
 
     generation: int = 0
     offset: int = 0
-    #: The key of that event; empty: not known.
-    key: str = ""
+    #: The check of that event; empty: not known.
+    check: str = ""
 
 
 def parse_id(text: str) -> Entry:
@@ -85,9 +85,9 @@ class Keys:
         """Return the epoch for a generation of a topic. No two topics have the same."""
         return _digest(self.prefix, topic) + _base36(generation)
 
-    def position(self, topic: str, entry: Entry) -> Position:
-        """Return the position of an entry."""
-        return Position(self.epoch(topic, entry.generation), entry.offset)
+    def position(self, topic: str, top: Top) -> Position:
+        """Return the position of an event."""
+        return Position(self.epoch(topic, top.generation), top.offset, top.check)
 
     def entry(self, position: Position) -> Entry:
         """Return the id of the entry at a position."""

@@ -133,11 +133,11 @@ class RedisLog:
         # Without a key it gets one of its own: after a retry it must be stored once.
         name = secrets.token_hex(8) if key is None else f":{key}"
         arguments = (body, name, collapse_key or "")
-        entry = Entry(
-            *await self._link.start(partial(self.script.run, "append", topic, arguments)).result()
-        )
-        self.script.learn(topic, Top(*entry, name))
-        return self.keys.position(topic, entry)
+        call = self._link.start(partial(self.script.run, "append", topic, arguments))
+        generation, offset, check = await call.result()
+        top = Top(generation, offset, check.decode())
+        self.script.learn(topic, top)
+        return self.keys.position(topic, top)
 
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`sse_asgi.hub.Log.read`."""
@@ -273,16 +273,21 @@ class RedisLog:
         """Read a page from Redis."""
         arguments = ("" if after is None else after, max_bytes)
         call = self._link.start(partial(self.script.run, "read", topic, arguments))
-        generation, first, last, key, *values = await call.result()
-        self.script.learn(topic, Top(generation, last, key.decode()))
+        generation, first, last, *checks_and_values = await call.result()
+        before_first, newest, at = (check.decode() for check in checks_and_values[:3])
+        top = Top(generation, last, newest)
+        self.script.learn(topic, top)
         if (followed := self._followed.get(topic)) is not None:
-            followed.see(Entry(generation, last))
+            followed.see(top)
         epoch = self.keys.epoch(topic, generation)
+        values = checks_and_values[3:]
         records = [
-            Record(epoch, values[i], values[i + 1], values[i + 2].decode() or None)
-            for i in range(0, len(values), 3)
+            Record(epoch, offset, body, collapse_key.decode() or None, check.decode())
+            for offset, body, collapse_key, check in zip(*[iter(values)] * 4, strict=True)
         ]
-        return Page(epoch, first, last, records)
+        found = {first - 1: before_first, last: newest, last if after is None else after: at}
+        checks = {offset: check for offset, check in found.items() if check or not offset}
+        return Page(epoch, first, last, records, checks)
 
     async def load(self, stream: _Names) -> None:
         """Read all names of a stream."""
@@ -307,27 +312,27 @@ class _Topic:
     def take(self, entries: Entries) -> None:
         """See :class:`Stream`."""
         records: list[Record] = []
-        newest, key = self.entry, ""
+        newest, check = self.entry, ""
         for text, values in entries:
             entry = parse_id(text)
             if entry > newest:
                 newest = entry
-                key = values[b"key"].decode()
+                check = values.get(b"check", b"").decode()
                 epoch = self._log.keys.epoch(self._topic, entry.generation)
                 collapse_key = values[b"collapse_key"].decode() or None
-                records.append(Record(epoch, entry.offset, values[b"body"], collapse_key))
+                records.append(Record(epoch, entry.offset, values[b"body"], collapse_key, check))
         if records:
             self.move(newest)
-            self._log.script.learn(self._topic, Top(*newest, key))
+            self._log.script.learn(self._topic, Top(*newest, check))
             self._log.deliver(self._topic, records)
 
-    def see(self, last: Entry) -> None:
+    def see(self, last: Top) -> None:
         """Move to the end of the topic if it has begun a new epoch.
 
         No entry tells of a new epoch until the first event of it comes.
         """
         if last.generation > self.entry.generation:
-            self.move(last)
+            self.move(Entry(last.generation, last.offset))
             position = self._log.keys.position(self._topic, last)
             self._log.renew(self._topic, position)
 

@@ -31,7 +31,12 @@ REMEMBERED = 10_000
 #: topic that has been created again has a newer entry: see ``topic.lua``.
 SWEEP = """
 local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
-local newest = redis.call('ZRANGEBYSCORE', keys, '+inf', '+inf')[1]
+local newest
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys, '+inf', '+inf')) do
+  if string.sub(member, 1, 1) ~= '=' then
+    newest = member
+  end
+end
 if redis.call('XDEL', topics, ARGV[1]) == 1 and redis.call('EXISTS', log) == 1
   and (not newest or newest == ARGV[1])
 then

@@ -5,25 +5,29 @@
 --          A generation is the time in microseconds at which it began: a reader that waits for
 --          entries after an id of an old generation gets those of the new one.
 -- KEYS[2]  the keys of these events, with their offsets: a sorted set. Each event has a key, so
---          that an append may be sent again. The member with an infinite offset is the id of the
---          topic's entry in KEYS[3].
+--          that an append may be sent again. The members with an infinite offset are no keys: the id
+--          of the topic's entry in KEYS[3]; and, after "=", the check of the newest event if that
+--          event is gone.
 -- KEYS[3]  the topics of this shard, in the order in which they were created: a stream.
 --
 -- ARGV     operation, topic;
---          the newest event that the caller knows: generation, offset, key;
+--          the newest event that the caller knows: generation, offset, check;
 --          limits: events, bytes, milliseconds of age (0: none), milliseconds until a topic that
 --          is not used is deleted (0: never);
 --          the arguments of the operation.
 
 local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
 local operation, topic = ARGV[1], ARGV[2]
-local known = {generation = tonumber(ARGV[3]), offset = tonumber(ARGV[4]), key = ARGV[5]}
+local known = {generation = tonumber(ARGV[3]), offset = tonumber(ARGV[4]), check = ARGV[5]}
 local max_events, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local max_age, forget_after = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 -- The indexes of the values of an entry. The size is that of all bodies up to this one, so the sizes
--- of two entries tell how many bytes are between them.
-local BODY, SIZE, TIME, KEY, COLLAPSE_KEY = 2, 4, 6, 8, 10
+-- of two entries tell how many bytes are between them. Each entry has its own check, and that of the
+-- event before it.
+local BODY, SIZE, TIME, KEY, COLLAPSE_KEY, CHECK, BEFORE = 2, 4, 6, 8, 10, 12, 14
+
+local DIGITS = '0123456789abcdefghijklmnopqrstuvwxyz'
 
 local function id(generation, offset)
   return string.format('%.0f-%.0f', generation, offset)
@@ -56,6 +60,72 @@ local is_new = not generation
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- Return the check of an event: it stands for its key, and for the check before it, and so for all
+-- events before it. Redis may come back without its newest events, and no caller may know them: the
+-- events that take their places have other checks.
+local function check_of(before, key)
+  local number = tonumber(string.sub(redis.sha1hex(before .. ' ' .. key), 1, 8), 16)
+  local check = ''
+  for _ = 1, 4 do
+    local digit = number % 36
+    check = string.sub(DIGITS, digit + 1, digit + 1) .. check
+    number = (number - digit) / 36
+  end
+  return check
+end
+
+-- Return the members of the sorted set that are no keys: the entry of the topic, and the check.
+local function notes()
+  local entry, check
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys, '+inf', '+inf')) do
+    if string.sub(member, 1, 1) == '=' then
+      check = member
+    else
+      entry = member
+    end
+  end
+  return entry, check
+end
+
+-- Note the check of the newest event, which is about to go.
+local function note_check(check)
+  local _, noted = notes()
+  if noted then
+    redis.call('ZREM', keys, noted)
+  end
+  redis.call('ZADD', keys, '+inf', '=' .. check)
+end
+
+-- Return the check of the newest event; '': it is not known, or there was no event.
+local function last_check()
+  if values then
+    return values[CHECK] or ''
+  end
+  local _, noted = notes()
+  return noted and string.sub(noted, 2) or ''
+end
+
+-- Return the check of the event at an offset; '': it is not known.
+local function check_at(offset)
+  if offset >= last then
+    return offset == last and last_check() or ''
+  end
+  local at = id(generation, offset)
+  local entry = redis.call('XRANGE', log, at, at)[1]
+  return entry and entry[2][CHECK] or ''
+end
+
+-- Enter the topic in the topics of its shard, unless it is there: Redis may have evicted them.
+local function enter()
+  local entry = notes()
+  if not entry or #redis.call('XRANGE', topics, entry, entry) == 0 then
+    if entry then
+      redis.call('ZREM', keys, entry)
+    end
+    redis.call('ZADD', keys, '+inf', redis.call('XADD', topics, '*', 'topic', topic))
+  end
+end
+
 -- Begin a generation: an empty stream whose last id has this offset.
 local function begin(at, offset)
   redis.call('XADD', log, id(at, offset), 'begin', '')
@@ -71,16 +141,8 @@ local function is_older()
   if known.offset > last then
     return true
   end
-  if known.key == '' then
-    return false
-  end
-  local there = known.offset == last and values
-  if not there then
-    local at = id(generation, known.offset)
-    local entry = redis.call('XRANGE', log, at, at)[1]
-    there = entry and entry[2]
-  end
-  return there and there[KEY] ~= known.key
+  local check = known.check ~= '' and check_at(known.offset) or ''
+  return check ~= '' and check ~= known.check
 end
 
 if is_new or is_older() then
@@ -100,30 +162,34 @@ if is_new or is_older() then
   else
     last = 0
     redis.call('DEL', keys)
-    redis.call('ZADD', keys, '+inf', redis.call('XADD', topics, '*', 'topic', topic))
+    enter()
     begin(later, 0)
   end
   generation = later
 end
 
--- Remove the events beyond the limits, and return the offset of the oldest event that is left.
+-- Remove the events beyond the limits, and return the offset of the oldest event that is left, and
+-- the check of the event before it.
 local function trim()
   local total = values and tonumber(values[SIZE]) or 0
-  local trimmed, first = false, last + 1
+  local trimmed, first, before_first = false, last + 1, ''
   while true do
     local entry = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
     if not entry then
-      first = last + 1
+      first, before_first = last + 1, last_check()
       break
     end
     local oldest = entry[2]
     local _, offset = parse(entry[1])
-    first = offset
+    first, before_first = offset, oldest[BEFORE] or ''
     if last - offset < max_events
       and total - oldest[SIZE] + #oldest[BODY] <= max_bytes
       and (max_age == 0 or tonumber(oldest[TIME]) > now - max_age)
     then
       break
+    end
+    if offset == last then
+      note_check(oldest[CHECK] or '')
     end
     redis.call('XDEL', log, entry[1])
     trimmed = true
@@ -131,7 +197,7 @@ local function trim()
   if trimmed then
     redis.call('ZREMRANGEBYSCORE', keys, '-inf', first - 1)
   end
-  return first
+  return first, before_first
 end
 
 local function append(body, key, collapse_key)
@@ -141,10 +207,11 @@ local function append(body, key, collapse_key)
   local offset = redis.call('ZSCORE', keys, key)
   if not offset then
     local size = (values and values[SIZE] or 0) + #body
+    local before = last_check()
     last = last + 1
     offset = last
     values = {'body', body, 'size', string.format('%.0f', size), 'time', string.format('%.0f', now),
-      'key', key, 'collapse_key', collapse_key}
+      'key', key, 'collapse_key', collapse_key, 'check', check_of(before, key), 'before', before}
     redis.call('XADD', log, 'MAXLEN', max_events, id(generation, offset), unpack(values))
     redis.call('ZADD', keys, offset, key)
     redis.call('ZREMRANGEBYSCORE', keys, '-inf', last - max_events)
@@ -152,17 +219,23 @@ local function append(body, key, collapse_key)
     -- Until the next read, the log may have a quarter too many bytes.
     if last % 16 == 0 or #body * 64 > max_bytes then
       trim()
+      enter()
     end
   end
-  return {is_new and 1 or 0, generation, tonumber(offset)}
+  offset = tonumber(offset)
+  return {is_new and 1 or 0, generation, offset, check_at(offset)}
 end
 
--- Return how far the log reaches, and the events after an offset: up to so many bytes, and at least
--- one if there is one. The offset '' asks for no events.
+-- Return how far the log reaches; the checks of the event before the oldest one, of the newest one,
+-- and of that at the offset; and the events after an offset: up to so many bytes, and at least one if
+-- there is one. The offset '' asks for no events.
 local function read(after, room)
-  local first = trim()
-  local reply = {is_new and 1 or 0, generation, first, last, values and values[KEY] or ''}
-  local offset = after == '' and last or math.max(tonumber(after), first - 1)
+  local first, before_first = trim()
+  enter()
+  local offset = after == '' and last or tonumber(after)
+  local check = offset == first - 1 and before_first or check_at(offset)
+  local reply = {is_new and 1 or 0, generation, first, last, before_first, last_check(), check}
+  offset = math.max(offset, first - 1)
   while offset < last do
     local entries = redis.call('XRANGE', log, id(generation, offset + 1), '+', 'COUNT', 50)
     if #entries == 0 then
@@ -170,12 +243,12 @@ local function read(after, room)
     end
     for _, entry in ipairs(entries) do
       local body = entry[2][BODY]
-      if #reply > 5 and #body > room then
+      if #reply > 7 and #body > room then
         return reply
       end
       room = room - #body
       _, offset = parse(entry[1])
-      for _, value in ipairs({offset, body, entry[2][COLLAPSE_KEY]}) do
+      for _, value in ipairs({offset, body, entry[2][COLLAPSE_KEY], entry[2][CHECK] or ''}) do
         table.insert(reply, value)
       end
     end
