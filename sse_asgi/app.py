@@ -14,17 +14,16 @@ import anyio
 from .answers import respond, send_response
 from .errors import ClientDisconnectedError, HTTPError, as_answer, unavailable
 from .factory import function_of, name_of, takes_request
-from .opening import Opening
+from .opening import opened
 from .options import StreamOptions
 from .reasons import CloseReason
 from .request import UNREAD, ReceivedRequest
-from .source import discard, open_source
+from .source import discard
 from .supervisor import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from .source import OpenSource
     from .types import Exchange, Factory, Receive, Scope, Send
 
 __all__ = ["SSEApp", "sse_app"]
@@ -130,16 +129,13 @@ class SSEApp:
 
     async def _stream(self, exchange: Exchange, request: ReceivedRequest) -> Stream:
         source = self.factory(request) if self._takes_request else self.factory()
-        if inspect.isawaitable(source):
-            opened: OpenSource | Opening = Opening(source)
-        else:
-            try:
-                opened = open_source(source)
-            except HTTPError:
-                await discard(source, self.options.cleanup_timeout)
-                raise
+        try:
+            to_read = opened(source)
+        except HTTPError:
+            await discard(source, self.options.cleanup_timeout)
+            raise
         reader = request if self._takes_request else UNREAD
-        stream = Stream(opened, exchange, self.options, reader=reader)
+        stream = Stream(to_read, exchange, self.options, reader=reader)
         request.follow(stream)
         if self.options.recheck is not None:
             stream.recheck(request)

@@ -12,6 +12,7 @@ __all__ = [
     "HubClosedError",
     "HubError",
     "SSEError",
+    "TopicEndedError",
 ]
 
 #: In bytes. This is the limit of the websockets library for a message. An event is the same kind
@@ -63,6 +64,10 @@ class HubError(SSEError):
 
 class HubClosedError(HubError):
     """A hub is closed, or not open yet."""
+
+
+class TopicEndedError(HubError):
+    """An event is published to a topic that has ended: its newest event was the final one."""
 
 
 class HTTPError(SSEError):

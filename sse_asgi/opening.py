@@ -1,4 +1,8 @@
-"""A source that a factory is still making: the function is awaited while the client is watched."""
+"""A source that has to be awaited before the response starts, while the client is watched.
+
+A factory may still be making it. Or the source has a method ``before_start``, as a subscription of
+a hub has: what that returns is awaited, and may raise :class:`~sse_asgi.HTTPError`.
+"""
 
 from __future__ import annotations
 
@@ -13,32 +17,55 @@ if TYPE_CHECKING:
     from .source import OpenSource
     from .types import FrameReceiver
 
-__all__ = ["Opening"]
+__all__ = ["Opening", "opened"]
+
+
+def opened(source: Any) -> OpenSource | Opening:
+    """Open a source, or return what has to be awaited first.
+
+    :raises TypeError: it is no source.
+    :raises HTTPError: 503, if all threads for sync iterables are busy.
+    """
+    if inspect.isawaitable(source):
+        return Opening(source)
+    before = _before_start(source)
+    return open_source(source) if before is None else Opening(before, source)
+
+
+def _before_start(source: Any) -> Awaitable[object] | None:
+    before_start = getattr(source, "before_start", None)
+    return None if before_start is None else before_start()
 
 
 class Opening:
-    """What a factory has returned, if that has to be awaited.
+    """What has to be awaited before there is a source.
 
     It is opened in the task of the stream, before the first step. Once it is open, it is the source
     that the awaitable has returned.
+
+    :param made: the source, if it is there and only has to be waited for.
     """
 
     __slots__ = ("_awaitable", "_made", "_source")
 
-    def __init__(self, awaitable: Awaitable[Any]) -> None:
+    def __init__(self, awaitable: Awaitable[Any], made: object = None) -> None:
         self._awaitable: Awaitable[Any] | None = awaitable
-        self._made: object = None
+        self._made: object = made
         self._source: OpenSource | None = None
 
     async def open(self) -> None:
         """Await the source, and open it.
 
         :raises TypeError: it is no source.
-        :raises HTTPError: 503, if all threads for sync iterables are busy.
+        :raises HTTPError: 503, if all threads for sync iterables are busy; or what the source
+            raises.
         """
+        is_made = self._made is not None
         awaitable, self._awaitable = self._awaitable, None
         assert awaitable is not None
         self._made = await awaitable
+        if not is_made and (before := _before_start(self._made)) is not None:
+            await before
         self._source = open_source(self._made)
 
     @property
@@ -61,7 +88,8 @@ class Opening:
         """Close the source. What was never awaited does not begin."""
         if self._source is not None:
             await self._source.aclose()
-        elif inspect.iscoroutine(self._awaitable):
+            return
+        if inspect.iscoroutine(self._awaitable):
             self._awaitable.close()
-        else:
+        if self._made is not None:
             await discard(self._made, None)

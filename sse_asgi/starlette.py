@@ -30,11 +30,12 @@ from .compat import (
     ensure_bytes,
 )
 from .errors import HTTPError, unavailable
+from .opening import opened
 from .options import StreamOptions, check_function, merge_headers
 from .reasons import CloseReason
 from .request import SSERequest
 from .runtime import current
-from .source import check_source, discard, open_source
+from .source import check_source, discard
 from .supervisor import Stream
 
 if TYPE_CHECKING:
@@ -282,7 +283,7 @@ class EventSourceResponse(Response):
     ) -> Stream:
         event = self.shutdown_event
         stream = Stream(
-            open_source(self.body_iterator),
+            opened(self.body_iterator),
             (scope, receive, send),
             self._options,
             start=(self.status_code, headers),

@@ -25,6 +25,8 @@ class Topic:
     epoch: str
     #: data, bytes, collapse key, time
     events: list[tuple[str, int, str | None, float]] = field(default_factory=list)
+    #: Whether the last event was the final one.
+    ended: bool = False
 
     @property
     def last(self) -> int:

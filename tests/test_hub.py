@@ -27,8 +27,8 @@ from sse_asgi import CloseReason, ServerSentEvent, SSERequest, sse_app
 from sse_asgi.decoder import DecodedEvent
 from sse_asgi.encoder import encode
 from sse_asgi.hub import EventTooLargeError, Hub, HubClosedError, HubError, MemoryLog, Page
+from sse_asgi.hub.asking import PAUSE
 from sse_asgi.hub.names import matcher
-from sse_asgi.hub.subscription import PAUSE
 from sse_asgi.testing import Connection, connect
 from sse_asgi.types import ASGIApp
 

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 from sse_asgi.decoder import DecodedEvent
-from sse_asgi.hub import EventTooLargeError, Hub, MemoryLog
+from sse_asgi.hub import EventTooLargeError, Hub, MemoryLog, TopicEndedError
 
 from .hub_model import (
     NOT_KNOWN,
@@ -119,14 +119,23 @@ class HubMachine(RuleBasedStateMachine):
     # -- publish ---------------------------------------------------------------------------------
 
     async def publish(
-        self, topic: str, size: int = 0, collapse_key: str | None = None, key: str | None = None
+        self,
+        topic: str,
+        size: int = 0,
+        collapse_key: str | None = None,
+        key: str | None = None,
+        final: bool = False,
     ) -> None:
         self.number += 1
         data = f"{topic}:{self.number}:{'x' * size}"
         length = len(f"data: {data}\n\n")
-        publish = self.hub.publish(topic, data, key=key, collapse_key=collapse_key)
+        publish = self.hub.publish(topic, data, key=key, collapse_key=collapse_key, final=final)
         if length > self.limits[1]:
             assert await raised(publish) is EventTooLargeError
+            return
+        await self.learn()
+        if topic in self.topics and self.topics[topic].ended:
+            assert await raised(publish) is TopicEndedError
             return
         position = await publish
         await self.learn()
@@ -134,6 +143,7 @@ class HubMachine(RuleBasedStateMachine):
         if key is not None and position != f"{known.epoch}-{known.last + 1}":
             raise AssertionError("a new key, and no new event")
         known.events.append((data, length, collapse_key, self.now))
+        known.ended = final
         assert position == f"{known.epoch}-{known.last}"
         self.ids.append(position)
         if key is not None:
@@ -168,6 +178,11 @@ class HubMachine(RuleBasedStateMachine):
                 await self.publish(topic, size, collapse_key, f"key {self.number}" if key else None)
 
         self.call(publish)
+
+    @rule(topic=st.sampled_from(TOPICS), really=st.sampled_from([False, False, True]))
+    def finish_topic(self, topic: str, really: bool) -> None:
+        if really:
+            self.call(self.publish, topic, 0, None, None, True)
 
     # -- subscribe -------------------------------------------------------------------------------
 
@@ -247,7 +262,12 @@ class HubMachine(RuleBasedStateMachine):
             self.clients.remove(client)
         client.ended = True
         if how == "kick and say":
-            assert await anext(subscription) == b"data: bye\n\n"
+            begun = subscription._beginning is None
+            firsts = self.firsts()
+            while (frame := await anext(subscription)) != b"data: bye\n\n":
+                self.take(client, frame, firsts)
+            if begun:
+                self.has_everything(client)
         assert await raised(anext(subscription)) is StopAsyncIteration
 
     # -- read ------------------------------------------------------------------------------------
@@ -306,7 +326,11 @@ class HubMachine(RuleBasedStateMachine):
         try:
             frames.append(await anext(client.subscription))
         except StopAsyncIteration:
-            assert client.policy == "disconnect"
+            await self.learn()
+            if all(name in self.topics and self.topics[name].ended for name in client.topics):
+                self.has_everything(client)
+            else:
+                assert client.policy == "disconnect"
             self.clients.remove(client)
             client.ended = True
 

@@ -63,8 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Adapters translate.
     "compat": NAMES | {"event", "encoder"},
     "starlette": NAMES | {
-        "request", "limits", "runtime", "shutdown", "source", "options", "supervisor", "answers",
-        "compat",
+        "request", "limits", "runtime", "shutdown", "source", "opening", "options", "supervisor",
+        "answers", "compat",
     },
     "fastapi": NAMES | {"event", "request", "starlette"},
     # It makes frames, and nothing that serves them.
@@ -113,6 +113,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"window"},
         {"memory"},
         {"channel"},
+        {"asking", "gap", "rest"},
         {"beginning"},
         {"registry"},
         {"subscription"},

@@ -1,6 +1,6 @@
 """Publish and subscribe, with replay after ``Last-Event-ID``."""
 
-from ..errors import EventTooLargeError, HubClosedError, HubError
+from ..errors import EventTooLargeError, HubClosedError, HubError, TopicEndedError
 from .hub import Hub
 from .log import Log, Page, Record
 from .memory import MemoryLog
@@ -18,4 +18,5 @@ __all__ = [
     "Position",
     "Record",
     "Subscription",
+    "TopicEndedError",
 ]

@@ -84,7 +84,8 @@ class Beginning:
         check = window.check(given.offset)
         if check is None:
             return None
-        return Page(window.epoch, window.first, window.last, checks={given.offset: check})
+        checks = {given.offset: check}
+        return Page(window.epoch, window.first, window.last, (), checks, window.ended)
 
     def settle(self, found: Sequence[Found]) -> tuple[list[tuple[Cursor, Page]], bool]:
         """Give cursors their positions.
@@ -100,6 +101,9 @@ class Beginning:
         for cursor, start, page in found:
             self._place(cursor, start, page, unknown)
         missing = [(cursor, page) for cursor, _, page in found if not cursor.continues(page)]
+        for cursor, _, page in found:
+            at_end = cursor.offset == page.last and cursor.continues(page)
+            cursor.has_ended = page.ended and at_end
         gone = self._may_name_gone and unknown
         self._may_name_gone = False
         return missing, gone

@@ -60,6 +60,7 @@ class Channel:
         before = self.window
         if before is None or before.epoch != page.epoch:
             self.window = Window(page.epoch, page.last, page.checks.get(page.last))
+            self.window.ended = page.ended
             self._log.follow(self.topic, page.end)
             if before is not None:  # other subscribers are still in the old epoch
                 self._notify_soon()
@@ -124,7 +125,9 @@ class Cursor:
     :param subscription: a weak reference: nobody here keeps a subscription that its user has left.
     """
 
-    __slots__ = ("channel", "check", "epoch", "is_due", "offset", "subscription", "topic")
+    __slots__ = (
+        "channel", "check", "epoch", "has_ended", "is_due", "offset", "subscription", "topic",
+    )  # fmt: skip
 
     def __init__(self, topic: str, channel: Channel, subscription: ReferenceType[Any]) -> None:
         self.topic: str = topic
@@ -135,6 +138,8 @@ class Cursor:
         self.epoch: str = ""  # not known yet
         self.offset: int = 0
         self.check: str = ""
+        #: Whether the last event that was read was the final one of the topic.
+        self.has_ended: bool = False
 
     @property
     def position(self) -> Position:
@@ -170,8 +175,12 @@ class Cursor:
         if not window.first - 1 <= self.offset < window.last:
             return None
         frame, last = window.joined_after(self.offset, BATCH)
-        self.offset, self.check = last.offset, last.check
+        self.read(last)
         return frame
+
+    def read(self, record: Record) -> None:
+        """Move behind a record."""
+        self.offset, self.check, self.has_ended = record.offset, record.check, record.final
 
     def continues(self, page: Page) -> bool:
         """Return whether the log has all events after the cursor, as far as the page tells.

@@ -112,6 +112,7 @@ class Hub:
         *,
         key: str | None = None,
         collapse_key: str | None = None,
+        final: bool = False,
     ) -> str:
         """Append an event to a topic, and return its id. Waits for the log, never for a subscriber.
 
@@ -123,6 +124,9 @@ class Hub:
             event is returned.
         :param collapse_key: a subscriber with the policy ``"latest"`` that is behind gets only the
             newest event of each such key.
+        :param final: whether the topic ends with this event. The streams of its subscribers end
+            after it, also of those who come later. A client that has had it, and comes back, gets
+            204 instead of a stream. Nothing can be published to the topic any more.
         :returns: the id of the event.
         :raises TypeError: the event is not an event-like.
         :raises ValueError: the event has an id, or can't be encoded; ``bytes`` are not one whole
@@ -130,12 +134,14 @@ class Hub:
             than 255 characters, or has control characters or ``*``; a key is empty or longer than
             255 characters.
         :raises EventTooLargeError: the event is larger than the limit ``max_bytes`` of the log.
+        :raises TopicEndedError: the topic has ended.
         :raises HubClosedError: the hub is closed.
         :raises HubError: the log can't be reached.
         """
         body = checked_body(topic, event, key, collapse_key)
         self._affinity.use()
-        return str(await self._log.append(topic, body, key=key, collapse_key=collapse_key))
+        append = partial(self._log.append, topic, body, key=key, collapse_key=collapse_key)
+        return str(await (append(final=True) if final else append()))
 
     def publish_from_thread(
         self,
@@ -144,6 +150,7 @@ class Hub:
         *,
         key: str | None = None,
         collapse_key: str | None = None,
+        final: bool = False,
     ) -> str:
         """Call :meth:`publish` from another thread than that of the event loop, and wait for it.
 
@@ -152,7 +159,9 @@ class Hub:
             closed.
         """
         checked_body(topic, event, key, collapse_key)  # so that a bad event fails here
-        publish = partial(self.publish, topic, event, key=key, collapse_key=collapse_key)
+        publish = partial(
+            self.publish, topic, event, key=key, collapse_key=collapse_key, final=final
+        )
         return self._affinity.run_from_thread(publish)
 
     # -- subscribe -------------------------------------------------------------------------------
@@ -251,7 +260,8 @@ class Hub:
 
         :param predicate: called with each :class:`Subscription`, also with those that have not
             begun yet. If it returns true, the subscription is closed.
-        :param last: an event to be sent before the end, to say why.
+        :param last: an event to be sent before the end, to say why. What was published before comes
+            before it, unless the log can't be reached.
         :returns: how many subscriptions were closed.
         """
         if last is not None:

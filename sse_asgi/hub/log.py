@@ -16,7 +16,7 @@ from .positions import Position
 
 __all__ = [
     "IDLE", "NO_CHECKS", "TIME_SLICE", "Created", "Deliver", "Limits", "Log", "Page", "Record",
-    "Renewed",
+    "Renewed", "newest_of_each",
 ]  # fmt: skip
 
 #: For how long, in seconds, a log keeps a topic that has no events and is not used. A client may
@@ -40,9 +40,10 @@ class Record:
     :param collapse_key: subscribers with the policy ``"latest"`` need only the newest event of each
         such key.
     :param check: the check of its position, if the log has checks.
+    :param final: whether the topic has ended with this event.
     """
 
-    __slots__ = ("_frame", "body", "check", "collapse_key", "epoch", "offset")
+    __slots__ = ("_frame", "body", "check", "collapse_key", "epoch", "final", "offset")
 
     def __init__(
         self,
@@ -51,12 +52,14 @@ class Record:
         body: bytes,
         collapse_key: str | None = None,
         check: str = "",
+        final: bool = False,
     ) -> None:
         self.epoch: str = epoch
         self.offset: int = offset
         self.body: bytes = body
         self.collapse_key: str | None = collapse_key
         self.check: str = check
+        self.final: bool = final
         self._frame: bytes | None = None
 
     def __repr__(self) -> str:
@@ -76,6 +79,16 @@ class Record:
         return self._frame
 
 
+def newest_of_each(records: Sequence[Record]) -> list[Record]:
+    """Return the newest record of each collapse key, and all records without one."""
+    newest = {record.collapse_key: record for record in records}
+    return [
+        record
+        for record in records
+        if record.collapse_key is None or newest[record.collapse_key] is record
+    ]
+
+
 @dataclass(frozen=True)
 class Page:
     """What :meth:`Log.read` returns: some events of a topic, and how far its log reaches."""
@@ -91,6 +104,8 @@ class Page:
     #: The checks of some events, by their offsets, as far as the log knows them: of the newest
     #: event, of the event that the page begins after, and of the event before the oldest one.
     checks: Mapping[int, str] = NO_CHECKS
+    #: Whether the topic has ended: the newest event was the final one.
+    ended: bool = False
 
     @property
     def end(self) -> Position:
@@ -186,13 +201,21 @@ class Log(Protocol):
         ...
 
     async def append(
-        self, topic: str, body: bytes, *, key: str | None = None, collapse_key: str | None = None
+        self,
+        topic: str,
+        body: bytes,
+        *,
+        key: str | None = None,
+        collapse_key: str | None = None,
+        final: bool = False,
     ) -> Position:
         """Append an event atomically, with the next offset of the topic, and return its position.
 
         :param key: if the log has an event of the topic with the same key, nothing is appended, and
             the position of that event is returned.
+        :param final: whether the topic ends with this event. Nothing is appended after it.
         :raises EventTooLargeError: the event is larger than ``limits.max_bytes``.
+        :raises TopicEndedError: the topic has ended.
         """
         ...
 
@@ -209,6 +232,10 @@ class Log(Protocol):
 
     def position(self, topic: str) -> Position | None:
         """Return the newest position of a topic, or ``None`` if that needs waiting."""
+        ...
+
+    def has_ended(self, topic: str) -> bool | None:
+        """Return whether a topic has ended, or ``None`` if that needs waiting."""
         ...
 
     def topics(self) -> Iterable[str] | None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from anyio import TASK_STATUS_IGNORED
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from ..errors import TopicEndedError
 from ..runtime import current
-from .log import IDLE, TIME_SLICE, Limits, Page, Record
+from .log import IDLE, NO_CHECKS, TIME_SLICE, Limits, Page, Record
 from .positions import Position, new_epoch
 from .window import Window
 
@@ -34,10 +35,11 @@ BURST = 1 / 64
 class _Topic:
     """The log of one topic."""
 
-    __slots__ = ("followed", "keys", "used", "window")
+    __slots__ = ("ended", "followed", "keys", "used", "window")
 
     def __init__(self) -> None:
         self.window = Window(new_epoch())
+        self.ended = False
         self.followed = False
         self.keys: dict[str, int] = {}  # of events that are kept, with their offsets
         self.used = 0.0
@@ -75,7 +77,13 @@ class MemoryLog:
         self._deliver, self._created = deliver, created
 
     async def append(
-        self, topic: str, body: bytes, *, key: str | None = None, collapse_key: str | None = None
+        self,
+        topic: str,
+        body: bytes,
+        *,
+        key: str | None = None,
+        collapse_key: str | None = None,
+        final: bool = False,
     ) -> Position:
         """See :meth:`Log.append`."""
         self.limits.check(body)
@@ -84,8 +92,11 @@ class MemoryLog:
         window = kept.window
         if key is not None and (offset := kept.keys.get(key)) is not None:
             return Position(window.epoch, offset)
-        record = Record(window.epoch, window.last + 1, body, collapse_key)
+        if kept.ended:
+            raise TopicEndedError(f"the topic {topic!r:.80} has ended")
+        record = Record(window.epoch, window.last + 1, body, collapse_key, final=final)
         window.append(record, kept.used)
+        kept.ended = final
         if key is not None:
             kept.keys[key] = record.offset
         self._trim(kept)
@@ -96,17 +107,21 @@ class MemoryLog:
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`Log.read`."""
         await checkpoint()
-        window = self._use(topic).window
-        if after is None:
-            return Page(window.epoch, window.first, window.last)
-        records = window.after(after, max_bytes)
-        checks = {min(after, window.last): ""}  # it has none
-        return Page(window.epoch, window.first, window.last, records, checks)
+        kept = self._use(topic)
+        window = kept.window
+        records = () if after is None else window.after(after, max_bytes)
+        checks = NO_CHECKS if after is None else {min(after, window.last): ""}
+        return Page(window.epoch, window.first, window.last, records, checks, kept.ended)
 
     def position(self, topic: str) -> Position:
         """See :meth:`Log.position`. It is always known."""
         window = self._use(topic).window
         return Position(window.epoch, window.last)
+
+    def has_ended(self, topic: str) -> bool:
+        """See :meth:`Log.has_ended`. It is always known."""
+        kept = self._topics.get(topic)
+        return kept is not None and kept.ended
 
     def topics(self) -> Iterable[str]:
         """See :meth:`Log.topics`. They are always known."""

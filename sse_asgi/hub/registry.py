@@ -154,6 +154,11 @@ class Registry(Generic[S]):
         channel = self.channels.get(topic)
         return 0 if channel is None else len(channel.cursors)
 
+    def may_have_ended(self, topics: Sequence[str]) -> bool:
+        """Return whether it is possible that all of some topics have ended."""
+        has_ended = getattr(self.log, "has_ended", None)  # a log may know nothing of that
+        return has_ended is not None and False not in map(has_ended, topics)
+
     # -- patterns --------------------------------------------------------------------------------
 
     def knows_topics(self) -> bool:

@@ -6,7 +6,6 @@ began, while its client was away, or while it was busy. Replay and live events a
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
@@ -16,12 +15,16 @@ from weakref import ReferenceType
 import anyio
 
 from ..encoder import encode
-from ..errors import HubClosedError, HubError
+from ..errors import HTTPError
 from ..runtime import current
+from .asking import answer_of
 from .beginning import Beginning
 from .channel import BATCH, Cursor
 from .each import changed
+from .gap import gap_frame
+from .log import newest_of_each
 from .positions import Position, join
+from .rest import Rest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -38,12 +41,9 @@ T = TypeVar("T")
 #: What happens to a subscriber that is too slow: see :meth:`Hub.subscribe`.
 Policy: TypeAlias = Literal["gap", "disconnect", "latest"]
 
-#: How long to wait, in seconds, before a log that could not be reached is read again: a random time
-#: in this range. The log itself has tried for some time.
-PAUSE = (0.5, 1.0)
-
-#: How many characters of the id of the client a gap event repeats.
-SHOWN = 64
+#: How long the response waits, in seconds, to know whether the topics have ended. If the log does
+#: not answer, it starts without knowing.
+LOOK = 1.0
 
 
 class Subscription(AsyncIterator[bytes]):
@@ -54,9 +54,9 @@ class Subscription(AsyncIterator[bytes]):
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_due", "_each", "_last",
-        "_last_event_id", "_over", "_receiver", "_registry", "_runtime", "_simple", "_wake", "info",
-        "patterns", "policy", "reference", "topics",
+        "__weakref__", "_asking", "_batch", "_beginning", "_cursors", "_due", "_each", "_first",
+        "_last_event_id", "_over", "_receiver", "_registry", "_rest", "_runtime",
+        "_simple", "_wake", "info", "patterns", "policy", "reference", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -83,8 +83,7 @@ class Subscription(AsyncIterator[bytes]):
         #: What the application has passed as ``info``.
         self.info: Any = info
         self._last_event_id = beginning.last_event_id
-        # Until each cursor has a position. Then it is released, because an idle subscription should
-        # take little memory.
+        # Released when each cursor has a position: an idle subscription is to take little memory.
         self._beginning: Beginning | None = beginning
         self._cursors: list[Cursor] = []
         # Those that may have something new, the next one first; unused if it is simple.
@@ -98,7 +97,8 @@ class Subscription(AsyncIterator[bytes]):
         self._receiver: FrameReceiver | None = None
         self._asking: anyio.CancelScope | None = None
         self._runtime: Any = None
-        self._last: bytes | None = None
+        self._first = b""  # what is there before the first step
+        self._rest: Rest | None = None  # what comes after it was closed
 
     def __repr__(self) -> str:
         return f"<Subscription {', '.join(self.topics + self.patterns)}>"
@@ -108,10 +108,13 @@ class Subscription(AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         """Wait for events, and return all that there are, up to a bound, as one frame."""
+        if first := self._first:
+            self._first = b""
+            return first
         while not self._over:
             if self._beginning is not None:
                 frame = await self._begin(self._beginning)
-            elif (frame := self._take()) is None:
+            elif (frame := self._take()) is None and not self._over:
                 if (cursor := self._outside_window()) is not None:
                     frame = await self._ask_log(cursor)
                     self._due += self._due[:1]
@@ -124,9 +127,10 @@ class Subscription(AsyncIterator[bytes]):
                         self._registry.awaited.discard(self)
             if frame is not None:
                 return frame
-        if (last := self._last) is not None:
-            self._last = None
-            return last
+        if self._rest is not None:
+            if (frame := await self._rest.next()) is not None:
+                return frame
+            self._rest = None
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -138,10 +142,13 @@ class Subscription(AsyncIterator[bytes]):
 
         Call it in the event loop of the hub.
 
-        :param last: an event to be sent before the end, to say why.
+        :param last: an event to be sent before the end, to say why. What was published before comes
+            before it, unless the log can't be reached.
         """
         if not self._over:
-            self._last = None if last is None else encode(last)
+            if last is not None:
+                log = self._registry.log
+                self._rest = Rest(log, self._cursors, self._take_page, encode(last))
             self._over = True
             self._receiver = None
             if self._has_entered:
@@ -189,8 +196,9 @@ class Subscription(AsyncIterator[bytes]):
 
     def _look(self) -> None:
         """Look for new events, and wake the task that waits for them if necessary."""
-        if self._wake is not None and not self._push():
-            wake, self._wake = self._wake, None
+        wake = self._wake
+        if wake is not None and not self._push() and self._wake is wake:
+            self._wake = None
             wake()
 
     def _push(self) -> bool:
@@ -217,7 +225,11 @@ class Subscription(AsyncIterator[bytes]):
         time: a busy topic does not hold up the others.
         """
         if self._simple:
-            return self._cursors[0].take()
+            cursor = self._cursors[0]
+            frame = cursor.take()
+            if cursor.has_ended:
+                self._end_if_all_have()
+            return frame
         frames: list[bytes] = []
         size = 0
         due = self._due
@@ -240,17 +252,24 @@ class Subscription(AsyncIterator[bytes]):
         """Append the frames of some records, and move the cursor past them."""
         last = records[-1]
         if self.policy == "latest":
-            records = _newest(records)
+            records = newest_of_each(records)
         each = self._each
         if len(self.topics) == 1 and not self.patterns and each is None:
             frames += [record.frame for record in records]
         else:
             for record in records:
-                cursor.offset, cursor.check = record.offset, record.check
+                cursor.read(record)
                 body = record.body if each is None else changed(record.body, each)
                 if body is not None:
                     frames.append(b"id: %s\n%s" % (self._id().encode(), body))
-        cursor.offset, cursor.check = last.offset, last.check
+        cursor.read(last)
+        if cursor.has_ended:
+            self._end_if_all_have()
+
+    def _end_if_all_have(self) -> None:
+        """Close the subscription if all of its topics have ended."""
+        if not self.patterns and all(cursor.has_ended for cursor in self._cursors):
+            self.close()
 
     def _outside_window(self) -> Cursor | None:
         """Return the next cursor, if its events are not in its window: the log has to be read."""
@@ -282,9 +301,11 @@ class Subscription(AsyncIterator[bytes]):
         # position before that gap.
         gaps = [self._gap(cursor, page, self._last_event_id) for cursor, page in missing]
         if gone and not gaps:
-            gaps = [self._gap_frame(self._last_event_id or "", None, None)]
+            given = self._last_event_id or ""
+            gaps = [gap_frame(self._registry.gap_event, given, self._id(), None, None)]
         if not beginning.unsettled:
             self._beginning = None
+            self._end_if_all_have()
         return b"".join(gaps) or None
 
     async def _enter(self, beginning: Beginning) -> None:
@@ -298,6 +319,24 @@ class Subscription(AsyncIterator[bytes]):
             self._registry.affinity.use()
             beginning.entered = True
             self._registry.enter(self, starts)
+
+    def before_start(self) -> Awaitable[Self] | None:
+        """Return what a stream has to await before its response starts; ``None``: nothing.
+
+        Awaiting it raises :class:`~sse_asgi.HTTPError` with the status 204 if all topics have
+        ended, and there is nothing more for the client: that tells an ``EventSource`` to stop.
+        """
+        if self.patterns or not self._registry.may_have_ended(self.topics):
+            return None
+        return self._look_before_start()
+
+    async def _look_before_start(self) -> Self:
+        with anyio.move_on_after(LOOK):
+            while self._beginning is not None and not self._over:
+                self._first += await self._begin(self._beginning) or b""
+        if self._over and not self._first and self._rest is None:
+            raise HTTPError(204)
+        return self
 
     # -- from the log ----------------------------------------------------------------------------
 
@@ -315,16 +354,7 @@ class Subscription(AsyncIterator[bytes]):
         """
         with anyio.CancelScope() as self._asking:
             try:
-                while not self._over:
-                    try:
-                        answer = await ask()
-                    except HubClosedError:
-                        if not self._over:
-                            raise
-                    except HubError:
-                        await anyio.sleep(random.uniform(*PAUSE))
-                    else:
-                        return None if self._over else answer
+                return await answer_of(ask, lambda: self._over)
             finally:
                 self._asking = None
         return None
@@ -334,15 +364,19 @@ class Subscription(AsyncIterator[bytes]):
         page = await self._read(cursor, cursor.offset, self._batch)
         if page is None:
             return None
-        if cursor.continues(page):
-            frames: list[bytes] = []
-            if page.records:
-                self._move(cursor, page.records, frames)
-            return b"".join(frames) or None
-        if self.policy == "disconnect":
+        if self.policy == "disconnect" and not cursor.continues(page):
             self.close()
             return None
-        return self._gap(cursor, page, None)
+        return self._take_page(cursor, page)
+
+    def _take_page(self, cursor: Cursor, page: Page) -> bytes | None:
+        """Return the frames of the events of a page, if there are any, or a gap event."""
+        if not cursor.continues(page):
+            return self._gap(cursor, page, None)
+        frames: list[bytes] = []
+        if page.records:
+            self._move(cursor, page.records, frames)
+        return b"".join(frames) or None
 
     def _gap(self, cursor: Cursor, page: Page, last_event_id: str | None) -> bytes:
         """Return a gap event for a topic, and move its cursor before the oldest event.
@@ -355,27 +389,12 @@ class Subscription(AsyncIterator[bytes]):
         after = str(cursor.position) if last_event_id is None else last_event_id
         before = page.first - 1
         cursor.move(Position(page.epoch, before, page.checks.get(before, "")))
-        several = len(self._cursors) > 1 or self.patterns
-        return self._gap_frame(after, missed, cursor.topic if several else None)
-
-    def _gap_frame(self, after: str, missed: int | None, topic: str | None) -> bytes:
-        """Return a gap event: see ``gap_event`` of :class:`Hub`."""
-        position = self._id() or None
-        data: dict[str, Any] = {"after": after[:SHOWN], "position": position, "missed": missed}
-        if topic is not None:
-            data["topic"] = topic
-        return encode({"event": self._registry.gap_event, "id": position, "data": data})
+        cursor.has_ended = page.ended and before == page.last
+        if cursor.has_ended:
+            self._end_if_all_have()
+        topic = cursor.topic if len(self._cursors) > 1 or self.patterns else None
+        return gap_frame(self._registry.gap_event, after, self._id(), missed, topic)
 
     def _wake_by(self, wake: Callable[[], object]) -> None:
         self._wake = wake
         self._registry.awaited.add(self)
-
-
-def _newest(records: Sequence[Record]) -> list[Record]:
-    """Return the newest record of each collapse key, and all records without one."""
-    newest = {record.collapse_key: record for record in records}
-    return [
-        record
-        for record in records
-        if record.collapse_key is None or newest[record.collapse_key] is record
-    ]

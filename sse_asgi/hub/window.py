@@ -20,11 +20,15 @@ class Window:
     :param check: the check there; ``None``: not known.
     """
 
-    __slots__ = ("_before", "_begin", "_joined", "_records", "_times", "epoch", "last", "size")
+    __slots__ = (
+        "_before", "_begin", "_joined", "_records", "_times", "ended", "epoch", "last", "size",
+    )  # fmt: skip
 
     def __init__(self, epoch: str, last: int = 0, check: str | None = "") -> None:
         self.epoch: str = epoch
         self.last: int = last
+        #: Whether the newest event was the final one.
+        self.ended: bool = False
         self.size: int = 0
         # Those before `_begin` are gone. They are deleted from time to time only, because that
         # moves all others.
@@ -51,6 +55,7 @@ class Window:
         self._times.append(now)
         self.size += len(record.body)
         self.last = record.offset
+        self.ended = record.final
         self._joined = None
 
     def after(self, offset: int, max_bytes: int) -> list[Record]:

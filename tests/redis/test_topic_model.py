@@ -43,6 +43,7 @@ class Event(NamedTuple):
     collapse_key: str
     check: str
     before: str
+    final: str
 
 
 def check_of(before: str, key: str) -> str:
@@ -67,10 +68,11 @@ class TopicMachine(RuleBasedStateMachine):
         self.newest_generation = 0
         #: The check of the last event, which may be gone.
         self.check = ""
+        self.ended = False
         self.events: list[Event] = []
         #: What callers know: generation, offset, check.
         self.tops: list[tuple[int, int, str]] = [(0, 0, "")]
-        self.saved: tuple[list[str], int, int, str, list[Event]] | None = None
+        self.saved: tuple[list[str], int, int, str, bool, list[Event]] | None = None
         #: What an id has ever stood for: the keys of all events so far.
         self.history: dict[tuple[int, str], tuple[str, ...]] = {(0, ""): ()}
 
@@ -135,9 +137,9 @@ class TopicMachine(RuleBasedStateMachine):
         events: list[Event] = []
         total = None
         for text, values in self.redis.command("XRANGE", self.keys[0], "-", "+"):
-            names = ["body", "size", "time", "key", "collapse_key", "check", "before"]
+            names = ["body", "size", "time", "key", "collapse_key", "check", "before", "final"]
             assert values[::2] == names
-            body, size, time, key, collapse_key, check, before = values[1::2]
+            body, size, time, key, collapse_key, check, before, final = values[1::2]
             assert check == check_of(before, key)
             assert not events or before == events[-1].check
             entry = parse_id(text)
@@ -145,17 +147,20 @@ class TopicMachine(RuleBasedStateMachine):
             assert total is None or int(size) == total + len(body)
             assert int(size) >= len(body)
             total = int(size)
-            events.append(Event(entry.offset, body, int(time), key, collapse_key, check, before))
+            events.append(
+                Event(entry.offset, body, int(time), key, collapse_key, check, before, final)
+            )
         keys = self.redis.command("ZRANGE", self.keys[1], 0, -1, "WITHSCORES")
         known = dict(zip(keys[::2], keys[1::2], strict=True))
         notes = [key for key, score in known.items() if score == "inf"]
-        name = [note for note in notes if not note.startswith("=")]
+        name = [note for note in notes if note[0].isdigit()]
         assert name == [self.redis.command("XRANGE", self.keys[2], "-", "+")[-1][0]]
         for note in notes:
             del known[note]
         if not events and self.last:
             assert f"={self.check}" in notes
-        assert len(notes) <= 2
+        assert ("!" in notes) == self.ended
+        assert len(notes) <= 2 + self.ended
         assert known == {event.key: str(event.offset) for event in events}
         return events
 
@@ -168,24 +173,35 @@ class TopicMachine(RuleBasedStateMachine):
         size=st.integers(0, 12),
         key=st.sampled_from([None, None, *KEYS]),
         collapse_key=st.sampled_from(["", "x"]),
+        final=st.sampled_from(["", "", "", "1"]),
     )
-    def append(self, data: Any, count: int, size: int, key: str | None, collapse_key: str) -> None:
+    def append(
+        self, data: Any, count: int, size: int, key: str | None, collapse_key: str, final: str
+    ) -> None:
         top = self.draw_top(data)
         for _ in range(count):
-            self.append_one(top, "x" * min(size, self.max_bytes), key, collapse_key)
+            self.append_one(top, "x" * min(size, self.max_bytes), key, collapse_key, final)
 
     def append_one(
-        self, top: tuple[int, int, str], body: str, key: str | None, collapse_key: str
+        self,
+        top: tuple[int, int, str],
+        body: str,
+        key: str | None,
+        collapse_key: str,
+        final: str,
     ) -> None:
         self.number += 1
         key = key or f"own {self.number}"
-        offset, check = self.run("append", top, body, key, collapse_key)
+        offset, check = self.run("append", top, body, key, collapse_key, final)
         if self.max_age:
             self.events = self.exact()  # what is too old is not known any more
         there = [event.offset for event in self.events if event.key == key]
+        is_new = False
         if there:
             assert offset == there[0]
             assert check == self.check_at(offset)
+        elif self.ended:
+            assert (offset, check) == (-1, "")
         else:
             history = (*self.history[self.last, self.check], key)
             before, self.check = self.check, check
@@ -193,16 +209,18 @@ class TopicMachine(RuleBasedStateMachine):
             assert offset == self.last
             assert check == check_of(before, key)
             assert self.history.setdefault((offset, check), history) == history, "a second meaning"
-            event = Event(offset, body, self.now, key, collapse_key, check, before)
+            event = Event(offset, body, self.now, key, collapse_key, check, before, final)
             self.events.append(event)
+            self.ended = final == "1"
             self.remember()
+            is_new = True
         events, exact = self.stored(), self.exact()
         assert events == self.events[len(self.events) - len(events) :]
         assert len(events) <= self.max_events
-        if there:
+        if not is_new:
             assert events == self.events
         assert events[len(events) - len(exact) :] == exact
-        if not there and (self.last % 16 == 0 or len(body) * 64 > self.max_bytes):
+        if is_new and (self.last % 16 == 0 or len(body) * 64 > self.max_bytes):
             assert events == exact
         self.events = events
         if not self.max_age:  # a quarter too many, at most
@@ -216,7 +234,9 @@ class TopicMachine(RuleBasedStateMachine):
         begin = max(0, int(after or 0), self.exact()[0].offset - 1 if self.exact() else 0)
         following = [event for event in self.events if event.offset > begin]
         room = max(0, sum(len(event.body) for event in following[:count]) + more)
-        first, last, before_first, newest, check, *values = self.run("read", top, after, room)
+        reply = self.run("read", top, after, room)
+        first, last, ended, before_first, newest, check, *values = reply
+        assert ended == self.ended
         events = self.events = self.exact()
         assert self.stored() == events
         assert last == self.last
@@ -236,8 +256,8 @@ class TopicMachine(RuleBasedStateMachine):
                 if room < 0 and expected:
                     break
                 expected.append(event)
-        found = list(zip(*[iter(values)] * 4, strict=True))
-        assert found == [(e.offset, e.body, e.collapse_key, e.check) for e in expected]
+        found = list(zip(*[iter(values)] * 5, strict=True))
+        assert found == [(e.offset, e.body, e.collapse_key, e.check, e.final) for e in expected]
         self.remember()
 
     @rule(milliseconds=st.sampled_from([1, 4, 5, 49, 100]))
@@ -250,13 +270,15 @@ class TopicMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.exists)
     def save(self) -> None:
         dumps = [self.redis.command("DUMP", key) for key in self.keys]
-        self.saved = dumps, self.generation, self.last, self.check, list(self.events)
+        self.saved = (
+            dumps, self.generation, self.last, self.check, self.ended, list(self.events),
+        )  # fmt: skip
 
     @rule()
     @precondition(lambda self: self.saved)
     def restore(self) -> None:
         assert self.saved is not None
-        dumps, self.generation, self.last, self.check, events = self.saved
+        dumps, self.generation, self.last, self.check, self.ended, events = self.saved
         self.events, self.exists = list(events), True
         for key, dump in zip(self.keys, dumps, strict=True):
             self.redis.command("RESTORE", key, 0, dump, "REPLACE")
@@ -266,6 +288,7 @@ class TopicMachine(RuleBasedStateMachine):
     def lose(self, which: slice) -> None:
         self.redis.command("DEL", *self.keys[which])
         self.exists, self.generation, self.last, self.check, self.events = False, 0, 0, "", []
+        self.ended = False
 
     @rule()
     def lose_names(self) -> None:

@@ -11,7 +11,7 @@ import anyio
 from anyio import TASK_STATUS_IGNORED
 from coredis import Redis, RedisCluster
 
-from ...errors import HubClosedError, HubError
+from ...errors import HubClosedError, HubError, TopicEndedError
 from ..log import Limits, Page, Record
 from ..positions import Position
 from .keys import Entry, Keys, Top, parse_id
@@ -126,15 +126,23 @@ class RedisLog:
         self._deliver, self._created, self._renewed = deliver, created, renewed
 
     async def append(
-        self, topic: str, body: bytes, *, key: str | None = None, collapse_key: str | None = None
+        self,
+        topic: str,
+        body: bytes,
+        *,
+        key: str | None = None,
+        collapse_key: str | None = None,
+        final: bool = False,
     ) -> Position:
         """See :meth:`sse_asgi.hub.Log.append`."""
         self.limits.check(body)
         # Without a key it gets one of its own: after a retry it must be stored once.
         name = secrets.token_hex(8) if key is None else f":{key}"
-        arguments = (body, name, collapse_key or "")
+        arguments = (body, name, collapse_key or "", "1" if final else "")
         call = self._link.start(partial(self.script.run, "append", topic, arguments))
         generation, offset, check = await call.result()
+        if offset < 0:
+            raise TopicEndedError(f"the topic {topic!r:.80} has ended")
         top = Top(generation, offset, check.decode())
         self.script.learn(topic, top)
         return self.keys.position(topic, top)
@@ -151,6 +159,10 @@ class RedisLog:
 
     def position(self, topic: str) -> None:
         """See :meth:`sse_asgi.hub.Log.position`. Never known: other processes append too."""
+        return
+
+    def has_ended(self, topic: str) -> None:
+        """See :meth:`sse_asgi.hub.Log.has_ended`. Never known: other processes append too."""
         return
 
     def topics(self) -> Iterable[str] | None:
@@ -273,21 +285,20 @@ class RedisLog:
         """Read a page from Redis."""
         arguments = ("" if after is None else after, max_bytes)
         call = self._link.start(partial(self.script.run, "read", topic, arguments))
-        generation, first, last, *checks_and_values = await call.result()
-        before_first, newest, at = (check.decode() for check in checks_and_values[:3])
+        generation, first, last, ended, *rest = await call.result()
+        before_first, newest, at = (check.decode() for check in rest[:3])
         top = Top(generation, last, newest)
         self.script.learn(topic, top)
         if (followed := self._followed.get(topic)) is not None:
             followed.see(top)
         epoch = self.keys.epoch(topic, generation)
-        values = checks_and_values[3:]
         records = [
-            Record(epoch, offset, body, collapse_key.decode() or None, check.decode())
-            for offset, body, collapse_key, check in zip(*[iter(values)] * 4, strict=True)
+            Record(epoch, offset, body, key.decode() or None, check.decode(), bool(final))
+            for offset, body, key, check, final in zip(*[iter(rest[3:])] * 5, strict=True)
         ]
         found = {first - 1: before_first, last: newest, last if after is None else after: at}
         checks = {offset: check for offset, check in found.items() if check or not offset}
-        return Page(epoch, first, last, records, checks)
+        return Page(epoch, first, last, records, checks, bool(ended))
 
     async def load(self, stream: _Names) -> None:
         """Read all names of a stream."""
@@ -320,7 +331,8 @@ class _Topic:
                 check = values.get(b"check", b"").decode()
                 epoch = self._log.keys.epoch(self._topic, entry.generation)
                 collapse_key = values[b"collapse_key"].decode() or None
-                records.append(Record(epoch, entry.offset, values[b"body"], collapse_key, check))
+                body, final = values[b"body"], bool(values.get(b"final"))
+                records.append(Record(epoch, entry.offset, body, collapse_key, check, final))
         if records:
             self.move(newest)
             self._log.script.learn(self._topic, Top(*newest, check))

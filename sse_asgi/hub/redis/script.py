@@ -33,7 +33,7 @@ SWEEP = """
 local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
 local newest
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys, '+inf', '+inf')) do
-  if string.sub(member, 1, 1) ~= '=' then
+  if string.match(member, '^%d') then
     newest = member
   end
 end

@@ -6,8 +6,8 @@
 --          entries after an id of an old generation gets those of the new one.
 -- KEYS[2]  the keys of these events, with their offsets: a sorted set. Each event has a key, so
 --          that an append may be sent again. The members with an infinite offset are no keys: the id
---          of the topic's entry in KEYS[3]; and, after "=", the check of the newest event if that
---          event is gone.
+--          of the topic's entry in KEYS[3]; after "=", the check of the newest event if that event
+--          is gone; and "!" if the topic has ended.
 -- KEYS[3]  the topics of this shard, in the order in which they were created: a stream.
 --
 -- ARGV     operation, topic;
@@ -25,7 +25,7 @@ local max_age, forget_after = tonumber(ARGV[8]), tonumber(ARGV[9])
 -- The indexes of the values of an entry. The size is that of all bodies up to this one, so the sizes
 -- of two entries tell how many bytes are between them. Each entry has its own check, and that of the
 -- event before it.
-local BODY, SIZE, TIME, KEY, COLLAPSE_KEY, CHECK, BEFORE = 2, 4, 6, 8, 10, 12, 14
+local BODY, SIZE, TIME, KEY, COLLAPSE_KEY, CHECK, BEFORE, FINAL = 2, 4, 6, 8, 10, 12, 14, 16
 
 local DIGITS = '0123456789abcdefghijklmnopqrstuvwxyz'
 
@@ -74,17 +74,20 @@ local function check_of(before, key)
   return check
 end
 
--- Return the members of the sorted set that are no keys: the entry of the topic, and the check.
+-- Return the members of the sorted set that are no keys: the entry of the topic, the check, and the
+-- note that it has ended.
 local function notes()
-  local entry, check
+  local entry, check, ended
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys, '+inf', '+inf')) do
-    if string.sub(member, 1, 1) == '=' then
+    if member == '!' then
+      ended = member
+    elseif string.sub(member, 1, 1) == '=' then
       check = member
     else
       entry = member
     end
   end
-  return entry, check
+  return entry, check, ended
 end
 
 -- Note the check of the newest event, which is about to go.
@@ -124,6 +127,15 @@ local function enter()
     end
     redis.call('ZADD', keys, '+inf', redis.call('XADD', topics, '*', 'topic', topic))
   end
+end
+
+-- Return whether the newest event was the final one.
+local function has_ended()
+  if values then
+    return values[FINAL] == '1'
+  end
+  local _, _, ended = notes()
+  return ended ~= nil
 end
 
 -- Begin a generation: an empty stream whose last id has this offset.
@@ -200,20 +212,28 @@ local function trim()
   return first, before_first
 end
 
-local function append(body, key, collapse_key)
+-- Append an event, unless there is one with its key. If the topic has ended, the offset is -1.
+local function append(body, key, collapse_key, final)
   if max_age > 0 then
     trim()
   end
   local offset = redis.call('ZSCORE', keys, key)
+  if not offset and has_ended() then
+    return {is_new and 1 or 0, generation, -1, ''}
+  end
   if not offset then
     local size = (values and values[SIZE] or 0) + #body
     local before = last_check()
     last = last + 1
     offset = last
     values = {'body', body, 'size', string.format('%.0f', size), 'time', string.format('%.0f', now),
-      'key', key, 'collapse_key', collapse_key, 'check', check_of(before, key), 'before', before}
+      'key', key, 'collapse_key', collapse_key, 'check', check_of(before, key), 'before', before,
+      'final', final}
     redis.call('XADD', log, 'MAXLEN', max_events, id(generation, offset), unpack(values))
     redis.call('ZADD', keys, offset, key)
+    if final == '1' then
+      redis.call('ZADD', keys, '+inf', '!')
+    end
     redis.call('ZREMRANGEBYSCORE', keys, '-inf', last - max_events)
     -- Looking at the oldest event costs as much as all of this, so it is done for some events only.
     -- Until the next read, the log may have a quarter too many bytes.
@@ -226,15 +246,18 @@ local function append(body, key, collapse_key)
   return {is_new and 1 or 0, generation, offset, check_at(offset)}
 end
 
--- Return how far the log reaches; the checks of the event before the oldest one, of the newest one,
--- and of that at the offset; and the events after an offset: up to so many bytes, and at least one if
+-- Return how far the log reaches, and whether the topic has ended; the checks of the event before the
+-- oldest one, of the newest one, and of that at the offset; and the events after an offset: up to so many bytes, and at least one if
 -- there is one. The offset '' asks for no events.
 local function read(after, room)
   local first, before_first = trim()
   enter()
   local offset = after == '' and last or tonumber(after)
   local check = offset == first - 1 and before_first or check_at(offset)
-  local reply = {is_new and 1 or 0, generation, first, last, before_first, last_check(), check}
+  local reply = {
+    is_new and 1 or 0, generation, first, last, has_ended() and 1 or 0,
+    before_first, last_check(), check,
+  }
   offset = math.max(offset, first - 1)
   while offset < last do
     local entries = redis.call('XRANGE', log, id(generation, offset + 1), '+', 'COUNT', 50)
@@ -243,13 +266,14 @@ local function read(after, room)
     end
     for _, entry in ipairs(entries) do
       local body = entry[2][BODY]
-      if #reply > 7 and #body > room then
+      if #reply > 8 and #body > room then
         return reply
       end
       room = room - #body
       _, offset = parse(entry[1])
-      for _, value in ipairs({offset, body, entry[2][COLLAPSE_KEY], entry[2][CHECK] or ''}) do
-        table.insert(reply, value)
+      table.insert(reply, offset)
+      for _, index in ipairs({BODY, COLLAPSE_KEY, CHECK, FINAL}) do
+        table.insert(reply, entry[2][index] or '')
       end
     end
   end
@@ -258,7 +282,7 @@ end
 
 local reply
 if operation == 'append' then
-  reply = append(ARGV[10], ARGV[11], ARGV[12])
+  reply = append(ARGV[10], ARGV[11], ARGV[12], ARGV[13])
 else
   reply = read(ARGV[10], tonumber(ARGV[11]))
 end
