@@ -8,6 +8,7 @@ from .errors import (
     HubClosedError,
     HubError,
     SSEError,
+    TopicEndedError,
 )
 from .event import JSONServerSentEvent, ServerSentEvent
 from .limits import Limit
@@ -34,6 +35,7 @@ __all__ = [
     "ServerSentEvent",
     "Shutdown",
     "StreamOptions",
+    "TopicEndedError",
     "current_thread_limiter",
     "relay",
     "sse_app",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..errors import EventTooLargeError
+from ..errors import EventTooLargeError, TopicEndedError
 from .follower import Follower, read_all
 
 if TYPE_CHECKING:
@@ -245,6 +245,34 @@ class LogContract:
                 raise AssertionError("no EventTooLargeError")
             assert (await node.log.append("t", b"y", key="k")).offset == 2
             assert node.log.limits.max_bytes == 1000
+
+    async def test_a_topic_that_ends(self) -> None:
+        """Nothing is appended after the final event, and all logs know. Other topics go on."""
+        async with self._open() as nodes:
+            log = nodes[0].log
+            first = await log.append("t", b"1", key="k")
+            for node in nodes:
+                assert node.log.has_ended("t") in (None, False)
+                assert not (await node.log.read("t", None, 0)).ended
+                node.follow("t", first)
+            last = await log.append("t", b"2", key="l", final=True)
+            for node in nodes:
+                assert node.log.has_ended("t") in (None, True)
+                page = await node.log.read("t", 0, 1000)
+                assert page.ended
+                assert [record.final for record in page.records] == [False, True]
+                for final in (False, True):
+                    try:
+                        await node.log.append("t", b"3", final=final)
+                    except TopicEndedError:
+                        continue
+                    raise AssertionError("no TopicEndedError")
+                assert await node.log.append("t", b"1", key="k") == first
+                assert await node.log.append("t", b"2", key="l", final=True) == last
+                await self._delivered(node, last)
+                assert node.delivered[-1][1].final
+                assert node.log.has_ended("u") in (None, False)
+            assert (await log.append("u", b"1")).offset == 1
 
     # -- read ------------------------------------------------------------------------------------
 
