@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def _collect() -> Iterator[None]:
     """So that they are not found in the tests of somebody else."""
     yield
     gc.collect()
+
+
+def pytest_sessionfinish() -> None:
+    """And those of the last test, which its event loop may have held until now."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Unclosed <MemoryObject", ResourceWarning)
+        for _ in range(5):
+            gc.collect()

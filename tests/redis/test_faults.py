@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -26,6 +26,7 @@ from sse_asgi.hub.redis import RedisLog, link, reader
 from sse_asgi.testing import Connection, connect
 
 from ..hub_model import subscribe
+from ..test_docs import blocks
 from .faulty_proxy import FaultyProxy, Moment
 from .servers import Cluster, RedisServer, Sentinels
 
@@ -705,3 +706,25 @@ async def test_a_node_of_a_cluster_fails_over() -> None:
                     await one.has(f"after {number}")
                 gaps = [one.gaps for one in those]
                 assert set(gaps) == ({0, 1} if behind else {0})
+
+
+async def test_the_program_of_the_page_opens_streams_while_redis_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its factory publishes first. Who comes meanwhile has what is published afterwards."""
+    with RedisServer() as server, FaultyProxy(server.port) as proxy:
+        monkeypatch.setenv("REDIS_URL", proxy.url)
+        program: dict[str, Any] = {"__name__": "visitors"}
+        source = next(b for b in blocks("docs/how-to/redis.md") if b.language == "python")
+        exec(source.text, program)
+        async with program["hub"]:
+            async with connect(program["app"]) as stream:
+                assert (await stream.receive()).data == "somebody is here"
+            await in_thread(proxy.refuse)
+            await in_thread(proxy.cut)
+            async with connect(program["app"]) as stream:
+                assert stream.status_code == 200
+                await in_thread(proxy.resume)
+                async with connect(program["app"]) as other:
+                    assert (await other.receive()).data == "somebody is here"
+                    assert (await stream.receive()).data == "somebody is here"
