@@ -13,7 +13,19 @@ from anyio.abc import TaskStatus
 from ..errors import EventTooLargeError
 from .positions import Position
 
-__all__ = ["IDLE", "TIME_SLICE", "Created", "Deliver", "Limits", "Log", "Page", "Record", "Renewed"]
+__all__ = [
+    "IDLE",
+    "TIME_SLICE",
+    "BatchLog",
+    "Created",
+    "Deliver",
+    "Limits",
+    "Log",
+    "NewRecord",
+    "Page",
+    "Record",
+    "Renewed",
+]
 
 #: For how long, in seconds, a log keeps a topic that has no events and is not used. A client may
 #: still hold a web page that was made with its position, and may subscribe with it.
@@ -117,6 +129,9 @@ class Limits:
             )
 
 
+#: An event to be appended: its body, its key, and its collapse key.
+NewRecord: TypeAlias = "tuple[bytes, str | None, str | None]"
+
 #: Called by a log with new records of a topic, in order.
 Deliver: TypeAlias = Callable[[str, Sequence[Record]], None]
 
@@ -205,5 +220,25 @@ class Log(Protocol):
         """Do the background work of the log. Runs while the hub is open, until it is cancelled.
 
         :param task_status: to be told when the log can be used.
+        """
+        ...
+
+
+class BatchLog(Log, Protocol):
+    """A log that appends several events in one step. Without this, the hub appends each by itself.
+
+    :class:`sse_asgi.testing.LogContract` tests it if a log has it.
+    """
+
+    async def append_many(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """Append events atomically: all or none, in this order, next to each other.
+
+        What holds for the key of :meth:`Log.append` holds for each of them, as if they were
+        appended one after another. So if an attempt may have failed, the same call may be made
+        again.
+
+        :param records: for each event its body, its key, and its collapse key.
+        :returns: their positions, in the same order; an empty list if there are no events.
+        :raises EventTooLargeError: one of them is larger than ``limits.max_bytes``.
         """
         ...

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from anyio import TASK_STATUS_IGNORED
+from anyio import TASK_STATUS_IGNORED, Lock
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..runtime import current
@@ -17,12 +17,12 @@ from .positions import Position, new_epoch
 from .window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from anyio.abc import TaskStatus
 
     from ..runtime.base import Runtime
-    from .log import Created, Deliver, Renewed
+    from .log import Created, Deliver, NewRecord, Renewed
 
 __all__ = ["MemoryLog"]
 
@@ -65,6 +65,7 @@ class MemoryLog:
         self._burst = self._yielded = 0.0
         self._runtime: Runtime | None = None
         self._clock: Callable[[], float] = float
+        self._one_at_a_time = Lock()
         self._deliver: Deliver | None = None
         self._created: Created | None = None
 
@@ -79,19 +80,23 @@ class MemoryLog:
     ) -> Position:
         """See :meth:`Log.append`."""
         self.limits.check(body)
-        await self._let_others_run(len(body))
-        kept = self._use(topic)
-        window = kept.window
-        if key is not None and (offset := kept.keys.get(key)) is not None:
-            return Position(window.epoch, offset)
-        record = Record(window.epoch, window.last + 1, body, collapse_key)
-        window.append(record, kept.used)
-        if key is not None:
-            kept.keys[key] = record.offset
-        self._trim(kept)
-        if self._deliver is not None:
-            self._deliver(topic, (record,))
-        return record.position
+        await self._let_others_run(1, len(body))
+        (position,) = self._append(topic, ((body, key, collapse_key),))
+        return position
+
+    async def append_many(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """See :meth:`BatchLog.append_many`."""
+        size = 0
+        for body, _, _ in records:
+            self.limits.check(body)
+            size += len(body)
+        if not records:
+            return []
+        self._now()  # makes the lock
+        # One at a time: if many such calls went on at once, subscribers would not keep up.
+        async with self._one_at_a_time:
+            await self._let_others_run(len(records), size)
+            return self._append(topic, records)
 
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`Log.read`."""
@@ -129,17 +134,41 @@ class MemoryLog:
         """See :meth:`Log.run`. There is nothing to do."""
         task_status.started()
 
-    async def _let_others_run(self, size: int) -> None:
+    def _append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """Append events, and deliver those that are new."""
+        kept = self._use(topic)
+        window = kept.window
+        positions: list[Position] = []
+        new: list[Record] = []
+        for body, key, collapse_key in records:
+            offset = None if key is None else kept.keys.get(key)
+            if offset is None:
+                record = Record(window.epoch, window.last + 1, body, collapse_key)
+                window.append(record, kept.used)
+                new.append(record)
+                offset = record.offset
+                if key is not None:
+                    kept.keys[key] = offset
+                self._trim(kept)
+            positions.append(Position(window.epoch, offset))
+        if new and self._deliver is not None:
+            self._deliver(topic, new)
+        return positions
+
+    async def _let_others_run(self, count: int, size: int) -> None:
         """Let other tasks run, from time to time.
 
         If many events are appended in a row, the subscribers run after several of them, and get
-        these joined.
+        these joined. If many are appended in one step, the subscribers run as often before it.
+
+        :param count: how many events are appended next, of so many bytes together.
         """
-        self._burst += 1 / self.limits.max_events + size / self.limits.max_bytes
+        self._burst += count / self.limits.max_events + size / self.limits.max_bytes
         if self._burst < BURST and monotonic() - self._yielded < TIME_SLICE:
             await checkpoint_if_cancelled()
         else:
-            await checkpoint()
+            for _ in range(max(1, min(count, int(self._burst / BURST)))):
+                await checkpoint()
             self._burst, self._yielded = 0.0, monotonic()
 
     def _use(self, topic: str) -> _Topic:
@@ -182,7 +211,9 @@ class MemoryLog:
 
     def _now(self) -> float:
         """Return the time of the running event loop."""
-        runtime = current()
-        if runtime is not self._runtime:  # the first use, or another event loop
-            self._runtime, self._clock = runtime, runtime.clock
+        if self._runtime is None or not self._runtime.runs_here():
+            runtime = current()
+            if runtime is not self._runtime:  # the first use, or another event loop
+                self._runtime, self._clock = runtime, runtime.clock
+                self._one_at_a_time = Lock()
         return self._clock()
