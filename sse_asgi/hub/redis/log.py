@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,6 +13,7 @@ from coredis import Redis, RedisCluster
 from ...errors import HubClosedError, HubError
 from ..log import Limits, Page, Record
 from ..positions import Position
+from .batches import Batches
 from .keys import Entry, Keys, Top, parse_id
 from .link import Call, Link
 from .reader import Reader, decoded
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup, TaskStatus
 
-    from ..log import Created, Deliver, Renewed
+    from ..log import Created, Deliver, NewRecord, Renewed
     from .link import Client, Source
     from .reader import Entries, Stream
 
@@ -104,6 +104,7 @@ class RedisLog:
         self._renewed: Renewed | None = None
         self._followed: dict[str, _Topic] = {}
         self.script: TopicScript = TopicScript(self._link, self.keys, self.limits, self._followed)
+        self._batches = Batches(self._link, self.script, self.keys)
         # The names of all topics, and the streams that have them, after `follow_topics`.
         self._names: dict[str, None] | None = None
         self._name_streams: dict[int, _Names] = {}
@@ -129,15 +130,17 @@ class RedisLog:
         self, topic: str, body: bytes, *, key: str | None = None, collapse_key: str | None = None
     ) -> Position:
         """See :meth:`sse_asgi.hub.Log.append`."""
-        self.limits.check(body)
-        # Without a key it gets one of its own: after a retry it must be stored once.
-        name = secrets.token_hex(8) if key is None else f":{key}"
-        arguments = (body, name, collapse_key or "")
-        entry = Entry(
-            *await self._link.start(partial(self.script.run, "append", topic, arguments)).result()
-        )
-        self.script.learn(topic, Top(*entry, name))
-        return self.keys.position(topic, entry)
+        (position,) = await self.append_many(topic, [(body, key, collapse_key)])
+        return position
+
+    async def append_many(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """See :meth:`sse_asgi.hub.BatchLog.append_many`."""
+        for body, _, _ in records:
+            self.limits.check(body)
+        if not records:
+            return []
+        entries = await self._batches.append(topic, records)
+        return [self.keys.position(topic, entry) for entry in entries]
 
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`sse_asgi.hub.Log.read`."""
@@ -195,6 +198,7 @@ class RedisLog:
             # The hub may be opened again later, and then everything may have changed.
             self._followed.clear()
             self.script.clear()
+            self._batches.clear()
             self._names = None
             self._name_streams.clear()
 

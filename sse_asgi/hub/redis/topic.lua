@@ -134,27 +134,45 @@ local function trim()
   return first
 end
 
-local function append(body, key, collapse_key)
+-- Append events, each with three arguments from this index on: body, key, collapse key. Return their
+-- offsets.
+local function append(index)
   if max_age > 0 then
     trim()
   end
-  local offset = redis.call('ZSCORE', keys, key)
-  if not offset then
-    local size = (values and values[SIZE] or 0) + #body
-    last = last + 1
-    offset = last
-    values = {'body', body, 'size', string.format('%.0f', size), 'time', string.format('%.0f', now),
-      'key', key, 'collapse_key', collapse_key}
-    redis.call('XADD', log, 'MAXLEN', max_events, id(generation, offset), unpack(values))
-    redis.call('ZADD', keys, offset, key)
-    redis.call('ZREMRANGEBYSCORE', keys, '-inf', last - max_events)
-    -- Looking at the oldest event costs as much as all of this, so it is done for some events only.
-    -- Until the next read, the log may have a quarter too many bytes.
-    if last % 16 == 0 or #body * 64 > max_bytes then
-      trim()
+  local reply = {is_new and 1 or 0, generation}
+  local before, is_large = last, false
+  local time = string.format('%.0f', now)
+  for i = index, #ARGV - 2, 3 do
+    local body, key, offset = ARGV[i], ARGV[i + 1], last + 1
+    if redis.call('ZADD', keys, 'NX', offset, key) == 0 then
+      local stored = tonumber(redis.call('ZSCORE', keys, key))
+      if last == before or stored > last - max_events then
+        offset = stored
+      else -- it was beyond the limit when the events of this call before it had been appended
+        redis.call('ZADD', keys, offset, key)
+      end
     end
+    if offset > last then
+      local size = (values and values[SIZE] or 0) + #body
+      values = {'body', body, 'size', string.format('%.0f', size), 'time', time, 'key', key,
+        'collapse_key', ARGV[i + 2]}
+      redis.call('XADD', log, id(generation, offset), unpack(values))
+      last = offset
+      is_large = is_large or #body * 64 > max_bytes
+    end
+    reply[#reply + 1] = offset
   end
-  return {is_new and 1 or 0, generation, tonumber(offset)}
+  if last > before and last > max_events then
+    redis.call('XTRIM', log, 'MAXLEN', max_events)
+    redis.call('ZREMRANGEBYSCORE', keys, '-inf', last - max_events)
+  end
+  -- Looking at the oldest event costs as much as an append, so it is done for one in 16 only. Until
+  -- the next read, the log may have a quarter too many bytes.
+  if is_large or math.floor(last / 16) > math.floor(before / 16) then
+    trim()
+  end
+  return reply
 end
 
 -- Return how far the log reaches, and the events after an offset: up to so many bytes, and at least
@@ -185,7 +203,7 @@ end
 
 local reply
 if operation == 'append' then
-  reply = append(ARGV[10], ARGV[11], ARGV[12])
+  reply = append(10)
 else
   reply = read(ARGV[10], tonumber(ARGV[11]))
 end
