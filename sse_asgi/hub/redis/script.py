@@ -47,17 +47,19 @@ end
 """
 
 #: Runs ``topic.lua`` for each of several topics, which have three keys each. The arguments of all
-#: are one, in the format of MessagePack: what a client takes for each argument is more than what it
-#: takes for all else.
+#: are one, in the format of MessagePack, and the replies are one text. A client takes long for each
+#: argument, and for each number of a reply.
 SEVERAL = """
 local function run(KEYS, ARGV)
 %s
 end
 local replies = {}
 for i, arguments in ipairs(cmsgpack.unpack(ARGV[1])) do
-  replies[i] = run({KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]}, arguments)
+  local reply = run({KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]}, arguments)
+  reply[2] = string.format('%%.0f', reply[2]) -- others have fewer digits
+  replies[i] = table.concat(reply, ' ')
 end
-return replies
+return table.concat(replies, ';')
 """
 
 
@@ -103,7 +105,8 @@ class TopicScript:
         if sum(map(len, topics.values())) == 3:  # one event
             found = [await _run(_script(), keys, values[0], client)]
         else:
-            found = await _run(_script_for_several(), keys, [_packed(values)], client)
+            text: bytes = await _run(_script_for_several(), keys, [_packed(values)], client)
+            found = [list(map(int, line.split())) for line in text.split(b";")]
         replies = {
             topic: self._checked(topic, reply) for topic, reply in zip(topics, found, strict=True)
         }
@@ -161,11 +164,13 @@ class TopicScript:
 def _packed(values: Sequence[Sequence[Any]]) -> bytes:
     """Return an array of arrays of strings in the format of MessagePack."""
     parts = [_begin(0xDD, len(values))]
+    append = parts.append
     for arguments in values:
-        parts.append(_begin(0xDD, len(arguments)))
+        append(_begin(0xDD, len(arguments)))
         for value in arguments:
             text = value if type(value) is bytes else str(value).encode()
-            parts += (_begin(0xDB, len(text)), text)
+            append(_begin(0xDB, len(text)))
+            append(text)
     return b"".join(parts)
 
 
