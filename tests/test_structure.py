@@ -110,7 +110,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"arguments"},
         {"affinity"},
         {"log"},
-        {"window"},
+        {"window", "many"},
         {"memory"},
         {"channel"},
         {"asking", "gap", "rest"},

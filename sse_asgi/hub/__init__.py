@@ -2,12 +2,13 @@
 
 from ..errors import EventTooLargeError, HubClosedError, HubError, TopicEndedError
 from .hub import Hub
-from .log import Log, Page, Record
+from .log import BatchLog, Log, Page, Record
 from .memory import MemoryLog
 from .positions import Position
 from .subscription import Subscription
 
 __all__ = [
+    "BatchLog",
     "EventTooLargeError",
     "Hub",
     "HubClosedError",

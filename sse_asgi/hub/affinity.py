@@ -52,6 +52,8 @@ class Affinity:
         """
         if self.closed:
             raise HubClosedError("the hub is closed")
+        if self.runtime is not None and self.runtime.runs_here():
+            return
         try:
             runtime = current()
         except anyio.NoEventLoopError:

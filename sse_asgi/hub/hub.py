@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 from ..encoder import encode
 from .arguments import check_options, checked_body, checked_names
 from .beginning import Beginning, Start
+from .many import append, as_lists, checked_records, parts
 from .memory import MemoryLog
 from .names import check_topic
-from .positions import MAX_TOPICS, join
+from .positions import MAX_TOPICS, Position, join
 from .registry import Registry
 from .subscription import Subscription
 from .work import Work
@@ -143,6 +144,44 @@ class Hub:
         append = partial(self._log.append, topic, body, key=key, collapse_key=collapse_key)
         return str(await (append(final=True) if final else append()))
 
+    async def publish_many(
+        self,
+        topic: str,
+        events: Iterable[EventLike],
+        *,
+        keys: Iterable[str | None] | None = None,
+        collapse_keys: Iterable[str | None] | None = None,
+    ) -> list[str]:
+        """Append several events to a topic, in order, and return their ids.
+
+        All are checked before the first is stored. Up to 250 events and 256 KiB, and up to a
+        quarter of what the log keeps, are stored atomically: all or none, next to each other. More
+        are stored in such parts. If a call fails or is cancelled between two parts, the first ones
+        are stored: call it again with the same ``keys``, and each event is stored once.
+
+        :param topic: the topic, as in :meth:`publish`.
+        :param events: event-likes, as in :meth:`publish`. Without any, nothing is done.
+        :param keys: the ``key`` of each event, or ``None`` for one without one. By default no event
+            has one.
+        :param collapse_keys: the ``collapse_key`` of each event, in the same way.
+        :returns: the ids of the events, in the same order.
+        :raises TypeError: as :meth:`publish`, for one of the events. A note of the error says which
+            one, and nothing is stored.
+        :raises ValueError: as :meth:`publish`, for one of the events; there are more or fewer keys
+            than events.
+        :raises EventTooLargeError: an event is larger than the limit ``max_bytes`` of the log.
+        :raises HubClosedError: the hub is closed.
+        :raises HubError: the log can't be reached.
+        """
+        self._affinity.use()
+        lists = as_lists(events, keys, collapse_keys)
+        records = await checked_records(self._log.limits, topic, lists)
+        positions: list[Position] = []
+        for part in parts(records, self._log.limits):
+            self._affinity.use()
+            positions += await append(self._log, topic, part)
+        return list(map(str, positions))
+
     def publish_from_thread(
         self,
         topic: str,
@@ -162,6 +201,19 @@ class Hub:
         publish = partial(
             self.publish, topic, event, key=key, collapse_key=collapse_key, final=final
         )
+        return self._affinity.run_from_thread(publish)
+
+    def publish_many_from_thread(
+        self,
+        topic: str,
+        events: Iterable[EventLike],
+        *,
+        keys: Iterable[str | None] | None = None,
+        collapse_keys: Iterable[str | None] | None = None,
+    ) -> list[str]:
+        """Call :meth:`publish_many` from another thread, as :meth:`publish_from_thread` does."""
+        events, keys, collapse_keys = as_lists(events, keys, collapse_keys)  # iterated over here
+        publish = partial(self.publish_many, topic, events, keys=keys, collapse_keys=collapse_keys)
         return self._affinity.run_from_thread(publish)
 
     # -- subscribe -------------------------------------------------------------------------------

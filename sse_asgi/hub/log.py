@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
@@ -15,8 +15,8 @@ from ..errors import EventTooLargeError
 from .positions import Position
 
 __all__ = [
-    "IDLE", "NO_CHECKS", "TIME_SLICE", "Created", "Deliver", "Limits", "Log", "Page", "Record",
-    "Renewed", "newest_of_each",
+    "IDLE", "NO_CHECKS", "TIME_SLICE", "BatchLog", "Created", "Deliver", "Limits", "Log",
+    "NewRecord", "Page", "Record", "Renewed", "newest_of_each",
 ]  # fmt: skip
 
 #: For how long, in seconds, a log keeps a topic that has no events and is not used. A client may
@@ -156,6 +156,15 @@ class Limits:
             )
 
 
+class NewRecord(NamedTuple):
+    """An event to be appended, with what :meth:`Log.append` is given."""
+
+    body: bytes
+    key: str | None = None
+    collapse_key: str | None = None
+    final: bool = False
+
+
 #: Called by a log with new records of a topic, in order.
 Deliver: TypeAlias = Callable[[str, Sequence[Record]], None]
 
@@ -258,5 +267,26 @@ class Log(Protocol):
         """Do the background work of the log. Runs while the hub is open, until it is cancelled.
 
         :param task_status: to be told when the log can be used.
+        """
+        ...
+
+
+class BatchLog(Log, Protocol):
+    """A log that appends several events in one step. Without this, the hub appends each by itself.
+
+    :class:`sse_asgi.testing.LogContract` tests it if a log has it.
+    """
+
+    async def append_many(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """Append events atomically: all or none, in this order, next to each other.
+
+        What holds for the key of :meth:`Log.append` holds for each of them, as if they were
+        appended one after another. So if an attempt may have failed, the same call may be made
+        again.
+
+        :param records: the events.
+        :returns: their positions, in the same order; an empty list if there are no events.
+        :raises EventTooLargeError: one of them is larger than ``limits.max_bytes``.
+        :raises TopicEndedError: the topic has ended, and does not have all of them.
         """
         ...

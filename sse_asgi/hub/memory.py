@@ -8,17 +8,17 @@ from collections import OrderedDict
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from anyio import TASK_STATUS_IGNORED
+from anyio import TASK_STATUS_IGNORED, Lock
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import TopicEndedError
 from ..runtime import current
-from .log import IDLE, NO_CHECKS, TIME_SLICE, Limits, Page, Record
+from .log import IDLE, NO_CHECKS, TIME_SLICE, Limits, NewRecord, Page, Record
 from .positions import Position, new_epoch
 from .window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from anyio.abc import TaskStatus
 
@@ -67,6 +67,7 @@ class MemoryLog:
         self._burst = self._yielded = 0.0
         self._runtime: Runtime | None = None
         self._clock: Callable[[], float] = float
+        self._one_at_a_time = Lock()
         self._deliver: Deliver | None = None
         self._created: Created | None = None
 
@@ -87,22 +88,23 @@ class MemoryLog:
     ) -> Position:
         """See :meth:`Log.append`."""
         self.limits.check(body)
-        await self._let_others_run(len(body))
-        kept = self._use(topic)
-        window = kept.window
-        if key is not None and (offset := kept.keys.get(key)) is not None:
-            return Position(window.epoch, offset)
-        if kept.ended:
-            raise TopicEndedError(f"the topic {topic!r:.80} has ended")
-        record = Record(window.epoch, window.last + 1, body, collapse_key, final=final)
-        window.append(record, kept.used)
-        kept.ended = final
-        if key is not None:
-            kept.keys[key] = record.offset
-        self._trim(kept)
-        if self._deliver is not None:
-            self._deliver(topic, (record,))
-        return record.position
+        await self._let_others_run(1, len(body))
+        (position,) = self._append(topic, (NewRecord(body, key, collapse_key, final),))
+        return position
+
+    async def append_many(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """See :meth:`BatchLog.append_many`."""
+        size = 0
+        for record in records:
+            self.limits.check(record.body)
+            size += len(record.body)
+        if not records:
+            return []
+        self._now()  # makes the lock
+        # One at a time: if many such calls went on at once, subscribers would not keep up.
+        async with self._one_at_a_time:
+            await self._let_others_run(len(records), size)
+            return self._append(topic, records)
 
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`Log.read`."""
@@ -147,17 +149,44 @@ class MemoryLog:
         """See :meth:`Log.run`. There is nothing to do."""
         task_status.started()
 
-    async def _let_others_run(self, size: int) -> None:
+    def _append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """Append events, and deliver those that are new."""
+        kept = self._use(topic)
+        window = kept.window
+        positions: list[Position] = []
+        new: list[Record] = []
+        for body, key, collapse_key, final in records:
+            offset = None if key is None else kept.keys.get(key)
+            if offset is None and kept.ended:
+                raise TopicEndedError(f"the topic {topic!r:.80} has ended")
+            if offset is None:
+                offset = window.last + 1
+                record = Record(window.epoch, offset, body, collapse_key, final=final)
+                window.append(record, kept.used)
+                new.append(record)
+                kept.ended = final
+                if key is not None:
+                    kept.keys[key] = offset
+                self._trim(kept)
+            positions.append(Position(window.epoch, offset))
+        if new and self._deliver is not None:
+            self._deliver(topic, new)
+        return positions
+
+    async def _let_others_run(self, count: int, size: int) -> None:
         """Let other tasks run, from time to time.
 
         If many events are appended in a row, the subscribers run after several of them, and get
-        these joined.
+        these joined. If many are appended in one step, the subscribers run as often before it.
+
+        :param count: how many events are appended next, of so many bytes together.
         """
-        self._burst += 1 / self.limits.max_events + size / self.limits.max_bytes
+        self._burst += count / self.limits.max_events + size / self.limits.max_bytes
         if self._burst < BURST and monotonic() - self._yielded < TIME_SLICE:
             await checkpoint_if_cancelled()
         else:
-            await checkpoint()
+            for _ in range(max(1, min(count, int(self._burst / BURST)))):
+                await checkpoint()
             self._burst, self._yielded = 0.0, monotonic()
 
     def _use(self, topic: str) -> _Topic:
@@ -200,7 +229,9 @@ class MemoryLog:
 
     def _now(self) -> float:
         """Return the time of the running event loop."""
-        runtime = current()
-        if runtime is not self._runtime:  # the first use, or another event loop
-            self._runtime, self._clock = runtime, runtime.clock
+        if self._runtime is None or not self._runtime.runs_here():
+            runtime = current()
+            if runtime is not self._runtime:  # the first use, or another event loop
+                self._runtime, self._clock = runtime, runtime.clock
+                self._one_at_a_time = Lock()
         return self._clock()

@@ -77,5 +77,7 @@ def parse(text: str) -> dict[str, Position] | None:
         found = _POSITION.fullmatch(part)
         if found is None or found[1] in positions:
             return None
-        positions[found[1]] = Position(found[1], int(found[3]), found[2] or "")
+        offset = int(found[3])
+        check = found[2] or "" if offset else ""  # before the first event there is none
+        positions[found[1]] = Position(found[1], offset, check)
     return positions

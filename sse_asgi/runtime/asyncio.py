@@ -47,6 +47,15 @@ class AsyncioRuntime(Runtime):
         clock: Callable[[], float] = loop.time
         return clock
 
+    def runs_here(self) -> bool:
+        """Return whether a task runs here in this event loop. There is none if trio is a guest."""
+        try:
+            return asyncio.current_task() is not None and (
+                asyncio.get_running_loop() is self._loop()
+            )
+        except RuntimeError:
+            return False
+
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Cancel:
         """Start a task, and return its method ``cancel``."""
         cancel: Cancel = self._loop().create_task(function()).cancel

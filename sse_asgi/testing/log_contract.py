@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -16,8 +16,20 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ..hub import Log, Page, Position
+    from ..hub.log import NewRecord
 
 __all__ = ["LogContract"]
+
+
+def _appends_many(log: Log) -> bool:
+    """Return whether a log is a :class:`sse_asgi.hub.BatchLog`."""
+    return hasattr(log, "append_many")
+
+
+def _new(body: bytes, key: str | None = None, collapse_key: str | None = None) -> NewRecord:
+    from ..hub.log import NewRecord
+
+    return NewRecord(body, key, collapse_key)
 
 
 class LogContract:
@@ -273,6 +285,117 @@ class LogContract:
                 assert node.delivered[-1][1].final
                 assert node.log.has_ended("u") in (None, False)
             assert (await log.append("u", b"1")).offset == 1
+
+    # -- append_many, if the log has it ----------------------------------------------------------
+
+    async def test_many_are_appended_in_order_and_next_to_each_other(self) -> None:
+        """Also if others append at the same time."""
+        async with self._open() as nodes:
+            if not _appends_many(nodes[0].log):
+                return
+            together: list[list[int]] = []
+
+            async def append_many(number: int) -> None:
+                log: Any = nodes[number % len(nodes)].log
+                records = [_new(b"%d %d" % (number, n), None, "c") for n in range(10)]
+                positions = await log.append_many("t", records)
+                together.append([position.offset for position in positions])
+                await log.append("t", b"alone")
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(8):
+                    tasks.start_soon(append_many, number)
+            for offsets in together:
+                assert offsets == list(range(offsets[0], offsets[0] + 10))
+            for node in nodes:
+                records = await read_all(node.log, "t")
+                assert [record.offset for record in records] == list(range(1, 89))
+                bodies = [record.body for record in records if record.collapse_key == "c"]
+                for number in range(8):
+                    own = [b"%d %d" % (number, n) for n in range(10)]
+                    begin = bodies.index(own[0])
+                    assert bodies[begin : begin + 10] == own
+
+    async def test_many_are_delivered(self) -> None:
+        """Each log delivers them once and in order."""
+        async with self._open() as nodes:
+            log: Any = nodes[0].log
+            if not _appends_many(log):
+                return
+            first = await log.append("t", b"x")
+            for node in nodes:
+                await node.log.read("t", None, 0)
+                node.follow("t", first)
+            for _ in range(5):
+                await log.append_many("t", [_new(b"x")] * 7)
+            for node in nodes:
+                await self._delivered(node, first._replace(offset=36))
+                assert node.offsets("t", first.epoch) == list(range(2, 37))
+
+    async def test_keys_of_many(self) -> None:
+        """An event whose key is known is not appended, also if it is known from the same call."""
+        async with self._open() as (node, *_):
+            log: Any = node.log
+            if not _appends_many(log):
+                return
+            known = await log.append("t", b"known", key="known")
+            keys = [None, "a", "known", "b", "a", None]
+            records = [_new(b"%d" % number, key) for number, key in enumerate(keys)]
+            positions = await log.append_many("t", records)
+            assert [position.offset for position in positions] == [2, 3, known.offset, 4, 3, 5]
+            again = await log.append_many("t", [_new(b"new", "c"), *records[1:5]])
+            assert [position.offset for position in again] == [6, 3, known.offset, 4, 3]
+            bodies = [record.body for record in await read_all(log, "t")]
+            assert bodies == [b"known", b"0", b"1", b"3", b"5", b"new"]
+
+    async def test_many_more_than_the_log_keeps(self) -> None:
+        """The newest are kept. A key in the same call is known as long as its event is kept."""
+        async with self._open(max_events=4) as (node, *_):
+            log: Any = node.log
+            if not _appends_many(log):
+                return
+            keys = ["a", "b", "c", "d", "e", "a", "e"]
+            positions = await log.append_many("t", [_new(k.encode(), k) for k in keys])
+            assert [position.offset for position in positions] == [1, 2, 3, 4, 5, 6, 5]
+            bodies = [record.body for record in await read_all(log, "t")]
+            assert bodies[-4:] == [b"c", b"d", b"e", b"a"]
+            assert len(bodies) == 4 or not self.exact
+
+    async def test_one_of_many_that_is_too_large(self) -> None:
+        """Nothing is appended, and the topic is not created. Neither is it by no events."""
+        async with self._open(max_bytes=1000) as (node, *_):
+            log: Any = node.log
+            if not _appends_many(log):
+                return
+            await log.follow_topics()
+            assert await log.append_many("t", []) == []
+            try:
+                await log.append_many("t", [_new(b"x", "k"), _new(b"x" * 1001)])
+            except EventTooLargeError:
+                pass
+            else:
+                raise AssertionError("no EventTooLargeError")
+            assert list(log.topics()) == []
+            (position,) = await log.append_many("t", [_new(b"x" * 1000, "k")])
+            assert position.offset == 1
+
+    async def test_many_that_are_cancelled(self) -> None:
+        """All have been appended or none, and the same call again appends them once."""
+        async with self._open() as (node, *_):
+            log: Any = node.log
+            if not _appends_many(log):
+                return
+            for steps in range(20):
+                records = [_new(b"%d" % n, f"{steps} {n}") for n in range(5)]
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(log.append_many, "t", records)
+                    for _ in range(steps):
+                        await checkpoint()
+                    tasks.cancel_scope.cancel()
+                assert (await log.read("t", None, 0)).last in (5 * steps, 5 * steps + 5)
+                positions = await log.append_many("t", records)
+                offsets = [position.offset for position in positions]
+                assert offsets == list(range(5 * steps + 1, 5 * steps + 6))
 
     # -- read ------------------------------------------------------------------------------------
 

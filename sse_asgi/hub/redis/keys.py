@@ -59,26 +59,22 @@ class Keys:
 
     def of_topic(self, topic: str) -> tuple[str, str, str]:
         """Return the keys for ``topic.lua``: the log, the keys of its events, the topics."""
-        shard = self.shard(topic)
-        return (
-            self._key(shard, "log", topic),
-            self._key(shard, "keys", topic),
-            self.topics(shard),
-        )
+        return _of_topic(self, topic)
 
     def log(self, topic: str) -> str:
         """Return the key of the stream with the events of a topic."""
-        return self._key(self.shard(topic), "log", topic)
+        return self.key(self.shard(topic), "log", topic)
 
     def topics(self, shard: int) -> str:
         """Return the key of the stream with the names of the topics of a shard."""
-        return self._key(shard, "topics")
+        return self.key(shard, "topics")
 
     def bell(self, shard: int) -> str:
         """Return the key of a stream for one reader. An entry in it ends the reader's wait."""
-        return self._key(shard, "bell", secrets.token_hex(8))
+        return self.key(shard, "bell", secrets.token_hex(8))
 
-    def _key(self, shard: int, *parts: str) -> str:
+    def key(self, shard: int, *parts: str) -> str:
+        """Return a key of a shard."""
         return ":".join((self.prefix, f"{{{shard}}}", *parts))
 
     def epoch(self, topic: str, generation: int) -> str:
@@ -92,6 +88,12 @@ class Keys:
     def entry(self, position: Position) -> Entry:
         """Return the id of the entry at a position."""
         return Entry(int(position.epoch[_OF_TOPIC:], 36), position.offset)
+
+
+@lru_cache(maxsize=4096)
+def _of_topic(keys: Keys, topic: str) -> tuple[str, str, str]:
+    shard = keys.shard(topic)
+    return keys.log(topic), keys.key(shard, "keys", topic), keys.topics(shard)
 
 
 @lru_cache(maxsize=4096)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup, TaskStatus
 
-__all__ = ["PASSING", "Call", "Client", "Link", "Source", "waits"]
+__all__ = ["PASSING", "Call", "Client", "Link", "Source", "refused", "waits"]
 
 T = TypeVar("T")
 
@@ -52,6 +52,13 @@ COMMANDS = 100
 
 #: The first wait before another attempt, and the longest, in seconds.
 SHORTEST, LONGEST = 0.05, 2.0
+
+
+def refused(reason: Exception) -> HubError:
+    """Return the error of a command that Redis has refused."""
+    error = HubError(f"Redis refused it: {reason}")
+    error.__cause__ = reason
+    return error
 
 
 def waits() -> Iterator[float]:
@@ -106,6 +113,8 @@ class Link:
     def __init__(self, source: Source, timeout: float) -> None:
         self._source: Source = _checked(source) if isinstance(source, str) else source
         self.timeout: float = timeout
+        #: Whether the newest client is that of a single server.
+        self.is_single: bool = False
         self._is_cluster: bool | None = None
         self._nodes: list[TCPLocation] = []  # of the cluster, as last seen
         self._tasks: TaskGroup | None = None
@@ -191,6 +200,7 @@ class Link:
         """Set the client that commands use."""
         self._client = client
         if client is not None:
+            self.is_single = not isinstance(client, RedisCluster)
             self._found.set()
         elif self._found.is_set():
             self._found = anyio.Event()
@@ -251,9 +261,7 @@ class Link:
                 except Exception as exc:
                     # If the client has been closed meanwhile, any error may be due to that: retry.
                     if client is self._client:
-                        error = HubError(f"Redis refused it: {exc}")
-                        error.__cause__ = exc
-                        call.fail(error)
+                        call.fail(refused(exc))
                 call.client = None
             if call.done.is_set():
                 return

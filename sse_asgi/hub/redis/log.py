@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,12 +11,14 @@ from anyio import TASK_STATUS_IGNORED
 from coredis import Redis, RedisCluster
 
 from ...errors import HubClosedError, HubError, TopicEndedError
-from ..log import Limits, Page, Record
+from ..log import Limits, NewRecord, Page, Record
 from ..positions import Position
-from .keys import Entry, Keys, Top, parse_id
+from .batches import Batches
+from .keys import Keys, Top
 from .link import Call, Link
-from .reader import Reader, decoded
+from .reader import Reader
 from .script import TopicScript
+from .streams import NamesStream, TopicStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,12 +27,9 @@ if TYPE_CHECKING:
 
     from ..log import Created, Deliver, Renewed
     from .link import Client, Source
-    from .reader import Entries, Stream
+    from .reader import Stream
 
 __all__ = ["RedisLog"]
-
-#: The maximum number of names of topics in one read.
-NAMES = 1000
 
 #: The arguments of :meth:`RedisLog.read`.
 _Question: TypeAlias = tuple[str, "int | None", int]
@@ -102,11 +100,12 @@ class RedisLog:
         self._deliver: Deliver | None = None
         self._created: Created | None = None
         self._renewed: Renewed | None = None
-        self._followed: dict[str, _Topic] = {}
+        self._followed: dict[str, TopicStream] = {}
         self.script: TopicScript = TopicScript(self._link, self.keys, self.limits, self._followed)
+        self._batches = Batches(self._link, self.script, self.keys)
         # The names of all topics, and the streams that have them, after `follow_topics`.
         self._names: dict[str, None] | None = None
-        self._name_streams: dict[int, _Names] = {}
+        self._name_streams: dict[int, NamesStream] = {}
         self._naming = anyio.Lock()
         # The client, and the task group that is cancelled when it is lost.
         self._session: tuple[Client, TaskGroup] | None = None
@@ -135,17 +134,20 @@ class RedisLog:
         final: bool = False,
     ) -> Position:
         """See :meth:`sse_asgi.hub.Log.append`."""
-        self.limits.check(body)
-        # Without a key it gets one of its own: after a retry it must be stored once.
-        name = secrets.token_hex(8) if key is None else f":{key}"
-        arguments = (body, name, collapse_key or "", "1" if final else "")
-        call = self._link.start(partial(self.script.run, "append", topic, arguments))
-        generation, offset, check = await call.result()
-        if offset < 0:
+        record = NewRecord(body, key, collapse_key, final)
+        (position,) = await self.append_many(topic, [record])
+        return position
+
+    async def append_many(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """See :meth:`sse_asgi.hub.BatchLog.append_many`."""
+        for record in records:
+            self.limits.check(record.body)
+        if not records:
+            return []
+        tops = await self._batches.append(topic, records)
+        if any(top.offset < 0 for top in tops):
             raise TopicEndedError(f"the topic {topic!r:.80} has ended")
-        top = Top(generation, offset, check.decode())
-        self.script.learn(topic, top)
-        return self.keys.position(topic, top)
+        return [self.keys.position(topic, top) for top in tops]
 
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`sse_asgi.hub.Log.read`."""
@@ -175,7 +177,7 @@ class RedisLog:
             if self._names is not None:
                 return
             names: dict[str, None] = {}
-            streams = [_Names(self, names, shard) for shard in range(self.keys.shards)]
+            streams = [NamesStream(self, names, shard) for shard in range(self.keys.shards)]
             for stream in streams:
                 await self.load(stream)
             self._names = names
@@ -189,7 +191,7 @@ class RedisLog:
         if (followed := self._followed.get(topic)) is not None:
             followed.move(entry)
         else:
-            followed = self._followed[topic] = _Topic(self, topic, entry)
+            followed = self._followed[topic] = TopicStream(self, topic, entry)
             self._assign(self.keys.shard(topic), followed)
 
     def unfollow(self, topic: str) -> None:
@@ -207,6 +209,7 @@ class RedisLog:
             # The hub may be opened again later, and then everything may have changed.
             self._followed.clear()
             self.script.clear()
+            self._batches.clear()
             self._names = None
             self._name_streams.clear()
 
@@ -300,98 +303,6 @@ class RedisLog:
         checks = {offset: check for offset, check in found.items() if check or not offset}
         return Page(epoch, first, last, records, checks, bool(ended))
 
-    async def load(self, stream: _Names) -> None:
+    async def load(self, stream: NamesStream) -> None:
         """Read all names of a stream."""
         await self._link.start(stream.load).result()
-
-
-class _Topic:
-    """The stream of a topic that is followed."""
-
-    def __init__(self, log: RedisLog, topic: str, entry: Entry) -> None:
-        self._log = log
-        self._topic = topic
-        self.key: str = log.keys.log(topic)
-        self.lasts: bool = True
-        self.move(entry)
-
-    def move(self, entry: Entry) -> None:
-        """Move behind an entry."""
-        self.entry: Entry = entry
-        self.last: str = str(entry)  # each read needs it
-
-    def take(self, entries: Entries) -> None:
-        """See :class:`Stream`."""
-        records: list[Record] = []
-        newest, check = self.entry, ""
-        for text, values in entries:
-            entry = parse_id(text)
-            if entry > newest:
-                newest = entry
-                check = values.get(b"check", b"").decode()
-                epoch = self._log.keys.epoch(self._topic, entry.generation)
-                collapse_key = values[b"collapse_key"].decode() or None
-                body, final = values[b"body"], bool(values.get(b"final"))
-                records.append(Record(epoch, entry.offset, body, collapse_key, check, final))
-        if records:
-            self.move(newest)
-            self._log.script.learn(self._topic, Top(*newest, check))
-            self._log.deliver(self._topic, records)
-
-    def see(self, last: Top) -> None:
-        """Move to the end of the topic if it has begun a new epoch.
-
-        No entry tells of a new epoch until the first event of it comes.
-        """
-        if last.generation > self.entry.generation:
-            self.move(Entry(last.generation, last.offset))
-            position = self._log.keys.position(self._topic, last)
-            self._log.renew(self._topic, position)
-
-    async def review(self) -> None:
-        """See :class:`Stream`."""
-        await self._log.read(self._topic, None, 0)
-
-
-class _Names:
-    """The stream with the names of the topics of a shard."""
-
-    def __init__(self, log: RedisLog, names: dict[str, None], shard: int) -> None:
-        self._log = log
-        self._names = names
-        # The entry of each name in the stream, oldest first.
-        self._entries: dict[str, Entry] = {}
-        self.key: str = log.keys.topics(shard)
-        self.lasts: bool = False
-        self.last: str = "0-0"
-
-    async def load(self, client: Client) -> None:
-        """Read all names, and remove those that the stream no longer has."""
-        before = list(self._entries.items())
-        with client.decoding(False):
-            oldest = decoded(await client.xrange(self.key, count=1))
-            newest = decoded(await client.xrevrange(self.key, count=1))
-            if not newest or parse_id(newest[0][0]) < parse_id(self.last):
-                self.last = "0-0"  # Redis has older data, and its clock may be behind
-            while page := await client.xrange(self.key, start=f"({self.last}", count=NAMES):
-                self.take(decoded(page))
-        for name, entry in before:
-            if oldest and entry >= parse_id(oldest[0][0]):
-                break
-            if self._entries.get(name) == entry:  # it has not moved to the end of the stream
-                del self._entries[name], self._names[name]
-
-    def take(self, entries: Entries) -> None:
-        """See :class:`Stream`."""
-        for text, values in entries:
-            self.last = text
-            name = values[b"topic"].decode()
-            self._entries.pop(name, None)
-            self._entries[name] = parse_id(text)
-            if name not in self._names:
-                self._names[name] = None
-                self._log.create(name)
-
-    async def review(self) -> None:
-        """See :class:`Stream`."""
-        await self._log.load(self)

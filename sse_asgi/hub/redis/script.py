@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections import OrderedDict
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coredis.exceptions import NoScriptError
 
@@ -16,7 +17,7 @@ from .keys import Top
 from .reader import decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
     from ..log import Limits
     from .keys import Keys
@@ -26,6 +27,9 @@ __all__ = ["TopicScript"]
 
 #: For how many topics that are not followed the newest event is remembered.
 REMEMBERED = 10_000
+
+#: How an array (0xDD) and a string (0xDB) begin in MessagePack: with the number of items or bytes.
+_begin = struct.Struct(">BI").pack
 
 #: Removes a name if its topic does not exist. Otherwise the name moves to the end of the stream. A
 #: topic that has been created again has a newer entry: see ``topic.lua``.
@@ -47,6 +51,22 @@ then
 end
 """
 
+#: Runs ``topic.lua`` for each of several topics, which have three keys each. The arguments of all
+#: are one, in the format of MessagePack, and the replies are one text. A client takes long for each
+#: argument, and for each number of a reply.
+SEVERAL = """
+local function run(KEYS, ARGV)
+%s
+end
+local replies = {}
+for i, arguments in ipairs(cmsgpack.unpack(ARGV[1])) do
+  local reply = run({KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]}, arguments)
+  reply[2] = string.format('%%.0f', reply[2]) -- others have fewer digits
+  replies[i] = table.concat(reply, ' ')
+end
+return table.concat(replies, ';')
+"""
+
 
 class TopicScript:
     """Runs ``topic.lua``, and tells it the newest event of each topic that this process knows of.
@@ -63,34 +83,63 @@ class TopicScript:
         self._tops: OrderedDict[str, Top] = OrderedDict()
 
     async def run(
-        self, operation: str, topic: str, arguments: tuple[Any, ...], client: Client
+        self, operation: str, topic: str, arguments: Sequence[Any], client: Client
     ) -> list[Any]:
         """Run ``topic.lua`` for a topic, and return its reply.
 
         :param operation: ``"append"`` or ``"read"``.
         :param arguments: the arguments of that operation.
         """
-        top = self._tops.get(topic, Top())
-        keys = self._keys.of_topic(topic)
+        values = self._values(operation, topic, arguments)
+        reply = await _run(_script(), self._keys.of_topic(topic), values, client)
+        return self._checked(topic, reply)
+
+    async def append(
+        self, topics: Mapping[str, Sequence[Any]], client: Client
+    ) -> dict[str, list[Top]]:
+        """Append events to some topics, and return where they are.
+
+        :param topics: for each topic four arguments for each event: see ``topic.lua``. In a
+            cluster, the topics have to be of the same shard.
+        """
+        keys: list[str] = []
+        calls: list[list[Any]] = []
+        for topic, arguments in topics.items():
+            keys += self._keys.of_topic(topic)
+            calls.append(self._values("append", topic, arguments))
+        if sum(map(len, topics.values())) == 4:  # one event
+            found: list[list[Any]] = [await _run(_script(), keys, calls[0], client)]
+        else:
+            text: bytes = await _run(_script_for_several(), keys, [_packed(calls)], client)
+            found = [[*line.split(b" ")] for line in text.split(b";")]
+        replies: dict[str, list[Top]] = {}
+        for topic, reply in zip(topics, found, strict=True):
+            generation, *values = self._checked(topic, reply)
+            replies[topic] = tops = [
+                Top(int(generation), int(offset), check.decode())
+                for offset, check in zip(values[::2], values[1::2], strict=True)
+            ]
+            if (newest := max(tops)).offset > 0:
+                self.learn(topic, newest)
+        return replies
+
+    def _values(self, operation: str, topic: str, arguments: Sequence[Any]) -> list[Any]:
+        """Return the arguments of ``topic.lua``."""
         limits = self._limits
         max_age = forget_after = 0
         if limits.max_age < math.inf:
             max_age = math.ceil(limits.max_age * 1000)
             forget_after = max_age + math.ceil(IDLE * 1000)
-        values: list[Any] = [
-            operation, topic, *top,
+        return [
+            operation, topic, *self._tops.get(topic, Top()),
             limits.max_events, limits.max_bytes, max_age, forget_after, *arguments,
         ]  # fmt: skip
-        script, digest = _script()
-        with client.decoding(False):
-            try:
-                reply: Any = await client.evalsha(digest, keys, values)
-            except NoScriptError:
-                reply = await client.eval(script, keys, values)
-        is_new: int = reply[0]
-        if is_new and forget_after:
+
+    def _checked(self, topic: str, reply: list[Any]) -> list[Any]:
+        """Return a reply of ``topic.lua`` without its first value: whether the topic is new."""
+        if int(reply[0]) and self._limits.max_age < math.inf:
             self._link.start(partial(self._sweep, self._keys.shard(topic)))
-        return list(reply[1:])
+        return reply[1:]
 
     async def _sweep(self, shard: int, client: Client) -> None:
         """Remove the two oldest names of topics in a shard, if their topics no longer exist.
@@ -120,8 +169,47 @@ class TopicScript:
         self._tops.clear()
 
 
+def _packed(values: Sequence[Sequence[Any]]) -> bytes:
+    """Return an array of arrays of strings in the format of MessagePack."""
+    parts = [_begin(0xDD, len(values))]
+    append = parts.append
+    for arguments in values:
+        append(_begin(0xDD, len(arguments)))
+        for value in arguments:
+            text = value if type(value) is bytes else str(value).encode()
+            append(_begin(0xDB, len(text)))
+            append(text)
+    return b"".join(parts)
+
+
+async def _run(script: _Script, keys: Sequence[str], values: list[Any], client: Client) -> Any:
+    """Run a script, and return its reply."""
+    with client.decoding(False):
+        try:
+            return await client.evalsha(script.digest, keys, values)
+        except NoScriptError:
+            return await client.eval(script.text, keys, values)
+
+
+class _Script(NamedTuple):
+    """A script, and its SHA-1 digest, by which Redis finds it."""
+
+    text: str
+    digest: str
+
+    @classmethod
+    def of(cls, text: str) -> _Script:
+        """Return a script with its digest."""
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
 @cache
-def _script() -> tuple[str, str]:
-    """Return ``topic.lua``, and its SHA-1 digest, by which Redis finds it."""
-    script = Path(__file__).with_name("topic.lua").read_text("utf-8")
-    return script, hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+def _script() -> _Script:
+    """Return ``topic.lua``."""
+    return _Script.of(Path(__file__).with_name("topic.lua").read_text("utf-8"))
+
+
+@cache
+def _script_for_several() -> _Script:
+    """Return a script that runs ``topic.lua`` for each of several topics."""
+    return _Script.of(SEVERAL % _script().text)

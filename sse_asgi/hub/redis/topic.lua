@@ -110,7 +110,7 @@ end
 
 -- Return the check of the event at an offset; '': it is not known.
 local function check_at(offset)
-  if offset >= last then
+  if offset >= last or offset < 1 then
     return offset == last and last_check() or ''
   end
   local at = id(generation, offset)
@@ -212,43 +212,60 @@ local function trim()
   return first, before_first
 end
 
--- Append an event, unless there is one with its key. If the topic has ended, the offset is -1.
-local function append(body, key, collapse_key, final)
+-- Append events, each with four arguments from this index on: body, key, collapse key, and '1' if it
+-- is the final one. Return the offset and the check of each. If the topic has ended, the offset of
+-- an event that it does not have is -1.
+local function append(index)
   if max_age > 0 then
     trim()
   end
-  local offset = redis.call('ZSCORE', keys, key)
-  if not offset and has_ended() then
-    return {is_new and 1 or 0, generation, -1, ''}
-  end
-  if not offset then
-    local size = (values and values[SIZE] or 0) + #body
-    local before = last_check()
-    last = last + 1
-    offset = last
-    values = {'body', body, 'size', string.format('%.0f', size), 'time', string.format('%.0f', now),
-      'key', key, 'collapse_key', collapse_key, 'check', check_of(before, key), 'before', before,
-      'final', final}
-    redis.call('XADD', log, 'MAXLEN', max_events, id(generation, offset), unpack(values))
-    redis.call('ZADD', keys, offset, key)
-    if final == '1' then
-      redis.call('ZADD', keys, '+inf', '!')
+  local reply = {is_new and 1 or 0, generation}
+  local before, is_large, ended, check = last, false, has_ended(), last_check()
+  local time = string.format('%.0f', now)
+  for i = index, #ARGV - 3, 4 do
+    local body, key, offset = ARGV[i], ARGV[i + 1], last + 1
+    if ended then
+      offset = tonumber(redis.call('ZSCORE', keys, key) or -1)
+    elseif redis.call('ZADD', keys, 'NX', offset, key) == 0 then
+      local stored = tonumber(redis.call('ZSCORE', keys, key))
+      if last == before or stored > last - max_events then
+        offset = stored
+      else -- it was beyond the limit when the events of this call before it had been appended
+        redis.call('ZADD', keys, offset, key)
+      end
     end
+    if offset > last then
+      local size = (values and values[SIZE] or 0) + #body
+      local check_before = check
+      check, ended = check_of(check_before, key), ARGV[i + 3] == '1'
+      values = {'body', body, 'size', string.format('%.0f', size), 'time', time, 'key', key,
+        'collapse_key', ARGV[i + 2], 'check', check, 'before', check_before, 'final', ARGV[i + 3]}
+      redis.call('XADD', log, id(generation, offset), unpack(values))
+      last = offset
+      is_large = is_large or #body * 64 > max_bytes
+    end
+    reply[#reply + 1] = offset
+    reply[#reply + 1] = check_at(offset)
+  end
+  if ended then
+    redis.call('ZADD', keys, '+inf', '!')
+  end
+  if last > before and last > max_events then
+    redis.call('XTRIM', log, 'MAXLEN', max_events)
     redis.call('ZREMRANGEBYSCORE', keys, '-inf', last - max_events)
-    -- Looking at the oldest event costs as much as all of this, so it is done for some events only.
-    -- Until the next read, the log may have a quarter too many bytes.
-    if last % 16 == 0 or #body * 64 > max_bytes then
-      trim()
-      enter()
-    end
   end
-  offset = tonumber(offset)
-  return {is_new and 1 or 0, generation, offset, check_at(offset)}
+  -- Looking at the oldest event costs as much as an append, so it is done for one in 16 only. Until
+  -- the next read, the log may have a quarter too many bytes.
+  if is_large or math.floor(last / 16) > math.floor(before / 16) then
+    trim()
+    enter()
+  end
+  return reply
 end
 
 -- Return how far the log reaches, and whether the topic has ended; the checks of the event before the
--- oldest one, of the newest one, and of that at the offset; and the events after an offset: up to so many bytes, and at least one if
--- there is one. The offset '' asks for no events.
+-- oldest one, of the newest one, and of that at the offset; and the events after the offset: up to so
+-- many bytes, and at least one if there is one. The offset '' asks for no events.
 local function read(after, room)
   local first, before_first = trim()
   enter()
@@ -282,7 +299,7 @@ end
 
 local reply
 if operation == 'append' then
-  reply = append(ARGV[10], ARGV[11], ARGV[12], ARGV[13])
+  reply = append(10)
 else
   reply = read(ARGV[10], tonumber(ARGV[11]))
 end
