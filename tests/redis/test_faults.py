@@ -649,13 +649,23 @@ async def test_a_sentinel_has_a_replica_take_over(behind: bool) -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # it takes long
 async def test_a_node_of_a_cluster_fails_over() -> None:
     with Cluster(replicas=True) as cluster:
-        async with new_hub(cluster.url, timeout=5) as hub, world() as all_:
+        keys = RedisLog(cluster.url).keys
+        async with (
+            new_hub(cluster.url, timeout=5) as hub,
+            # It has too few errors for its client to doubt what it knows of the cluster, and too
+            # much time for that client to be replaced.
+            new_hub(cluster.url, timeout=10 * DEADLINE) as publisher,
+            world() as all_,
+        ):
             topics = [f"t{number}" for number in range(9)]
+            by_primary = {cluster.primary_of(keys.log(topic)): topic for topic in topics}
             those = [await all_.subscribe(hub, topic) for topic in topics]
             # Not the same one: a primary that agreed to go would not write for 10 s.
             for number, kill in ((0, False), (1, True), (2, True)):
                 await anyio.sleep(0.5)  # for the replicas
                 behind = number == 2
+                if number == 1:
+                    await all_.publish(publisher, "before", by_primary[number])
                 if behind:
                     pair = cluster.primaries[number], cluster.replicas[number]
                     await in_thread(partial(hold_up, *pair))
@@ -663,6 +673,8 @@ async def test_a_node_of_a_cluster_fails_over() -> None:
                         await all_.publish(hub, "perhaps lost", topic)
                         await one.has("perhaps lost")
                 await in_thread(partial(cluster.fail_over, number, kill=kill))
+                if number == 1:
+                    await all_.insist(publisher, "after", by_primary[number])
                 await all_.lives()
                 for topic, one in zip(topics, those, strict=True):
                     await all_.insist(hub, f"after {number}", topic)
