@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from .entry_points import ENTRY_POINTS
@@ -32,3 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = getattr(getattr(item, "callspec", None), "params", {})
         if params.get("entry_point") == "in a scope" and params.get("anyio_backend") != "asyncio":
             items.remove(item)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the thousands of tests from being looked at in each garbage collection."""
+    gc.collect()
+    gc.freeze()
