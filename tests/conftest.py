@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import pytest
 
@@ -38,5 +39,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Keep the thousands of tests from being looked at in each garbage collection."""
-    gc.collect()
-    gc.freeze()
+    if "hypothesis" in sys.modules:  # it asks, when it is imported, who refers to an object
+        gc.collect()
+        gc.freeze()
