@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import sys
+
 import pytest
 
 from .entry_points import ENTRY_POINTS
@@ -32,3 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = getattr(getattr(item, "callspec", None), "params", {})
         if params.get("entry_point") == "in a scope" and params.get("anyio_backend") != "asyncio":
             items.remove(item)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the thousands of tests from being looked at in each garbage collection."""
+    if "hypothesis" in sys.modules:  # it asks, when it is imported, who refers to an object
+        gc.collect()
+        gc.freeze()

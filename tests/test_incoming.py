@@ -38,6 +38,9 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 answers = pytest.mark.parametrize("answer", list(ANSWERS))
 
+#: Ten minutes: were there a loop without a wait, a clock that jumps could not jump.
+LONG = 600
+
 
 class Answering:
     """A ``receive()`` that answers at once, and does not wait: not even for the event loop."""
@@ -61,18 +64,16 @@ async def idle(seconds: float = 1) -> AsyncIterator[str]:
 @through_all
 @pytest.mark.parametrize("number", range(len(ANSWERS)))
 def test_there_is_no_busy_loop(number: int) -> None:
-    """An hour: were there a loop without a wait, the clock could not jump."""
-
     @on_mock_clock
     async def test() -> None:
         receive = Answering(list(ANSWERS)[number])
-        async with Plain(sse_app(lambda: idle(3600)), receive=receive) as server:
-            await server.returns(10_000)
+        async with Plain(sse_app(lambda: idle(LONG)), receive=receive) as server:
+            await server.returns(2 * LONG)
             assert server.error is None
             assert server.complete
             receive.gone = True
-        assert server.took == 3600
-        assert receive.calls < 3600 + 1500  # once a second, and first what may be a real body
+        assert server.took == LONG
+        assert receive.calls < LONG + 1500  # once a second, and first what may be a real body
 
     test()
 
@@ -84,16 +85,17 @@ async def test_the_event_loop_stays_responsive(answer: str) -> None:
     app = sse_app(lambda: recorder.source("a"), on_close=recorder.on_close)
     slowest, turns = 0.0, 0
     async with Plain(app, receive=receive) as server:
-        end = time.monotonic() + 0.3
-        while (began := time.monotonic()) < end:
+        # Time of this thread's own, so that a busy machine changes nothing.
+        end = time.thread_time() + 0.03
+        while turns < 20 or time.thread_time() < end:
+            began = time.thread_time()
             await checkpoint()
-            slowest = max(slowest, time.monotonic() - began)
+            slowest = max(slowest, time.thread_time() - began)
             turns += 1
         await server.has(b"data: a")
         receive.gone = True
         await server.returns()
     assert recorder.report.reason is CloseReason.CLIENT_DISCONNECTED
-    assert turns > 20
     assert slowest < 0.2
 
 
@@ -109,7 +111,7 @@ async def test_while_an_answer_is_not_taken(answer: str) -> None:
     app = sse_app(lambda: recorder.source(), send_timeout=None, on_close=recorder.on_close)
     async with Plain(app, receive=receive, stuck=is_the_start) as server:
         await server.waits.wait()
-        await anyio.sleep(0.2)
+        await anyio.sleep(0.05)
         assert receive.calls < 1024 + 20  # so many may come in a row
         receive.gone = True
         await server.returns()
@@ -120,7 +122,7 @@ async def test_while_an_answer_is_not_taken(answer: str) -> None:
 @on_mock_clock
 async def test_a_disconnect_is_seen_within_a_second_however_long_that_went_on() -> None:
     for answer in ANSWERS:
-        for after in (0.5, 30, 3000):
+        for after in (0.5, 30, LONG):
             receive, recorder = Answering(answer), Recorder()
             app = sse_app(lambda: recorder.source("a"), on_close=recorder.on_close)
             async with Plain(app, receive=receive) as server:
@@ -134,13 +136,13 @@ async def test_a_disconnect_is_seen_within_a_second_however_long_that_went_on() 
 @on_mock_clock
 async def test_while_a_factory_is_awaited() -> None:
     async def factory() -> Any:
-        await trio.sleep(3600)
+        await trio.sleep(LONG)
         return idle(1)
 
     for answer in ANSWERS:
         receive = Answering(answer)
         await sse_app(factory)(http_scope(), receive, send)
-        assert receive.calls < 3600 + 1500, answer
+        assert receive.calls < LONG + 1500, answer
 
 
 async def send(message: Any) -> None:

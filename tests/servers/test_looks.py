@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .clients import HTTP2Response, Response, wait_for
+from .clients import DEADLINE, HTTP2Response, Response, wait_for
 from .harness import KINDS, Server, kinds, on_servers
 from .test_disconnect import STALLED
 
@@ -49,10 +49,11 @@ def wait_until_stuck(server: Server, tag: str) -> None:
     wait_for(stuck, lambda: look(server, tag))
 
 
-def read_slowly(response: Response, seconds: float) -> None:
+def read_slowly(response: Response, until: Callable[[], bool]) -> None:
     """Take 80 kB/s or less."""
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
+    ends = time.monotonic() + DEADLINE
+    while not until():
+        assert time.monotonic() < ends
         if isinstance(response, HTTP2Response):
             response.read_some()
             del response.body[:]
@@ -75,14 +76,16 @@ def test_progress_of_a_client(server: Server, tag: str, behind: str) -> None:
         wait_until_stuck(server, tag)
         before = look(server, tag)
         assert before["seen"]
-        time.sleep(WHILE)
+        wait_until(server, tag, lambda seen: seen["looked"] > before["looked"] + 10)
         after = look(server, tag)
-        assert after["looked"] > before["looked"] + 10
         assert (after["waits"], after["changes"]) == (before["waits"], before["changes"])
-        read_slowly(response, WHILE)
-        now = look(server, tag)
-        assert now["changes"] > after["changes"] + 3 or now["waits"] > after["waits"] + 3
-        assert not now["gone"]
+
+        def progressed() -> bool:
+            now = look(server, tag)
+            assert not now["gone"]
+            return any(now[what] > after[what] + 3 for what in ("changes", "waits"))
+
+        read_slowly(response, progressed)
     wait_until(server, tag, lambda seen: seen["over"])
 
 

@@ -1,0 +1,85 @@
+"""The connections that wait for events: topics come and go while they wait."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from sse_asgi.hub import Hub, Subscription
+from sse_asgi.hub.redis import RedisLog, link, reader
+
+from .faulty_proxy import FaultyProxy
+from .servers import RedisServer
+from .test_cost import waiting
+from .test_faults import DEADLINE, until
+
+pytestmark = pytest.mark.anyio
+
+#: Longer than any test takes.
+LONG = 10 * DEADLINE
+
+
+async def begin(hub: Hub, topic: str) -> Subscription:
+    """Return a subscription that has its position in a topic."""
+    subscription = hub.subscribe(topic, last_event_id="strange")
+    assert b"gap" in await anext(subscription)
+    return subscription
+
+
+async def has(subscription: Subscription, data: str) -> None:
+    with anyio.fail_after(DEADLINE):
+        assert f"data: {data}\n".encode() in await anext(subscription)
+
+
+async def test_a_topic_that_comes_while_a_reader_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read at once: the bell ends the wait of the others. That costs one more read."""
+    monkeypatch.setattr(reader, "BLOCK", LONG)
+    with RedisServer() as server:
+        async with Hub(RedisLog(server.url)) as here, Hub(RedisLog(server.url)) as there:
+            subscriptions: dict[str, Subscription] = {}
+            for number in range(5):
+                topic = f"t{number}"
+                subscriptions[topic] = await begin(here, topic)
+                await until(lambda: len(waiting(server)) == 1)
+                for each, subscription in subscriptions.items():
+                    data = f"{each} {number}"
+                    await there.publish(each, data)
+                    await has(subscription, data)
+            await until(lambda: len(waiting(server)) == 1)
+            before = server.calls("xread")
+            await anyio.sleep(0.2)
+            assert server.calls("xread") <= before + 1
+            bells = server.command("KEYS", "*:bell:*")
+            assert len(bells) == 1
+            assert server.command("PTTL", *bells) > 0  # it does not stay for ever
+            for subscription in subscriptions.values():
+                subscription.close()
+
+
+async def test_topics_that_are_left_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "STREAMS", 3)
+    with RedisServer() as server:
+        async with Hub(RedisLog(server.url)) as hub:
+            stays = await begin(hub, "stays")
+            for number in range(12):
+                topic = f"t{number}"
+                subscription = await begin(hub, topic)
+                await hub.publish(topic, topic)
+                await has(subscription, topic)
+                subscription.close()
+            await hub.publish("stays", "x")
+            await has(stays, "x")
+            await until(lambda: len(waiting(server)) == 1)
+            stays.close()
+
+
+async def test_connections_of_many_commands_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a free one each opens one: not all are sent at a time."""
+    monkeypatch.setattr(link, "COMMANDS", 5)
+    with RedisServer() as server, FaultyProxy(server.port) as proxy:
+        async with Hub(RedisLog(proxy.url, timeout=LONG)) as hub:
+            proxy.delay(0.02)
+            async with anyio.create_task_group() as tasks:
+                for number in range(40):
+                    tasks.start_soon(hub.publish, "t", str(number))
+            assert proxy.connections <= 10
