@@ -11,6 +11,7 @@ import coredis
 import pytest
 from anyio.from_thread import start_blocking_portal
 from anyio.lowlevel import checkpoint
+from coredis.connection import TCPLocation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -348,7 +349,8 @@ async def test_a_cluster_takes_the_place_of_a_server(
 ) -> None:
     """What was tried on the server has topics of several slots."""
     sources: list[Any] = [coredis.Redis.from_url(server.url)]
-    make = lambda: sources.pop() if sources else coredis.RedisCluster.from_url(cluster.url)  # noqa: E731
+    node = TCPLocation("127.0.0.1", cluster.primaries[0].port)
+    make = lambda: sources.pop() if sources else coredis.RedisCluster(startup_nodes=[node])  # noqa: E731
     async with Hub(RedisLog(make, prefix=new_prefix(), timeout=20)) as hub:
         await hub.publish("t", "x")
         server.command("REPLICAOF", "127.0.0.1", "1")  # it takes no more events
