@@ -14,7 +14,7 @@ import anyio
 from .answers import respond, send_response
 from .errors import ClientDisconnectedError, HTTPError, as_answer, unavailable
 from .factory import function_of, name_of, takes_request
-from .opening import opened
+from .opening import Opening, opened
 from .options import StreamOptions
 from .reasons import CloseReason
 from .request import UNREAD, ReceivedRequest
@@ -24,6 +24,7 @@ from .supervisor import Stream
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from .source import OpenSource
     from .types import Exchange, Factory, Receive, Scope, Send
 
 __all__ = ["SSEApp", "sse_app"]
@@ -129,11 +130,14 @@ class SSEApp:
 
     async def _stream(self, exchange: Exchange, request: ReceivedRequest) -> Stream:
         source = self.factory(request) if self._takes_request else self.factory()
-        try:
-            to_read = opened(source)
-        except HTTPError:
-            await discard(source, self.options.cleanup_timeout)
-            raise
+        if inspect.isawaitable(source):
+            to_read: OpenSource | Opening = Opening(source)
+        else:
+            try:
+                to_read = opened(source)
+            except HTTPError:
+                await discard(source, self.options.cleanup_timeout)
+                raise
         reader = request if self._takes_request else UNREAD
         stream = Stream(to_read, exchange, self.options, reader=reader)
         request.follow(stream)

@@ -1,7 +1,7 @@
 """A source that has to be awaited before the response starts, while the client is watched.
 
-A factory may still be making it. Or the source has a method ``before_start``, as a subscription of
-a hub has: what that returns is awaited, and may raise :class:`~sse_asgi.HTTPError`.
+A factory may still be making it. Or it is a subscription of a hub, which looks whether there is
+something for the client, and raises :class:`~sse_asgi.HTTPError` if not.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ def opened(source: Any) -> OpenSource | Opening:
     :raises TypeError: it is no source.
     :raises HTTPError: 503, if all threads for sync iterables are busy.
     """
-    if inspect.isawaitable(source):
-        return Opening(source)
     before = _before_start(source)
     return open_source(source) if before is None else Opening(before, source)
 
 
 def _before_start(source: Any) -> Awaitable[object] | None:
-    before_start = getattr(source, "before_start", None)
-    return None if before_start is None else before_start()
+    # Of its class: a mock has an attribute of every name.
+    before_start = getattr(type(source), "_sse_asgi_before_start", None)
+    return None if before_start is None else before_start(source)
 
 
 class Opening:
@@ -63,9 +62,12 @@ class Opening:
         is_made = self._made is not None
         awaitable, self._awaitable = self._awaitable, None
         assert awaitable is not None
-        self._made = await awaitable
-        if not is_made and (before := _before_start(self._made)) is not None:
-            await before
+        if is_made:
+            await awaitable
+        else:
+            self._made = await awaitable
+            if (before := _before_start(self._made)) is not None:
+                await before
         self._source = open_source(self._made)
 
     @property

@@ -312,7 +312,8 @@ class EventSourceResponse(Response):
 
     async def _refuse(self, error: HTTPError, exchange: Exchange) -> None:
         scope = exchange[0]
-        if scope["type"] == "http" and "app" in scope:  # whose exception handlers answer
+        is_error = error.status_code >= 400
+        if is_error and scope["type"] == "http" and "app" in scope:  # whose handlers answer
             raise HTTPException(error.status_code, error.detail, error.headers) from None
         await respond(exchange, error, self._options)
 

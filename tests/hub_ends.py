@@ -153,7 +153,27 @@ class Ends:
         async with connect(stream_of(other, "t", each=lambda event: None)) as stream:
             await until_begun(other, "t")
             await other.position("t")
-            await hub.publish("t", "a", final=True)
+            final = await hub.publish("t", "a", final=True)
+            await ends(stream)
+            assert stream.last_event_id == final  # or it would come back again and again
+        app = stream_of(other, "t", each=lambda event: None)
+        async with connect(app, headers=back(final)) as stream:
+            assert stream.status_code == 204
+
+    async def test_who_was_kicked_before_the_response_starts_may_come_back(
+        self, hub: Hub, other: Hub
+    ) -> None:
+        """It does not get 204, by which it would be told to stay away."""
+
+        async def kicked() -> Any:
+            subscription = other.subscribe("t")
+            await anyio.lowlevel.checkpoint()
+            other.kick(lambda each: each is subscription)
+            return subscription
+
+        await hub.publish("t", "a")
+        async with connect(sse_app(kicked)) as stream:
+            assert stream.status_code == 200
             await ends(stream)
 
     async def test_kick_sends_what_was_published_before(self, hub: Hub, other: Hub) -> None:

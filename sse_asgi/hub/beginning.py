@@ -1,4 +1,4 @@
-"""Where a subscription begins in its topics. Pure, no I/O."""
+"""Where a subscription begins in its topics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .log import Page
 from .positions import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from .channel import Cursor
     from .positions import Position
@@ -32,6 +32,9 @@ class Start(NamedTuple):
 
 #: A cursor, where it begins, and how far the log of its topic reaches.
 Found: TypeAlias = "tuple[Cursor, Start, Page]"
+
+#: Reads the log of a topic after an offset, up to so many bytes.
+Read: TypeAlias = "Callable[[Cursor, int | None, int], Awaitable[Page | None]]"
 
 _NO_STARTS: Mapping[str, Start] = MappingProxyType({})
 
@@ -86,6 +89,22 @@ class Beginning:
             return None
         checks = {given.offset: check}
         return Page(window.epoch, window.first, window.last, (), checks, window.ended)
+
+    async def page(self, cursor: Cursor, start: Start, read: Read) -> Page | None:
+        """Return how far the log of a topic reaches, and what it needs to compare the check.
+
+        :param read: reads the log; ``None``: the subscription is closed.
+        """
+        page = self.at_hand(cursor, start) or await read(cursor, None, 0)
+        window = cursor.channel.window
+        if page is None or window is None or not start.resumed:
+            return page
+        given = (self._positions or {}).get(page.epoch)
+        if given is None or not given.check or given.offset in page.checks:
+            return page
+        # Else the log is read later, after the events in the window.
+        is_in_window = window.first - 1 <= given.offset <= page.last
+        return await read(cursor, given.offset, 0) if is_in_window else page
 
     def settle(self, found: Sequence[Found]) -> tuple[list[tuple[Cursor, Page]], bool]:
         """Give cursors their positions.

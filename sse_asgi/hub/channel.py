@@ -64,6 +64,8 @@ class Channel:
             self._log.follow(self.topic, page.end)
             if before is not None:  # other subscribers are still in the old epoch
                 self._notify_soon()
+        elif page.last == before.last:
+            before.ended = page.ended
 
     def deliver(self, records: Sequence[Record], now: float) -> None:
         """Append new records to the window, and notify the subscribers.

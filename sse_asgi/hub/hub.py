@@ -126,8 +126,10 @@ class Hub:
         :param collapse_key: a subscriber with the policy ``"latest"`` that is behind gets only the
             newest event of each such key.
         :param final: whether the topic ends with this event. The streams of its subscribers end
-            after it, also of those who come later. A client that has had it, and comes back, gets
-            204 instead of a stream. Nothing can be published to the topic any more.
+            after it, also of those who come later. A client for whom there is nothing more, such
+            as one that has had it and comes back, gets 204 instead of a stream. Nothing can be
+            published to the topic any more. If the event has the ``key`` of an earlier one, it is
+            not published, and the topic does not end.
         :returns: the id of the event.
         :raises TypeError: the event is not an event-like.
         :raises ValueError: the event has an id, or can't be encoded; ``bytes`` are not one whole
@@ -313,7 +315,7 @@ class Hub:
         :param predicate: called with each :class:`Subscription`, also with those that have not
             begun yet. If it returns true, the subscription is closed.
         :param last: an event to be sent before the end, to say why. What was published before comes
-            before it, unless the log can't be reached.
+            before it, unless the log can't be reached, or the subscription has not begun.
         :returns: how many subscriptions were closed.
         """
         if last is not None:

@@ -52,7 +52,7 @@ class Rest:
             except HubError:
                 self._cursors.clear()
                 break
-            until = self._until = page.last if self._until is None else self._until
+            until = self._until = page.last if self._until is None else min(self._until, page.last)
             frame = self._take(cursor, page)
             if cursor.offset >= until:
                 del self._cursors[0]

@@ -260,8 +260,8 @@ class Subscription(AsyncIterator[bytes]):
             for record in records:
                 cursor.read(record)
                 body = record.body if each is None else changed(record.body, each)
-                if body is not None:
-                    frames.append(b"id: %s\n%s" % (self._id().encode(), body))
+                if body is not None or record.final:  # the client has to have the id of that
+                    frames.append(b"id: %s\n%s" % (self._id().encode(), body or b"\n"))
         cursor.read(last)
         if cursor.has_ended:
             self._end_if_all_have()
@@ -290,7 +290,7 @@ class Subscription(AsyncIterator[bytes]):
                 return None
         found: list[Found] = []
         for cursor, start in tuple(beginning.unsettled):
-            page = beginning.at_hand(cursor, start) or await self._read(cursor, None, 0)
+            page = await beginning.page(cursor, start, self._read)
             if page is None:
                 return None
             found.append((cursor, start, page))
@@ -320,7 +320,7 @@ class Subscription(AsyncIterator[bytes]):
             beginning.entered = True
             self._registry.enter(self, starts)
 
-    def before_start(self) -> Awaitable[Self] | None:
+    def _sse_asgi_before_start(self) -> Awaitable[object] | None:
         """Return what a stream has to await before its response starts; ``None``: nothing.
 
         Awaiting it raises :class:`~sse_asgi.HTTPError` with the status 204 if all topics have
@@ -330,13 +330,12 @@ class Subscription(AsyncIterator[bytes]):
             return None
         return self._look_before_start()
 
-    async def _look_before_start(self) -> Self:
+    async def _look_before_start(self) -> None:
         with anyio.move_on_after(LOOK):
             while self._beginning is not None and not self._over:
                 self._first += await self._begin(self._beginning) or b""
-        if self._over and not self._first and self._rest is None:
+        if self._cursors and not self._first and all(c.has_ended for c in self._cursors):
             raise HTTPError(204)
-        return self
 
     # -- from the log ----------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -26,10 +26,17 @@ def _appends_many(log: Log) -> bool:
     return hasattr(log, "append_many")
 
 
-def _new(body: bytes, key: str | None = None, collapse_key: str | None = None) -> NewRecord:
-    from ..hub.log import NewRecord
+class _Event(NamedTuple):
+    """A ``NewRecord``. What is tested is what it is given, so nothing of the hub is imported."""
 
-    return NewRecord(body, key, collapse_key)
+    body: bytes
+    key: str | None
+    collapse_key: str | None
+    final: bool = False
+
+
+def _new(body: bytes, key: str | None = None, collapse_key: str | None = None) -> NewRecord:
+    return cast("NewRecord", _Event(body, key, collapse_key))
 
 
 class LogContract:

@@ -113,7 +113,12 @@ class TopicMachine(RuleBasedStateMachine):
         """The check of an event, if it is known."""
         if offset == self.last:
             return self.check
-        return next((event.check for event in self.events if event.offset == offset), "")
+        for event in self.events:
+            if event.offset == offset:
+                return event.check
+            if event.offset == offset + 1:
+                return event.before
+        return ""
 
     def draw_top(self, data: Any) -> tuple[int, int, str]:
         """What a caller knows: one of the newest events, or nothing, for it has just begun."""

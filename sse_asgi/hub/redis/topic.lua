@@ -115,7 +115,12 @@ local function check_at(offset)
   end
   local at = id(generation, offset)
   local entry = redis.call('XRANGE', log, at, at)[1]
-  return entry and entry[2][CHECK] or ''
+  if entry then
+    return entry[2][CHECK] or ''
+  end
+  local after = id(generation, offset + 1)
+  entry = redis.call('XRANGE', log, after, after)[1]
+  return entry and entry[2][BEFORE] or ''
 end
 
 -- Enter the topic in the topics of its shard, unless it is there: Redis may have evicted them.
