@@ -5,9 +5,12 @@ from .hub import Hub
 from .log import Log, Page, Record
 from .memory import MemoryLog
 from .positions import Position
+from .presence_events import PresenceEvents
+from .presence_log import Attendance, PresenceLog
 from .subscription import Subscription
 
 __all__ = [
+    "Attendance",
     "EventTooLargeError",
     "Hub",
     "HubClosedError",
@@ -16,6 +19,8 @@ __all__ = [
     "MemoryLog",
     "Page",
     "Position",
+    "PresenceEvents",
+    "PresenceLog",
     "Record",
     "Subscription",
 ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .log import Log, Record
     from .positions import Position
+    from .presence import Presence
 
 __all__ = ["Registry", "Subscriber"]
 
@@ -30,6 +31,11 @@ class Subscriber(Notified, Protocol):
     @property
     def reference(self) -> ReferenceType[Any]:
         """A weak reference to it, always the same."""
+        ...
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """The topics that it subscribes to, without patterns."""
         ...
 
     @property
@@ -74,6 +80,8 @@ class Registry(Generic[S]):
         self._changed: list[tuple[str, int]] = []
         self._tells = False
         self.affinity: Affinity = Affinity(self._in_use)
+        #: What is told of all who enter a topic and leave it; ``None``: the hub has no presence.
+        self.presence: Presence | None = None
         log.attach(self._deliver, self._created, self._renewed)
 
     def subscriptions(self) -> list[S]:
@@ -120,7 +128,11 @@ class Registry(Generic[S]):
             if not channel.cursors:
                 del self.channels[channel.topic]
                 self.log.unfollow(channel.topic)
+            if self.presence is not None:
+                self.presence.leave(channel.topic, reference, len(channel.cursors))
             self._count(channel)
+        if self.presence is not None:
+            self.presence.forget(reference)
         self._tell()
 
     def leave_soon(
@@ -142,6 +154,8 @@ class Registry(Generic[S]):
             return True
         for topic in self.channels:
             self.log.unfollow(topic)
+        if self.presence is not None:
+            self.presence.clear()
         self._begun.clear()
         self._by_pattern.clear()
         self.channels.clear()
@@ -183,6 +197,8 @@ class Registry(Generic[S]):
             cursor = Cursor(topic, channel, subscription.reference)
             channel.cursors[subscription.reference] = cursor
             subscription.add(cursor, start)
+            if self.presence is not None:
+                self.presence.enter(topic, subscription, len(channel.cursors))
             self._count(channel)
 
     def _count(self, channel: Channel) -> None:
