@@ -16,6 +16,7 @@ from ..log import Limits, Page, Record
 from ..positions import Position
 from .keys import Entry, Keys, Top, parse_id
 from .link import Call, Link
+from .presence import RedisPresence
 from .reader import Reader, decoded
 from .script import TopicScript
 
@@ -104,6 +105,7 @@ class RedisLog:
         self._renewed: Renewed | None = None
         self._followed: dict[str, _Topic] = {}
         self.script: TopicScript = TopicScript(self._link, self.keys, self.limits, self._followed)
+        self.presence: RedisPresence = RedisPresence(self._link, self.keys, self)
         # The names of all topics, and the streams that have them, after `follow_topics`.
         self._names: dict[str, None] | None = None
         self._name_streams: dict[int, _Names] = {}
@@ -169,7 +171,7 @@ class RedisLog:
             self._names = names
             for shard, stream in enumerate(streams):
                 self._name_streams[shard] = stream
-                self._assign(shard, stream)
+                self.assign(shard, stream)
 
     def follow(self, topic: str, after: Position) -> None:
         """See :meth:`sse_asgi.hub.Log.follow`."""
@@ -178,13 +180,12 @@ class RedisLog:
             followed.move(entry)
         else:
             followed = self._followed[topic] = _Topic(self, topic, entry)
-            self._assign(self.keys.shard(topic), followed)
+            self.assign(self.keys.shard(topic), followed)
 
     def unfollow(self, topic: str) -> None:
         """See :meth:`sse_asgi.hub.Log.unfollow`."""
         if (followed := self._followed.pop(topic, None)) is not None:
-            for reader in self._readers:
-                reader.discard(followed)
+            self.discard(followed)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """See :meth:`sse_asgi.hub.Log.run`."""
@@ -197,6 +198,7 @@ class RedisLog:
             self.script.clear()
             self._names = None
             self._name_streams.clear()
+            self.presence.clear()
 
     # -- new events ------------------------------------------------------------------------------
 
@@ -206,15 +208,16 @@ class RedisLog:
         self._readers = []
         try:
             for topic, followed in self._followed.items():
-                self._assign(self.keys.shard(topic), followed)
+                self.assign(self.keys.shard(topic), followed)
             for shard, stream in self._name_streams.items():
-                self._assign(shard, stream)
+                self.assign(shard, stream)
+            self.presence.serve()
             await anyio.sleep_forever()
         finally:
             self._session = None
             self._readers = []
 
-    def _assign(self, shard: int, stream: Stream) -> None:
+    def assign(self, shard: int, stream: Stream) -> None:
         """Give a stream to a reader that has room."""
         if self._session is None:
             return  # `_serve` does it later
@@ -231,6 +234,11 @@ class RedisLog:
         if not reader.runs:
             reader.runs = True
             tasks.start_soon(reader.run, client)
+
+    def discard(self, stream: Stream) -> None:
+        """Stop reading a stream."""
+        for reader in self._readers:
+            reader.discard(stream)
 
     def deliver(self, topic: str, records: Sequence[Record]) -> None:
         """Pass new records of a topic to the hub."""

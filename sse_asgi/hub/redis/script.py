@@ -1,4 +1,4 @@
-"""The script ``topic.lua``, which Redis runs for each command of the log."""
+"""The scripts that Redis runs, and ``topic.lua``, the one for each command of the log."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .keys import Top
 from .reader import decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from ..log import Limits
     from .keys import Keys
     from .link import Client, Link
 
-__all__ = ["TopicScript"]
+__all__ = ["TopicScript", "evaluate"]
 
 #: For how many topics that are not followed the newest event is remembered.
 REMEMBERED = 10_000
@@ -76,12 +76,7 @@ class TopicScript:
             operation, topic, *top,
             limits.max_events, limits.max_bytes, max_age, forget_after, *arguments,
         ]  # fmt: skip
-        script, digest = _script()
-        with client.decoding(False):
-            try:
-                reply: Any = await client.evalsha(digest, keys, values)
-            except NoScriptError:
-                reply = await client.eval(script, keys, values)
+        reply = await evaluate("topic.lua", keys, values, client)
         is_new: int = reply[0]
         if is_new and forget_after:
             self._link.start(partial(self._sweep, self._keys.shard(topic)))
@@ -115,8 +110,21 @@ class TopicScript:
         self._tops.clear()
 
 
+async def evaluate(
+    name: str, keys: Sequence[str], values: Sequence[Any], client: Client
+) -> list[Any]:
+    """Run a script of this package, and return its reply. Texts in it are ``bytes``."""
+    script, digest = _script(name)
+    with client.decoding(False):
+        try:
+            reply: Any = await client.evalsha(digest, keys, values)
+        except NoScriptError:
+            reply = await client.eval(script, keys, values)
+    return reply  # type: ignore[no-any-return]
+
+
 @cache
-def _script() -> tuple[str, str]:
-    """Return ``topic.lua``, and its SHA-1 digest, by which Redis finds it."""
-    script = Path(__file__).with_name("topic.lua").read_text("utf-8")
+def _script(name: str) -> tuple[str, str]:
+    """Return a script, and its SHA-1 digest, by which Redis finds it."""
+    script = Path(__file__).with_name(name).read_text("utf-8")
     return script, hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
