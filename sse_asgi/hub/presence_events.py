@@ -152,6 +152,8 @@ class PresenceEvents(AsyncIterator[ServerSentEvent[str]]):
     async def __anext__(self) -> ServerSentEvent[str]:
         """Wait for the next event."""
         affinity = self._watches.affinity
+        if affinity.closed:
+            self.close()
         if self._watch is None and not self._over:
             affinity.use()
             self._watch = self._watches.enter(self._topic)

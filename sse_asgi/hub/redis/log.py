@@ -190,6 +190,7 @@ class RedisLog:
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """See :meth:`sse_asgi.hub.Log.run`."""
         self._naming = anyio.Lock()  # of this event loop
+        self.presence.begin()
         try:
             await self._link.run(self._serve, task_status)
         finally:

@@ -7,7 +7,7 @@
 -- KEYS[3]  the same by nodes: <node>|<topic>|<info>. With an empty info it stands for a count.
 -- KEYS[4]  how many subscribers a topic has on a node: a hash with the fields <topic>|<node>.
 -- KEYS[5]  who comes and goes: a stream. Its ids are <generation>-<offset>. Offsets have no holes.
---          (For the operation broadcast there is one key: the stream of messages.)
+--          (For broadcast and time there is one key: the stream of messages.)
 --
 -- The | is the character 31, which no topic has, and no JSON in ASCII. All keys expire when no node
 -- has called for some time.
@@ -164,28 +164,28 @@ local function sync(is_new, is_leaving)
   return {1, more and 1 or 0}
 end
 
--- Return the newest change, whether the nodes had the time to say who is present, how many
--- subscribers there are, and the infos, all without one node. If there is no newer change than
--- the caller knows, return only that.
+-- Return the newest change, when the nodes were noted first, whether all had the time to say who is
+-- present since then, how many subscribers there are, and the infos: these without one node. If
+-- there is no newer change than the caller knows, return only that.
 local function read(topic, without, known)
   local newest = redis.call('XREVRANGE', changes, '+', '-', 'COUNT', 1)[1]
   local id = newest and newest[1] or '0-0'
   if id == known then
     return {id}
   end
-  local born = tonumber(redis.call('ZSCORE', nodes, 'born') or now)
-  local reply = {id, born < now - lease and 1 or 0, 0}
+  local born = redis.call('ZSCORE', nodes, 'born') or ''
+  local reply = {id, born, born ~= '' and now - born > lease and 1 or 0, 0}
   local lives = {}
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', nodes, now + 1, '+inf')) do
     if name ~= without then
       lives[name] = true
-      reply[3] = reply[3] + (redis.call('HGET', counts, topic .. '\31' .. name) or 0)
+      reply[4] = reply[4] + (redis.call('HGET', counts, topic .. '\31' .. name) or 0)
     end
   end
   local first, last = with(topic)
   for _, entry in ipairs(redis.call('ZRANGEBYLEX', members, first, last)) do
     local info, name = string.match(entry, '^([^\31]*)\31(.*)$', #topic + 2)
-    if lives[name] and info ~= reply[#reply] then
+    if lives[name] and info ~= reply[#reply] then  -- the same infos are side by side
       reply[#reply + 1] = info
     end
   end
@@ -204,4 +204,6 @@ elseif operation == 'leave' then
 elseif operation == 'broadcast' then
   redis.call('XADD', KEYS[1], 'MAXLEN', MESSAGES, '*', 'token', ARGV[4], 'message', ARGV[5])
   redis.call('PEXPIRE', KEYS[1], lease * 4)
+elseif operation == 'time' then
+  return {now}
 end

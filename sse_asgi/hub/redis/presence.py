@@ -34,6 +34,9 @@ HEARTBEAT, LEASE = 5.0, 15.0
 #: told in one call of the script, which takes about 5 ms.
 GATHERING, BATCH = 0.02, 500
 
+#: How long to wait after an error, in seconds.
+RETRY = 0.5
+
 #: How many messages are remembered, since they may come twice.
 REMEMBERED = 1000
 
@@ -67,6 +70,9 @@ class RedisPresence:
         self.changed: Changed | None = None
         self._found: Found | None = None
         self._received: Received | None = None
+        # When the hub was opened, and whether that place in the messages is looked for.
+        self._opened_at = 0.0
+        self._loads = False
         self._seen: OrderedDict[str, None] = OrderedDict()
 
     def attach(self, changed: Changed, found: Found, received: Received) -> None:
@@ -81,13 +87,19 @@ class RedisPresence:
             return
         if self._messages.last:
             self._streams.assign(0, self._messages)
-        else:
+        elif not self._loads:
+            self._loads = True
             self._link.tasks.start_soon(self._load_messages)
         for number, stream in self._changes.items():
             self._streams.assign(number, stream)
         for shard in self._shards.values():
             shard.event.set()  # Redis may have lost everything
             self._keep(shard)
+
+    def begin(self) -> None:
+        """Get all messages from now on: the hub is opened."""
+        self._opened_at = anyio.current_time()
+        self._loads = False
 
     def clear(self) -> None:
         """Forget everything: the hub is closed."""
@@ -97,9 +109,18 @@ class RedisPresence:
         self._messages.last = ""
 
     async def _load_messages(self) -> None:
-        with suppress(HubError):
-            await self._messages.load()
-            self._streams.assign(0, self._messages)
+        """Find the place in the messages where the hub was opened, and read them from there."""
+        while not self._messages.last:
+            try:
+                (now,) = await self._run((self._messages.key,), "time", "")
+            except HubClosedError:
+                return
+            except HubError:
+                await anyio.sleep(RETRY)
+            else:
+                opened_at = now - (anyio.current_time() - self._opened_at) * 1000
+                self._messages.last = f"{math.ceil(opened_at)}-0"
+        self._streams.assign(0, self._messages)
 
     # -- for the hub -----------------------------------------------------------------------------
 
@@ -121,8 +142,8 @@ class RedisPresence:
         shard = self._shards.get(number) or Shard(number)
         # What this node has noted may be on its way to Redis.
         reply = await self._call(shard, "read", topic, shard.node, "")
-        infos = dict.fromkeys((*shard.infos.get(topic, ()), *(text.decode() for text in reply[3:])))
-        return Attendance(shard.subscribers.get(topic, 0) + reply[2], tuple(infos))
+        infos = dict.fromkeys((*shard.infos.get(topic, ()), *(text.decode() for text in reply[4:])))
+        return Attendance(shard.subscribers.get(topic, 0) + reply[3], tuple(infos))
 
     def follow(self, topic: str) -> None:
         """See :meth:`sse_asgi.hub.PresenceLog.follow`."""
@@ -179,7 +200,7 @@ class RedisPresence:
                 except HubClosedError:
                     return
                 except HubError:  # it has been tried for some time
-                    await anyio.sleep(GATHERING)
+                    await anyio.sleep(RETRY)
                 else:
                     with anyio.move_on_after(HEARTBEAT):
                         await shard.event.wait()
@@ -207,6 +228,7 @@ class RedisPresence:
                 shard.is_known = bool(known) and not goes
                 if not known:
                     shard.begin_again()
+                    self.look(shard, *shard.followed)
                 more = more or shard.is_due
 
     async def _leave(self, shard: Shard, seconds: float) -> None:
@@ -227,13 +249,14 @@ class RedisPresence:
         if shard.followed.get(topic) is not followed:
             return
         if len(reply) > 1:
-            newest = reply[0].decode()
-            followed.position, followed.complete = parse_id(newest), bool(reply[1])
+            newest, born, is_settled, _, *infos = reply
+            followed.position = parse_id(newest.decode())
+            followed.learn(born, bool(is_settled))
             if shard.number not in self._changes:
-                stream = self._changes[shard.number] = _Changes(self, shard, newest)
+                stream = self._changes[shard.number] = _Changes(self, shard, newest.decode())
                 self._streams.assign(shard.number, stream)
             if self._found is not None:
-                self._found(topic, [text.decode() for text in reply[3:]], followed.complete)
+                self._found(topic, [text.decode() for text in infos], followed.complete)
         if followed.complete:
             shard.unclear.pop(topic, None)
 
@@ -323,10 +346,6 @@ class _Messages:
         self._presence = presence
         self.key: str = key
         self.last: str = ""  # not known yet
-
-    async def load(self) -> None:
-        """Begin with the next message."""
-        self.last = await self._presence.newest(self.key)
 
     def take(self, entries: Entries) -> None:
         """See :class:`Stream`."""

@@ -23,8 +23,20 @@ class Followed:
 
     #: The change up to which it is known who is present; ``None``: nothing is known.
     position: Entry | None = None
-    #: Whether all nodes had the time to say who is present.
+    #: Whether Redis has all infos that are present. If not, it has lost some that were known.
     complete: bool = False
+    _born: bytes | None = None
+
+    def learn(self, born: bytes, is_settled: bool) -> None:
+        """Note from where it is known who is present.
+
+        :param born: when Redis noted the nodes first. If that is another time than it was, it has
+            lost everything meanwhile.
+        :param is_settled: whether all nodes had the time to say it again.
+        """
+        self.complete = self._born in (None, born) or is_settled
+        if self.complete:
+            self._born = born
 
 
 class Shard:
