@@ -40,7 +40,7 @@ class PresenceLog(Protocol):
     The hub calls all methods in one event loop. Coroutine functions may be cancelled at any time.
     If the log can't be reached, they raise :class:`~sse_asgi.hub.HubError` after a bounded time.
     The other methods only note what the log then says to the other nodes, within a second, or when
-    it can be reached again.
+    it can be reached again. What is taken back at once need not be said.
 
     If :meth:`Log.run` is cancelled, everything that was noted is forgotten.
 

@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from ..errors import EventTooLargeError
 from .follower import Follower, read_all
+from .presence_contract import PresenceContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["LogContract"]
 
 
-class LogContract:
+class LogContract(PresenceContract):
     """The tests of the contract of :class:`sse_asgi.hub.Log`, for any log.
+
+    If the log keeps presence, they test :class:`sse_asgi.hub.PresenceLog` too.
 
     Define how a log is made. Then run the tests in pytest, with anyio's plugin, or by :meth:`run`::
 
