@@ -19,6 +19,7 @@ from sse_asgi import sse_app
 from sse_asgi.errors import HubClosedError
 from sse_asgi.hub import Hub, HubError, PresenceEvents
 from sse_asgi.hub.redis import RedisLog, presence
+from sse_asgi.hub.redis.link import Call
 from sse_asgi.testing import Connection, connect
 
 from ..test_hub_presence import ADA, BEN, ended, is_present, stream, until
@@ -116,7 +117,9 @@ def die(hub: Hub) -> None:
     """Let a hub do nothing any more, as if its process had died."""
 
     def gone(command: object) -> object:
-        raise HubClosedError("it has died")
+        call: Call[Any] = Call()
+        call.fail(HubClosedError("it has died"))
+        return call
 
     log: Any = hub._log
     log._link.start = gone
