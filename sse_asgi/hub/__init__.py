@@ -6,11 +6,10 @@ from .log import Log, Page, Record
 from .memory import MemoryLog
 from .positions import Position
 from .presence_events import PresenceEvents
-from .presence_log import Attendance, PresenceLog
+from .presence_log import PresenceLog
 from .subscription import Subscription
 
 __all__ = [
-    "Attendance",
     "EventTooLargeError",
     "Hub",
     "HubClosedError",

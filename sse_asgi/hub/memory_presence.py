@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from anyio.lowlevel import checkpoint
 
-from .presence_log import Attendance
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .presence_log import Changed, Found, Received
 
 __all__ = ["MemoryPresence"]
@@ -49,10 +49,15 @@ class MemoryPresence:
         if changes and topic in self._followed and self._changed is not None:
             self._changed(topic, info, present)
 
-    async def read(self, topic: str) -> Attendance:
-        """See :meth:`PresenceLog.read`."""
+    async def infos(self, topic: str) -> Sequence[str]:
+        """See :meth:`PresenceLog.infos`."""
         await checkpoint()
-        return Attendance(self._subscribers.get(topic, 0), tuple(self._infos.get(topic, ())))
+        return tuple(self._infos.get(topic, ()))
+
+    async def subscribers(self, topic: str) -> int:
+        """See :meth:`PresenceLog.subscribers`."""
+        await checkpoint()
+        return self._subscribers.get(topic, 0)
 
     def follow(self, topic: str) -> None:
         """See :meth:`PresenceLog.follow`. They are found at once."""

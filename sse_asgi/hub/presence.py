@@ -164,11 +164,11 @@ class Presence:
 
     async def infos(self, topic: str) -> list[Any]:
         """Return the infos that are present in a topic, on all nodes."""
-        return [info_of(text) for text in (await self._log.read(topic)).infos]
+        return [info_of(text) for text in await self._log.infos(topic)]
 
     async def count(self, topic: str) -> int:
         """Return how many subscribers a topic has, on all nodes."""
-        return (await self._log.read(topic)).subscribers
+        return await self._log.subscribers(topic)
 
     async def disconnect(self, topic: str | None, info: object, last: bytes | None) -> None:
         """Tell all nodes to close subscriptions."""

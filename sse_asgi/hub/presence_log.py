@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-__all__ = ["Attendance", "Changed", "Found", "PresenceLog", "Received"]
-
-
-@dataclass(frozen=True)
-class Attendance:
-    """Who is there: what :meth:`PresenceLog.read` returns."""
-
-    #: How many subscribers a topic has on all nodes.
-    subscribers: int
-    #: The infos that are present, each once, as JSON texts.
-    infos: Sequence[str]
+__all__ = ["Changed", "Found", "PresenceLog", "Received"]
 
 
 #: Called with a topic, an info, and whether it has come (or has gone).
@@ -68,8 +57,18 @@ class PresenceLog(Protocol):
         """Note that an info is present in a topic on this node, or is no longer."""
         ...
 
-    async def read(self, topic: str) -> Attendance:
-        """Return who is there, on all nodes. It has all that this node has noted."""
+    async def infos(self, topic: str) -> Sequence[str]:
+        """Return the infos that are present on all nodes, each once.
+
+        It has all that this node has noted.
+        """
+        ...
+
+    async def subscribers(self, topic: str) -> int:
+        """Return how many subscribers a topic has on all nodes.
+
+        It has all that this node has noted.
+        """
         ...
 
     def follow(self, topic: str) -> None:

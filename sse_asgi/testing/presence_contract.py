@@ -73,8 +73,8 @@ class PresenceContract:
 
         async def is_so() -> bool:
             for node in nodes:
-                there = await node.log.read(topic)
-                if (there.subscribers, sorted(there.infos)) != (count, sorted(infos)):
+                there = await node.log.infos(topic)
+                if (await node.log.subscribers(topic), sorted(there)) != (count, sorted(infos)):
                     return False
             return True
 
@@ -120,8 +120,8 @@ class PresenceContract:
                     node.log.set_subscribers(ROOM, number)
                     node.log.set_present(ROOM, str(number), True)
                     node.log.set_present(ROOM, str(number - 1), False)
-                    there = await node.log.read(ROOM)
-                    assert (there.subscribers, list(there.infos)) == (number, [str(number)])
+                    assert await node.log.subscribers(ROOM) == number
+                    assert list(await node.log.infos(ROOM)) == [str(number)]
 
     async def test_those_who_come_and_go(self) -> None:
         """All nodes that follow a topic are told once, when the first comes and the last goes."""

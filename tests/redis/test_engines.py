@@ -34,6 +34,7 @@ QUOTED = "p%40ss%3Aw%2Frd%23%3F%2540"
 COMMANDS = (
     "+ping +evalsha +eval +time +exists +pexpire +del +xadd +xdel +xtrim +xrange +xrevrange +xread"
     " +xinfo +zadd +zrem +zscore +zrangebyscore +zremrangebyscore"
+    " +zrange +zrevrange +zrangebylex +zcard +hget +hset +hdel"
 )
 
 

@@ -164,6 +164,18 @@ local function sync(is_new, is_leaving)
   return {1, more and 1 or 0}
 end
 
+-- Return how many subscribers a topic has, and the nodes that live: both without one node.
+local function total(topic, without)
+  local subscribers, lives = 0, {}
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', nodes, now + 1, '+inf')) do
+    if name ~= without then
+      lives[name] = true
+      subscribers = subscribers + (redis.call('HGET', counts, topic .. '\31' .. name) or 0)
+    end
+  end
+  return subscribers, lives
+end
+
 -- Return the newest change, when the nodes were noted first, whether all had the time to say who is
 -- present since then, how many subscribers there are, and the infos: these without one node. If
 -- there is no newer change than the caller knows, return only that.
@@ -174,14 +186,8 @@ local function read(topic, without, known)
     return {id}
   end
   local born = redis.call('ZSCORE', nodes, 'born') or ''
-  local reply = {id, born, born ~= '' and now - born > lease and 1 or 0, 0}
-  local lives = {}
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', nodes, now + 1, '+inf')) do
-    if name ~= without then
-      lives[name] = true
-      reply[4] = reply[4] + (redis.call('HGET', counts, topic .. '\31' .. name) or 0)
-    end
-  end
+  local subscribers, lives = total(topic, without)
+  local reply = {id, born, born ~= '' and now - born > lease and 1 or 0, subscribers}
   local first, last = with(topic)
   for _, entry in ipairs(redis.call('ZRANGEBYLEX', members, first, last)) do
     local info, name = string.match(entry, '^([^\31]*)\31(.*)$', #topic + 2)
@@ -196,6 +202,8 @@ if operation == 'sync' then
   return sync(ARGV[4] == '1', ARGV[5] == '1')
 elseif operation == 'read' then
   return read(ARGV[4], ARGV[5], ARGV[6])
+elseif operation == 'total' then
+  return {(total(ARGV[4], ARGV[5]))}
 elseif operation == 'leave' then
   if tonumber(redis.call('ZSCORE', nodes, node) or -1) >= 0 then
     redis.call('ZADD', nodes, now + tonumber(ARGV[4]), node)

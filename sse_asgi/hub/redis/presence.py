@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from ...errors import HubClosedError, HubError
-from ..presence_log import Attendance
 from .keys import Entry, parse_id
 from .reader import decoded
 from .script import evaluate
 from .shard import Followed, Shard
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..presence_log import Changed, Found, Received
     from .keys import Keys
     from .link import Client, Link
@@ -136,14 +137,19 @@ class RedisPresence:
         shard.set_present(topic, info, present)
         self._keep(shard)
 
-    async def read(self, topic: str) -> Attendance:
-        """See :meth:`sse_asgi.hub.PresenceLog.read`."""
-        number = self._keys.shard(topic)
-        shard = self._shards.get(number) or Shard(number)
+    async def infos(self, topic: str) -> Sequence[str]:
+        """See :meth:`sse_asgi.hub.PresenceLog.infos`."""
         # What this node has noted may be on its way to Redis.
+        shard = self._asked(topic)
         reply = await self._call(shard, "read", topic, shard.node, "")
-        infos = dict.fromkeys((*shard.infos.get(topic, ()), *(text.decode() for text in reply[4:])))
-        return Attendance(shard.subscribers.get(topic, 0) + reply[3], tuple(infos))
+        own = shard.infos.get(topic, ())
+        return tuple(dict.fromkeys((*own, *(text.decode() for text in reply[4:]))))
+
+    async def subscribers(self, topic: str) -> int:
+        """See :meth:`sse_asgi.hub.PresenceLog.subscribers`."""
+        shard = self._asked(topic)
+        (others,) = await self._call(shard, "total", topic, shard.node)
+        return int(others) + shard.subscribers.get(topic, 0)
 
     def follow(self, topic: str) -> None:
         """See :meth:`sse_asgi.hub.PresenceLog.follow`."""
@@ -180,6 +186,10 @@ class RedisPresence:
         if (shard := self._shards.get(number)) is None:
             shard = self._shards[number] = Shard(number)
         return shard
+
+    def _asked(self, topic: str) -> Shard:
+        number = self._keys.shard(topic)
+        return self._shards.get(number) or Shard(number)
 
     def _keep(self, shard: Shard) -> None:
         """Have a task keep a shard up to date."""
