@@ -25,16 +25,16 @@ class _Watch:
     """The infos of a topic that somebody here reads the changes of, and the newest changes."""
 
     def __init__(self, topic: str) -> None:
-        self.topic = topic
+        self.topic: str = topic
         #: The infos that are present; ``None``: not known yet.
         self.infos: dict[str, None] | None = None
         #: How many changes there were, and the newest of them.
-        self.version = 0
+        self.version: int = 0
         self.changes: deque[ServerSentEvent[str]] = deque(maxlen=KEPT)
         #: How many read them, and those of them that wait.
-        self.readers = 0
+        self.readers: int = 0
         self.waiting: dict[PresenceEvents, Callable[[], object]] = {}
-        self.over = False
+        self.over: bool = False
         self._list: tuple[int, ServerSentEvent[str]] | None = None
 
     def change(self, info: str, present: bool) -> None:

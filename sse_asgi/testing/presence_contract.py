@@ -26,7 +26,7 @@ class PresenceFollower:
     """Takes the place of a hub with presence, and records what its log tells it."""
 
     def __init__(self, log: PresenceLog) -> None:
-        self.log = log
+        self.log: PresenceLog = log
         #: What is present in each topic that is followed, as far as it was told.
         self.present: dict[str, set[str]] = {}
         self.changes: list[tuple[str, str, bool]] = []

@@ -314,7 +314,7 @@ class RedisPresence:
 class _Changes:
     """The stream of those who come and go in a shard."""
 
-    lasts = False
+    lasts: bool = False
 
     def __init__(self, presence: RedisPresence, shard: Shard, last: str) -> None:
         self._presence = presence
@@ -350,7 +350,7 @@ class _Changes:
 class _Messages:
     """The stream of messages for all nodes."""
 
-    lasts = False
+    lasts: bool = False
 
     def __init__(self, presence: RedisPresence, key: str) -> None:
         self._presence = presence
