@@ -186,6 +186,20 @@ async def test_one_join_and_one_leave_on_all_nodes(new_hub: NewHub) -> None:
                 assert [await event(reader) for _ in "ab"] == [("join", number), ("leave", number)]
 
 
+async def test_nobody_has_left_as_long_as_another_node_has_him(new_hub: NewHub) -> None:
+    async with nodes(new_hub, 2) as hubs, stream(hubs[0], "room", info=ADA):
+        await present(hubs, "room", ADA, count=1)
+        async with events_of(hubs[0], "room") as reader:
+            assert await event(reader) == ("presence", [ADA])
+            for number in range(3):
+                async with stream(hubs[1], "room", info=ADA):
+                    await present(hubs, "room", ADA, count=2)
+                await present(hubs, "room", ADA, count=1)
+                async with stream(hubs[1], "room", info=number):
+                    assert await event(reader) == ("join", number)
+                assert await event(reader) == ("leave", number)
+
+
 async def test_who_comes_back_to_another_node_was_not_away(new_hub: NewHub) -> None:
     async with nodes(new_hub, 2, grace=1.5) as hubs, events_of(hubs[0], "room") as reader:
         assert await event(reader) == ("presence", [])
