@@ -27,7 +27,9 @@ BESIDE_PEERS = {
 #: In process, for those who work on the library; not compared on a server.
 IN_PROCESS = {"pump": "pump", "hub": "hub", "memory": "memory"}
 #: What one process and one Redis carry; they take long.
-CAPACITY = {"redis": "redis", "publishers": "publishers", "scale": "scale"}
+CAPACITY = {
+    "redis": "redis", "publishers": "publishers", "scale": "scale", "presence": "presence",
+}  # fmt: skip
 
 MODULES = {**BESIDE_PEERS, **IN_PROCESS, **CAPACITY}
 

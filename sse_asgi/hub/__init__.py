@@ -5,6 +5,8 @@ from .hub import Hub
 from .log import BatchLog, Log, Page, Record
 from .memory import MemoryLog
 from .positions import Position
+from .presence_events import PresenceEvents
+from .presence_log import PresenceLog
 from .subscription import Subscription
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "MemoryLog",
     "Page",
     "Position",
+    "PresenceEvents",
+    "PresenceLog",
     "Record",
     "Subscription",
     "TopicEndedError",

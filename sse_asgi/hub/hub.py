@@ -7,8 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from ..encoder import encode
+from .all_nodes import AllNodes
 from .arguments import check_options, checked_body, checked_names
 from .beginning import Beginning, Start
+from .infos import info_text
 from .many import append, as_lists, checked_records, parts
 from .memory import MemoryLog
 from .names import check_topic
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Hub"]
 
 
-class Hub:
+class Hub(AllNodes):
     """Publish events to topics, and subscribe to topics without missing an event.
 
     ::
@@ -62,7 +64,13 @@ class Hub:
         several topics, it also has the ``topic``.
     :param on_subscribers: a function that is called when the number of subscribers of a topic in
         this process changes, with the topic and that number. It must return at once.
-    :raises TypeError: a parameter has a wrong type, or limits are given together with a log.
+    :param presence: whether the hub keeps presence, for :meth:`presence_events`, and for what
+        reaches all nodes: :meth:`presence`, :meth:`count` and :meth:`disconnect`. Then each
+        ``info`` must be JSON. It must be the same in all processes.
+    :param presence_grace: for how many seconds an info stays present when its last subscription is
+        closed. Its client may come back in that time.
+    :raises TypeError: a parameter has a wrong type, limits are given together with a log, or the
+        log can't keep presence.
     :raises ValueError: a parameter is out of range.
     """
 
@@ -75,6 +83,8 @@ class Hub:
         max_age: float | None = None,
         gap_event: str = "gap",
         on_subscribers: Callable[[str, int], object] | None = None,
+        presence: bool = False,
+        presence_grace: float = 5.0,
     ) -> None:
         limits = {"max_events": max_events, "max_bytes": max_bytes, "max_age": max_age}
         given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
@@ -93,6 +103,8 @@ class Hub:
         self._log = log
         self._registry: Registry[Subscription] = Registry(log, gap_event, on_subscribers)
         self._affinity = self._registry.affinity
+        self._keep_presence(log, presence, presence_grace)
+        self._registry.presence = self._presence
         self._work: Work | None = None  # while the hub is open
 
     def __repr__(self) -> str:
@@ -133,9 +145,8 @@ class Hub:
         :returns: the id of the event.
         :raises TypeError: the event is not an event-like.
         :raises ValueError: the event has an id, or can't be encoded; ``bytes`` are not one whole
-            event; the topic is empty, is longer
-            than 255 characters, or has control characters or ``*``; a key is empty or longer than
-            255 characters.
+            event; the topic is empty, longer than 255 characters, or has control characters or
+            ``*``; a key is empty or longer than 255 characters.
         :raises EventTooLargeError: the event is larger than the limit ``max_bytes`` of the log.
         :raises TopicEndedError: the topic has ended.
         :raises HubClosedError: the hub is closed.
@@ -244,18 +255,21 @@ class Hub:
             there is. With ``"disconnect"`` its stream ends, and the client reconnects with its last
             id. With ``"latest"`` a subscriber that is behind gets only the newest event of each
             ``collapse_key``, and a gap event if the log no longer has its next event.
-        :param info: any value, to recognise the subscription by: see :meth:`kick`.
+        :param info: any value, to recognise the subscription by: see :meth:`kick` and
+            :meth:`presence`.
         :param each: a function that is called with each event, a
             :class:`~sse_asgi.ServerSentEvent` without an id, before this subscriber gets it. It
             returns the event, or another event-like in its place, or ``None``: this subscriber does
             not get it. What it raises, the stream ends with. Gap events do not go through it.
-        :raises TypeError: a parameter has a wrong type, or there is no topic and no pattern.
+        :raises TypeError: a parameter has a wrong type, there is no topic and no pattern, or the
+            hub keeps presence and the info can't be JSON.
         :raises ValueError: a value can't be a topic or a pattern, a parameter is out of range, or
             there are more topics than fit into an id.
         :raises HubClosedError: the hub is closed.
         """
         plain, patterns = checked_names(topics, patterns)
         check_options(last_event_id, history, policy, each)
+        text = None if self._presence is None else info_text(info)
         if len(plain) > MAX_TOPICS:
             raise ValueError(f"{len(plain)} topics, where an id has room for {MAX_TOPICS}")
         self._affinity.use()
@@ -271,6 +285,8 @@ class Hub:
             self._registry, plain, patterns, beginning, policy=policy, info=info, each=each
         )
         self._registry.made.add(subscription)
+        if self._presence is not None:
+            self._presence.add(subscription, text)
         return subscription
 
     async def position(self, *topics: str) -> str:
@@ -308,9 +324,10 @@ class Hub:
         *,
         last: EventLike | None = None,
     ) -> int:
-        """Close subscriptions, and so end their streams.
+        """Close subscriptions of this process, and so end their streams.
 
-        A client reconnects, unless the factory tells it not to, for example by ``HTTPError(204)``.
+        :meth:`disconnect` reaches all processes. A client reconnects, unless the factory tells it
+        not to, for example by ``HTTPError(204)``.
 
         :param predicate: called with each :class:`Subscription`, also with those that have not
             begun yet. If it returns true, the subscription is closed.
@@ -349,9 +366,12 @@ class Hub:
     ) -> None:
         self.close()
         work, self._work = self._work, None
-        self._affinity.open = False
         assert work is not None
-        error = await work.end()
+        try:
+            await self._farewell()
+        finally:
+            self._affinity.open = False
+            error = await work.end()
         if error is not None and exc is None:
             raise error
 
@@ -359,6 +379,8 @@ class Hub:
         """Close all subscriptions. From now on the hub raises :class:`~sse_asgi.HubClosedError`."""
         self._affinity.closed = True
         self.kick(lambda subscription: True)
+        if self._presence is not None:
+            self._presence.close()
 
     def lifespan(self, app: object = ...) -> AbstractAsyncContextManager[None]:
         """Keep the hub open while an application runs: the ``lifespan`` of sse_app or Starlette.

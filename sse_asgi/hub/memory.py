@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from ..errors import TopicEndedError
 from ..runtime import current
 from .log import IDLE, NO_CHECKS, TIME_SLICE, Limits, NewRecord, Page, Record
+from .memory_presence import MemoryPresence
 from .positions import Position, new_epoch
 from .window import Window
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..runtime.base import Runtime
     from .log import Created, Deliver, Renewed
+    from .presence_log import PresenceLog
 
 __all__ = ["MemoryLog"]
 
@@ -62,6 +64,7 @@ class MemoryLog:
         max_age: float | None = None,
     ) -> None:
         self.limits: Limits = Limits.checked(max_events, max_bytes, max_age)
+        self.presence: PresenceLog = MemoryPresence()
         # The least recently used first.
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
         self._burst = self._yielded = 0.0

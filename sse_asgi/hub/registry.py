@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .log import Log, Record
     from .positions import Position
+    from .presence import Presence
 
 __all__ = ["Registry", "Subscriber"]
 
@@ -33,8 +34,18 @@ class Subscriber(Notified, Protocol):
         ...
 
     @property
+    def topics(self) -> Sequence[str]:
+        """The topics that it subscribes to, without patterns."""
+        ...
+
+    @property
     def patterns(self) -> Sequence[str]:
         """The patterns that it subscribes to."""
+        ...
+
+    @property
+    def info(self) -> Any:
+        """What the application has passed as ``info``."""
         ...
 
     def add(self, cursor: Cursor, start: Start) -> None:
@@ -74,6 +85,8 @@ class Registry(Generic[S]):
         self._changed: list[tuple[str, int]] = []
         self._tells = False
         self.affinity: Affinity = Affinity(self._in_use)
+        #: What is told of all who enter a topic and leave it; ``None``: the hub has no presence.
+        self.presence: Presence | None = None
         log.attach(self._deliver, self._created, self._renewed)
 
     def subscriptions(self) -> list[S]:
@@ -120,7 +133,11 @@ class Registry(Generic[S]):
             if not channel.cursors:
                 del self.channels[channel.topic]
                 self.log.unfollow(channel.topic)
+            if self.presence is not None:
+                self.presence.leave(channel.topic, reference, len(channel.cursors))
             self._count(channel)
+        if self.presence is not None:
+            self.presence.forget(reference)
         self._tell()
 
     def leave_soon(
@@ -142,10 +159,20 @@ class Registry(Generic[S]):
             return True
         for topic in self.channels:
             self.log.unfollow(topic)
+        if self.presence is not None:
+            self.presence.clear()
         self._begun.clear()
         self._by_pattern.clear()
         self.channels.clear()
         return False
+
+    def subscriptions_of(self, topic: str) -> list[S]:
+        """Return those of a topic that have begun."""
+        channel = self.channels.get(topic)
+        if channel is None:
+            return []
+        found = (cursor.subscription() for cursor in channel.cursors.values())
+        return [subscription for subscription in found if subscription is not None]
 
     def subscribers(self, topic: str | None) -> int:
         """Return how many subscriptions have begun: of a topic, or of all topics together."""
@@ -188,6 +215,8 @@ class Registry(Generic[S]):
             cursor = Cursor(topic, channel, subscription.reference)
             channel.cursors[subscription.reference] = cursor
             subscription.add(cursor, start)
+            if self.presence is not None:
+                self.presence.enter(topic, subscription, len(channel.cursors))
             self._count(channel)
 
     def _count(self, channel: Channel) -> None:

@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from ..errors import EventTooLargeError, TopicEndedError
 from .follower import Follower, read_all
+from .presence_contract import PresenceContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -39,8 +40,10 @@ def _new(body: bytes, key: str | None = None, collapse_key: str | None = None) -
     return cast("NewRecord", _Event(body, key, collapse_key))
 
 
-class LogContract:
+class LogContract(PresenceContract):
     """The tests of the contract of :class:`sse_asgi.hub.Log`, for any log.
+
+    If the log keeps presence, they test :class:`sse_asgi.hub.PresenceLog` too.
 
     Define how a log is made. Then run the tests in pytest, with anyio's plugin, or by :meth:`run`::
 

@@ -11,6 +11,7 @@ import coredis
 import pytest
 from coredis.connection import TCPLocation
 
+from sse_asgi import sse_app
 from sse_asgi.hub import Hub, HubError, Log
 from sse_asgi.hub.redis import RedisLog
 from sse_asgi.testing import LogContract, connect
@@ -34,6 +35,7 @@ QUOTED = "p%40ss%3Aw%2Frd%23%3F%2540"
 COMMANDS = (
     "+ping +evalsha +eval +time +exists +pexpire +del +xadd +xdel +xtrim +xrange +xrevrange +xread"
     " +xinfo +zadd +zrem +zscore +zrangebyscore +zremrangebyscore"
+    " +zrange +zrevrange +zrangebylex +zcard +hget +hset +hdel"
 )
 
 
@@ -62,7 +64,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 async def two_hubs(source: Any, **options: Any) -> AsyncGenerator[tuple[Hub, Hub], None]:
     async with AsyncExitStack() as stack:
         one, other = [
-            await stack.enter_async_context(Hub(RedisLog(source, **options))) for _ in range(2)
+            await stack.enter_async_context(
+                Hub(RedisLog(source, **options), presence=True, presence_grace=0)
+            )
+            for _ in range(2)
         ]
         yield one, other
 
@@ -83,6 +88,14 @@ async def works(source: Any, **options: Any) -> None:
                 async with connect(stream_of(there, topic), headers=headers) as stream:
                     assert await receive(stream, 1) == [topic]
             assert sorted(await receive(everything, len(topics))) == topics
+        async with connect(sse_app(lambda: there.presence_events("works/0"))) as events:
+            assert (await events.receive()).event == "presence"
+            async with connect(sse_app(lambda: there.subscribe("works/0", info="ada"))) as stream:
+                assert (await events.receive()).event == "join"
+                assert (await here.presence("works/0"), await here.count("works/0")) == (["ada"], 1)
+                await here.disconnect("works/0", "ada", last="bye")
+                assert await receive(stream, 1) == ["bye"]
+            assert (await events.receive()).event == "leave"
 
 
 # -- clusters --------------------------------------------------------------------------------------

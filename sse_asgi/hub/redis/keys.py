@@ -69,6 +69,15 @@ class Keys:
         """Return the key of the stream with the names of the topics of a shard."""
         return self.key(shard, "topics")
 
+    def presence(self, shard: int) -> tuple[str, ...]:
+        """Return the keys for ``presence.lua``."""
+        names = ("nodes", "members", "index", "counts", "changes")
+        return tuple(self.key(shard, "presence", name) for name in names)
+
+    def messages(self) -> str:
+        """Return the key of the stream with the messages for all nodes."""
+        return self.key(0, "messages")
+
     def bell(self, shard: int) -> str:
         """Return the key of a stream for one reader. An entry in it ends the reader's wait."""
         return self.key(shard, "bell", secrets.token_hex(8))

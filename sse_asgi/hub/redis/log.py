@@ -16,6 +16,7 @@ from ..positions import Position
 from .batches import Batches
 from .keys import Keys, Top
 from .link import Call, Link
+from .presence import RedisPresence
 from .reader import Reader
 from .script import TopicScript
 from .streams import NamesStream, TopicStream
@@ -103,6 +104,7 @@ class RedisLog:
         self._followed: dict[str, TopicStream] = {}
         self.script: TopicScript = TopicScript(self._link, self.keys, self.limits, self._followed)
         self._batches = Batches(self._link, self.script, self.keys)
+        self.presence: RedisPresence = RedisPresence(self._link, self.keys, self)
         # The names of all topics, and the streams that have them, after `follow_topics`.
         self._names: dict[str, None] | None = None
         self._name_streams: dict[int, NamesStream] = {}
@@ -183,7 +185,7 @@ class RedisLog:
             self._names = names
             for shard, stream in enumerate(streams):
                 self._name_streams[shard] = stream
-                self._assign(shard, stream)
+                self.assign(shard, stream)
 
     def follow(self, topic: str, after: Position) -> None:
         """See :meth:`sse_asgi.hub.Log.follow`."""
@@ -192,17 +194,17 @@ class RedisLog:
             followed.move(entry)
         else:
             followed = self._followed[topic] = TopicStream(self, topic, entry)
-            self._assign(self.keys.shard(topic), followed)
+            self.assign(self.keys.shard(topic), followed)
 
     def unfollow(self, topic: str) -> None:
         """See :meth:`sse_asgi.hub.Log.unfollow`."""
         if (followed := self._followed.pop(topic, None)) is not None:
-            for reader in self._readers:
-                reader.discard(followed)
+            self.discard(followed)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """See :meth:`sse_asgi.hub.Log.run`."""
         self._naming = anyio.Lock()  # of this event loop
+        self.presence.begin()
         try:
             await self._link.run(self._serve, task_status)
         finally:
@@ -212,6 +214,7 @@ class RedisLog:
             self._batches.clear()
             self._names = None
             self._name_streams.clear()
+            self.presence.clear()
 
     # -- new events ------------------------------------------------------------------------------
 
@@ -221,15 +224,16 @@ class RedisLog:
         self._readers = []
         try:
             for topic, followed in self._followed.items():
-                self._assign(self.keys.shard(topic), followed)
+                self.assign(self.keys.shard(topic), followed)
             for shard, stream in self._name_streams.items():
-                self._assign(shard, stream)
+                self.assign(shard, stream)
+            self.presence.serve()
             await anyio.sleep_forever()
         finally:
             self._session = None
             self._readers = []
 
-    def _assign(self, shard: int, stream: Stream) -> None:
+    def assign(self, shard: int, stream: Stream) -> None:
         """Give a stream to a reader that has room."""
         if self._session is None:
             return  # `_serve` does it later
@@ -246,6 +250,11 @@ class RedisLog:
         if not reader.runs:
             reader.runs = True
             tasks.start_soon(reader.run, client)
+
+    def discard(self, stream: Stream) -> None:
+        """Stop reading a stream."""
+        for reader in self._readers:
+            reader.discard(stream)
 
     def deliver(self, topic: str, records: Sequence[Record]) -> None:
         """Pass new records of a topic to the hub."""

@@ -1,4 +1,4 @@
-"""The script ``topic.lua``, which Redis runs for each command of the log."""
+"""The scripts that Redis runs, and ``topic.lua``, the one for each command of the log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .keys import Keys
     from .link import Client, Link
 
-__all__ = ["TopicScript"]
+__all__ = ["TopicScript", "evaluate"]
 
 #: For how many topics that are not followed the newest event is remembered.
 REMEMBERED = 10_000
@@ -91,7 +91,7 @@ class TopicScript:
         :param arguments: the arguments of that operation.
         """
         values = self._values(operation, topic, arguments)
-        reply = await _run(_script(), self._keys.of_topic(topic), values, client)
+        reply = await _run(_script("topic.lua"), self._keys.of_topic(topic), values, client)
         return self._checked(topic, reply)
 
     async def append(
@@ -108,7 +108,7 @@ class TopicScript:
             keys += self._keys.of_topic(topic)
             calls.append(self._values("append", topic, arguments))
         if sum(map(len, topics.values())) == 4:  # one event
-            found: list[list[Any]] = [await _run(_script(), keys, calls[0], client)]
+            found: list[list[Any]] = [await _run(_script("topic.lua"), keys, calls[0], client)]
         else:
             text: bytes = await _run(_script_for_several(), keys, [_packed(calls)], client)
             found = [[*line.split(b" ")] for line in text.split(b";")]
@@ -182,7 +182,15 @@ def _packed(values: Sequence[Sequence[Any]]) -> bytes:
     return b"".join(parts)
 
 
-async def _run(script: _Script, keys: Sequence[str], values: list[Any], client: Client) -> Any:
+async def evaluate(
+    name: str, keys: Sequence[str], values: Sequence[Any], client: Client
+) -> list[Any]:
+    """Run a script of this package, and return its reply. Texts in it are ``bytes``."""
+    reply: list[Any] = await _run(_script(name), keys, values, client)
+    return reply
+
+
+async def _run(script: _Script, keys: Sequence[str], values: Sequence[Any], client: Client) -> Any:
     """Run a script, and return its reply."""
     with client.decoding(False):
         try:
@@ -204,12 +212,12 @@ class _Script(NamedTuple):
 
 
 @cache
-def _script() -> _Script:
-    """Return ``topic.lua``."""
-    return _Script.of(Path(__file__).with_name("topic.lua").read_text("utf-8"))
+def _script(name: str) -> _Script:
+    """Return a script of this package."""
+    return _Script.of(Path(__file__).with_name(name).read_text("utf-8"))
 
 
 @cache
 def _script_for_several() -> _Script:
     """Return a script that runs ``topic.lua`` for each of several topics."""
-    return _Script.of(SEVERAL % _script().text)
+    return _Script.of(SEVERAL % _script("topic.lua").text)
