@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
-from sse_asgi.hub import Hub, Subscription
-from sse_asgi.hub.redis import RedisLog, reader
+from sse_asgi.hub import Hub, HubError, Subscription
+from sse_asgi.hub.redis import RedisLog, link, reader
+from sse_asgi.hub.redis.reader import Entries
 
 from .servers import RedisServer
 from .test_cost import waiting
@@ -71,3 +75,38 @@ async def test_topics_that_are_left_make_room(monkeypatch: pytest.MonkeyPatch) -
             await has(stays, "x")
             await until(lambda: len(waiting(server)) == 1)
             stays.close()
+
+
+class Failing:
+    """A stream whose first reviews fail."""
+
+    key, last, lasts = "failing", "0-0", False
+
+    def __init__(self) -> None:
+        self.reviews = 0
+
+    def take(self, entries: Entries) -> None:
+        raise AssertionError("there are none")
+
+    async def review(self) -> None:
+        self.reviews += 1
+        if self.reviews < 3:
+            raise HubError("not now")
+
+
+async def test_a_review_that_fails_is_soon_repeated(
+    redis_url: str, new_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster the client stays, and a node may be away for longer than a review tries."""
+    monkeypatch.setattr(reader, "BLOCK", 0.05)
+    way, stream = link.Link(redis_url, DEADLINE), Failing()
+
+    async def serve(client: link.Client, tasks: TaskGroup) -> None:
+        reads = reader.Reader(way, 0, new_prefix())
+        reads.add(stream)
+        await reads.run(client)
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(way.run, serve)
+        await until(lambda: stream.reviews == 3)
+        tasks.cancel_scope.cancel()
