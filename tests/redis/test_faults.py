@@ -696,9 +696,6 @@ async def test_a_node_of_a_cluster_fails_over() -> None:
         ):
             topics = [f"t{number}" for number in range(9)]
             by_primary = {cluster.primary_of(keys.log(topic)): topic for topic in topics}
-            again = new_hub(cluster.url, timeout=5)
-            async with again:
-                await all_.publish(again, "again")
             those = [await all_.subscribe(hub, topic) for topic in topics]
             # Not the same one: a primary that agreed to go would not write for 10 s.
             for number, kill in ((0, False), (1, True), (2, True)):
@@ -723,10 +720,12 @@ async def test_a_node_of_a_cluster_fails_over() -> None:
                     await one.has(f"after {number}")
                 gaps = [one.gaps for one in those]
                 assert set(gaps) == ({0, 1} if behind else {0})
-            # The node of the URL, which is a replica now. The others are known from before.
-            await in_thread(cluster.replicas[0].kill)
-            async with again:
-                await all_.insist(again, "without it")
+            # The node of the URL is a replica now. Without it, the others are known from before.
+            again = new_hub(cluster.replicas[0].url, timeout=5)
+            for data in ("with it", "without it"):
+                async with again:
+                    await all_.insist(again, data)
+                await in_thread(cluster.replicas[0].kill)
 
 
 async def test_the_program_of_the_page_opens_streams_while_redis_is_away(

@@ -144,8 +144,8 @@ class Reader:
             await self._look(client)
             self._look_at = anyio.current_time() + BLOCK
         if anyio.current_time() >= self._review_at:
-            await self._review()
-            self._review_at = anyio.current_time() + REVIEW
+            pause = REVIEW if await self._review() else BLOCK
+            self._review_at = anyio.current_time() + pause
         ids = {key: stream.last for key, stream in self.streams.items()}
         ids[self._bell] = self._rung
         self._ringing = False
@@ -167,13 +167,26 @@ class Reader:
         if keys and await client.exists(keys) < len(keys):
             self._review_at = -math.inf
 
-    async def _review(self) -> None:
-        """Review all streams, some at a time: after a failure there may be thousands."""
+    async def _review(self) -> bool:
+        """Review all streams, and return whether none has failed.
+
+        Some at a time: after a failure there may be thousands.
+        """
+        failed = False
+
+        async def review(stream: Stream) -> None:
+            nonlocal failed
+            try:
+                await stream.review()
+            except HubError:
+                failed = True
+
         streams = list(self.streams.values())
         for begin in range(0, len(streams), REVIEWED):
             async with anyio.create_task_group() as tasks:
                 for stream in streams[begin : begin + REVIEWED]:
-                    tasks.start_soon(_review, stream)
+                    tasks.start_soon(review, stream)
+        return not failed
 
     async def _ring(self) -> None:
         """Add an entry to the bell, so that the read that is waiting now returns.
@@ -188,9 +201,3 @@ class Reader:
         """Add an entry to the bell, which Redis deletes when it is no longer used."""
         await client.xadd(self._bell, {"ring": ""}, trim_strategy=PureToken.MAXLEN, threshold=1)
         await client.pexpire(self._bell, int(BLOCK * 10_000))
-
-
-async def _review(stream: Stream) -> None:
-    """Review a stream. An error does not matter: the next review may have another client."""
-    with suppress(HubError):
-        await stream.review()
