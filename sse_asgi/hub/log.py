@@ -102,7 +102,8 @@ class Page:
     #: The events, oldest first.
     records: Sequence[Record] = ()
     #: The checks of some events, by their offsets, as far as the log knows them: of the newest
-    #: event, of the event that the page begins after, and of the event before the oldest one.
+    #: event, of the event that was asked for as ``after``, and of the event before the oldest one.
+    #: One that is missing here is not known. That does not mean that it is the same.
     checks: Mapping[int, str] = NO_CHECKS
     #: Whether the topic has ended: the newest event was the final one.
     ended: bool = False

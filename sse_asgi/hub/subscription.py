@@ -49,8 +49,8 @@ LOOK = 1.0
 class Subscription(AsyncIterator[bytes]):
     """The events of some topics, as frames: what :meth:`Hub.subscribe` returns.
 
-    It is an async iterator, for a factory to return. It counts as a subscriber from its first step
-    until it is closed, by its stream or by you, or until nobody refers to it any more.
+    It is an async iterator, for a factory to return. It counts as a subscriber from its first step,
+    or from when a stream opens it, until it is closed, or until nobody refers to it any more.
     """
 
     __slots__ = (

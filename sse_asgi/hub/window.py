@@ -27,7 +27,7 @@ class Window:
     def __init__(self, epoch: str, last: int = 0, check: str | None = "") -> None:
         self.epoch: str = epoch
         self.last: int = last
-        #: Whether the newest event was the final one.
+        #: Whether the newest event was the final one, as far as is known here.
         self.ended: bool = False
         self.size: int = 0
         # Those before `_begin` are gone. They are deleted from time to time only, because that

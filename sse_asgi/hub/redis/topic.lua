@@ -268,9 +268,9 @@ local function append(index)
   return reply
 end
 
--- Return how far the log reaches, and whether the topic has ended; the checks of the event before the
--- oldest one, of the newest one, and of that at the offset; and the events after the offset: up to so
--- many bytes, and at least one if there is one. The offset '' asks for no events.
+-- Return how far the log reaches, and whether the topic has ended. Then three checks: of the event
+-- before the oldest one, of the newest one, and of the one at the offset. Then the events after the
+-- offset: up to so many bytes, and at least one if there is one. The offset '' asks for no events.
 local function read(after, room)
   local first, before_first = trim()
   enter()
