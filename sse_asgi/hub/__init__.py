@@ -2,7 +2,7 @@
 
 from ..errors import EventTooLargeError, HubClosedError, HubError, TopicEndedError
 from .hub import Hub
-from .log import BatchLog, Log, Page, Record
+from .log import BatchLog, Log, NewRecord, Page, Record
 from .memory import MemoryLog
 from .positions import Position
 from .presence_events import PresenceEvents
@@ -17,6 +17,7 @@ __all__ = [
     "HubError",
     "Log",
     "MemoryLog",
+    "NewRecord",
     "Page",
     "Position",
     "PresenceEvents",

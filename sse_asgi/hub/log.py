@@ -160,9 +160,13 @@ class Limits:
 class NewRecord(NamedTuple):
     """An event to be appended, with what :meth:`Log.append` is given."""
 
+    #: The frame of the event, without the id.
     body: bytes
+    #: Of several events of the topic with the same key, one is appended.
     key: str | None = None
+    #: The collapse key.
     collapse_key: str | None = None
+    #: Whether the topic ends with this event.
     final: bool = False
 
 
