@@ -108,3 +108,25 @@ async def test_a_log_that_knows_nothing_of_ends() -> None:
         assert await receive(stream, 1) == ["b"]
     with pytest.raises(TypeError):
         await hub.publish("t", "c", final=True)
+
+
+@pytest.mark.parametrize("policy", ["gap", "disconnect", "latest"])
+async def test_kicked_when_events_are_missing(policy: Any) -> None:
+    """One that would be disconnected at a gap gets no gap, and the last event all the same."""
+    hub = Hub(max_events=3)
+    await hub.publish("t", "first")
+    async with connect(stream_of(hub, "t", policy=policy)) as stream:
+        await until_begun(hub, "t")
+        await hub.publish("t", "0")
+        assert await receive(stream, 1) == ["0"]
+        (subscription,) = hub._registry.subscriptions()
+        for number in range(1, 10):
+            await hub.publish("t", str(number))
+        subscription.close("bye")
+        events = [(event.event, event.data) async for event in stream]
+    kept = [("message", str(number)) for number in (7, 8, 9)]
+    assert events[-1] == ("message", "bye")
+    if policy == "disconnect":
+        assert ("gap") not in {name for name, _ in events}
+    else:
+        assert events[-4:-1] == kept

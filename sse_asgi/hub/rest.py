@@ -21,10 +21,11 @@ class Rest:
 
     :param cursors: how far each topic was read.
     :param take: moves a cursor past the events of a page, and returns their frames, if any.
+    :param ends_at_gap: whether nothing but the last event comes after events that are missing.
     :param last: the frame of the last event.
     """
 
-    __slots__ = ("_cursors", "_last", "_log", "_take", "_until")
+    __slots__ = ("_cursors", "_ends_at_gap", "_last", "_log", "_take", "_until")
 
     def __init__(
         self,
@@ -32,10 +33,12 @@ class Rest:
         cursors: Iterable[Cursor],
         take: Callable[[Cursor, Page], bytes | None],
         last: bytes,
+        ends_at_gap: bool,
     ) -> None:
         self._log = log
         self._cursors = [cursor for cursor in cursors if cursor.epoch]
         self._take = take
+        self._ends_at_gap = ends_at_gap
         self._last: bytes | None = last
         # Where the log of the first of the topics ended when it was read first.
         self._until: int | None = None
@@ -47,9 +50,12 @@ class Rest:
         """
         while self._cursors:
             cursor = self._cursors[0]
+            page: Page | None
             try:
                 page = await self._log.read(cursor.topic, cursor.offset, BATCH)
             except HubError:
+                page = None
+            if page is None or (self._ends_at_gap and not cursor.continues(page)):
                 self._cursors.clear()
                 break
             until = self._until = page.last if self._until is None else min(self._until, page.last)

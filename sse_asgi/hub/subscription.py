@@ -147,8 +147,8 @@ class Subscription(AsyncIterator[bytes]):
         """
         if not self._over:
             if last is not None:
-                log = self._registry.log
-                self._rest = Rest(log, self._cursors, self._take_page, encode(last))
+                log, ends = self._registry.log, self.policy == "disconnect"
+                self._rest = Rest(log, self._cursors, self._take_page, encode(last), ends)
             self._over = True
             self._receiver = None
             if self._has_entered:
