@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -104,7 +104,7 @@ class Page:
     #: The checks of some events, by their offsets, as far as the log knows them: of the newest
     #: event, of the event that was asked for as ``after``, and of the event before the oldest one.
     #: One that is missing here is not known. That does not mean that it is the same.
-    checks: Mapping[int, str] = NO_CHECKS
+    checks: Mapping[int, str] = field(default_factory=lambda: NO_CHECKS)
     #: Whether the topic has ended: the newest event was the final one.
     ended: bool = False
 
