@@ -450,7 +450,9 @@ async def test_who_waits_for_the_shutdown_hears_of_it_at_once() -> None:
             # A stream that comes now is not let in, and one that was there is not pushed out.
             async with connect(app) as late:
                 assert [event async for event in late] == []
-            assert repr(shutdown) == "<Shutdown draining=True streams=2>"
+            # The first of them is told a moment after that, which may have passed.
+            streams = repr(shutdown).removeprefix("<Shutdown draining=True streams=")
+            assert streams in ("1>", "2>")
 
 
 async def test_the_limit_holds_for_signals_too() -> None:
