@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from .servers import any_server
+from sse_asgi.hub import Hub
+from sse_asgi.hub.redis import RedisLog
+
+from .servers import Cluster, RedisServer, any_server
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +29,26 @@ def new_prefix() -> Callable[[], str]:
     run = f"test:{os.getpid()}:{secrets.token_hex(4)}"
     numbers = itertools.count()
     return lambda: f"{run}:{next(numbers)}"
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server that nobody else asks anything."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def new_hub(redis_url: str, new_prefix: Callable[[], str]) -> Callable[..., Hub]:
+    """Makes hubs that share their topics."""
+    prefix = new_prefix()
+    return lambda **options: Hub(RedisLog(redis_url, prefix=prefix, **options))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,19 +21,6 @@ from .faulty_proxy import FaultyProxy, Moment
 from .servers import Cluster, RedisServer
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A server that nobody else asks anything."""
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster() as cluster:
-        yield cluster
 
 
 async def publish_at_once(hub: Hub, topics: list[str], count: int) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
@@ -24,13 +24,6 @@ COMMANDS = ("xread", "evalsha")
 
 #: What may be asked meanwhile because the time has come: more where the machine is very busy.
 FRUITLESS = 10
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """Of which nobody else asks anything."""
-    with RedisServer() as server:
-        yield server
 
 
 class Calls:

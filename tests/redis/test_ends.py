@@ -22,13 +22,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def new_hub(redis_url: str, new_prefix: Callable[[], str]) -> Callable[..., Hub]:
-    """Makes hubs that share their topics."""
-    prefix = new_prefix()
-    return lambda **options: Hub(RedisLog(redis_url, prefix=prefix, **options))
-
-
-@pytest.fixture
 async def hub(new_hub: Callable[..., Hub]) -> AsyncIterator[Hub]:
     async with new_hub() as hub:
         yield hub

@@ -40,12 +40,6 @@ COMMANDS = (
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """With a password, a user who may do little, and a UNIX socket."""
     socket = tmp_path_factory.mktemp("redis") / "redis.sock"

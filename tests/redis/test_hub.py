@@ -8,19 +8,11 @@ import anyio
 import pytest
 
 from sse_asgi.hub import Hub
-from sse_asgi.hub.redis import RedisLog
 from sse_asgi.testing import connect
 
 from ..test_hub import back, gap, receive, stream_of
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def new_hub(redis_url: str, new_prefix: Callable[[], str]) -> Callable[..., Hub]:
-    """Makes hubs that share their topics."""
-    prefix = new_prefix()
-    return lambda **options: Hub(RedisLog(redis_url, prefix=prefix, **options))
 
 
 async def test_every_node_has_the_same_events(new_hub: Callable[..., Hub]) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, get_args
 
@@ -38,18 +38,6 @@ pytestmark = [
 SOON = 20.0
 
 NewHub = Callable[..., Hub]
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture(params=["server", "cluster"])
@@ -427,22 +415,21 @@ async def test_those_who_come_at_once_are_told_together(server: RedisServer) -> 
             for number in range(3000):
                 tasks.start_soon(follow, number)
             there: set[int] = set()
-            while len(there) < 3000:
-                kind, value = await event(reader)
-                if kind == "presence":
-                    there = set(value)
-                else:
-                    assert kind == "join"
-                    there.add(value)
+
+            async def until(count: int, expected: str) -> None:
+                nonlocal there
+                while len(there) != count:
+                    kind, value = await event(reader)
+                    if kind == "presence":
+                        there = set(value)
+                    else:
+                        assert kind == expected
+                        (there.add if kind == "join" else there.discard)(value)
+
+            await until(3000, "join")
             assert server.calls("evalsha") - before < 200
             await other.disconnect("room")
-            while there:
-                kind, value = await event(reader)
-                if kind == "presence":
-                    there = set(value)
-                else:
-                    assert kind == "leave"
-                    there.discard(value)
+            await until(0, "leave")
 
 
 # -- Redis fails -----------------------------------------------------------------------------------
