@@ -13,7 +13,7 @@ import anyio
 
 from ...errors import HubClosedError, HubError
 from .keys import Entry, parse_id
-from .reader import decoded
+from .reader import newest_id
 from .script import evaluate
 from .shard import Followed, Shard
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..presence_log import Changed, Found, Received
     from .keys import Keys
-    from .link import Client, Link
+    from .link import Link
     from .reader import Entries, Stream
 
 __all__ = ["RedisPresence"]
@@ -298,13 +298,7 @@ class RedisPresence:
 
     async def newest(self, key: str) -> str:
         """Return the id of the newest entry of a stream."""
-
-        async def ask(client: Client) -> Entries:
-            with client.decoding(False):
-                return decoded(await client.xrevrange(key, count=1))
-
-        entries = await self._link.start(ask).result()
-        return entries[0][0] if entries else "0-0"
+        return await self._link.start(partial(newest_id, key)).result()
 
     def key_of_changes(self, shard: Shard) -> str:
         """Return the key of the stream of those who come and go."""

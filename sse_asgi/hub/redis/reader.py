@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .link import Client, Link
 
-__all__ = ["Entries", "Reader", "Stream"]
+__all__ = ["Entries", "Reader", "Stream", "decoded", "newest_id"]
 
 #: Entries of a stream: their ids and their values.
 Entries: TypeAlias = "Sequence[tuple[str, Mapping[bytes, bytes]]]"
@@ -76,6 +76,13 @@ def decoded(entries: Sequence[StreamEntry]) -> Entries:
     return [
         (cast(bytes, entry.identifier).decode(), cast(Any, entry.field_values)) for entry in entries
     ]
+
+
+async def newest_id(key: str, client: Client) -> str:
+    """Return the id of the newest entry of a stream."""
+    with client.decoding(False):
+        entries = decoded(await client.xrevrange(key, count=1))
+    return entries[0][0] if entries else "0-0"
 
 
 class Reader:

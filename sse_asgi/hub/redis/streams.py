@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..log import Record
 from .keys import Entry, Top, parse_id
-from .reader import decoded
+from .reader import decoded, newest_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,8 +103,7 @@ class NamesStream:
         before = list(self._entries.items())
         with client.decoding(False):
             oldest = decoded(await client.xrange(self.key, count=1))
-            newest = decoded(await client.xrevrange(self.key, count=1))
-            if not newest or parse_id(newest[0][0]) < parse_id(self.last):
+            if parse_id(await newest_id(self.key, client)) < parse_id(self.last):
                 self.last = "0-0"  # Redis has older data, and its clock may be behind
             while page := await client.xrange(self.key, start=f"({self.last}", count=NAMES):
                 self.take(decoded(page))

@@ -185,20 +185,19 @@ if is_new or is_older() then
   generation = later
 end
 
--- Remove the events beyond the limits, and return the offset of the oldest event that is left, and
--- the check of the event before it.
+-- Remove the events beyond the limits, and return the offset of the oldest event that is left.
 local function trim()
   local total = values and tonumber(values[SIZE]) or 0
-  local trimmed, first, before_first = false, last + 1, ''
+  local trimmed, first = false, last + 1
   while true do
     local entry = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
     if not entry then
-      first, before_first = last + 1, last_check()
+      first = last + 1
       break
     end
     local oldest = entry[2]
     local _, offset = parse(entry[1])
-    first, before_first = offset, oldest[BEFORE] or ''
+    first = offset
     if last - offset < max_events
       and total - oldest[SIZE] + #oldest[BODY] <= max_bytes
       and (max_age == 0 or tonumber(oldest[TIME]) > now - max_age)
@@ -214,7 +213,7 @@ local function trim()
   if trimmed then
     redis.call('ZREMRANGEBYSCORE', keys, '-inf', first - 1)
   end
-  return first, before_first
+  return first
 end
 
 -- Append events, each with four arguments from this index on: body, key, collapse key, and '1' if it
@@ -272,13 +271,12 @@ end
 -- before the oldest one, of the newest one, and of the one at the offset. Then the events after the
 -- offset: up to so many bytes, and at least one if there is one. The offset '' asks for no events.
 local function read(after, room)
-  local first, before_first = trim()
+  local first = trim()
   enter()
   local offset = after == '' and last or tonumber(after)
-  local check = offset == first - 1 and before_first or check_at(offset)
   local reply = {
     is_new and 1 or 0, generation, first, last, has_ended() and 1 or 0,
-    before_first, last_check(), check,
+    check_at(first - 1), last_check(), check_at(offset),
   }
   offset = math.max(offset, first - 1)
   while offset < last do
