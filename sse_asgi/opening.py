@@ -59,13 +59,11 @@ class Opening:
         :raises HTTPError: 503, if all threads for sync iterables are busy; or what the source
             raises.
         """
-        is_made = self._made is not None
         awaitable, self._awaitable = self._awaitable, None
         assert awaitable is not None
-        if is_made:
-            await awaitable
-        else:
-            self._made = await awaitable
+        made = await awaitable
+        if self._made is None:  # else it was there, and had only to be waited for
+            self._made = made
             if (before := _before_start(self._made)) is not None:
                 await before
         self._source = open_source(self._made)

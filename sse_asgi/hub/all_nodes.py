@@ -175,4 +175,4 @@ class AllNodes:
         if await self._alone():
             self._close(partial(is_meant, topic, wanted), frame)
         else:
-            await self._together().disconnect(topic, info, frame)
+            await self._together().disconnect(topic, wanted, frame)

@@ -155,6 +155,7 @@ class Hub(AllNodes):
         body = checked_body(topic, event, key, collapse_key)
         self._affinity.use()
         append = partial(self._log.append, topic, body, key=key, collapse_key=collapse_key)
+        # A log may know nothing of topics that end.
         return str(await (append(final=True) if final else append()))
 
     async def publish_many(

@@ -12,7 +12,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from ..errors import EventTooLargeError
-from .positions import Position
+from .positions import Position, text_of
 
 __all__ = [
     "IDLE", "NO_CHECKS", "TIME_SLICE", "BatchLog", "Created", "Deliver", "Limits", "Log",
@@ -74,7 +74,7 @@ class Record:
     def frame(self) -> bytes:
         """The frame of the event, with its position as the id. All subscribers share it."""
         if self._frame is None:
-            place = f"{self.epoch}{self.check and '_'}{self.check}-{self.offset}"
+            place = text_of(self.epoch, self.offset, self.check)
             self._frame = b"id: %s\n%s" % (place.encode(), self.body)
         return self._frame
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MAX_ID_LENGTH", "MAX_TOPICS", "Position", "join", "new_epoch", "parse"]
+__all__ = ["MAX_ID_LENGTH", "MAX_TOPICS", "Position", "join", "new_epoch", "parse", "text_of"]
 
 #: The longest id, in characters. The client sends it back as a header field; servers and proxies
 #: accept about 8 KiB for all header fields together.
@@ -43,7 +43,12 @@ class Position(NamedTuple):
     check: str = ""
 
     def __str__(self) -> str:
-        return f"{self.epoch}{self.check and '_'}{self.check}-{self.offset}"
+        return text_of(self.epoch, self.offset, self.check)
+
+
+def text_of(epoch: str, offset: int, check: str) -> str:
+    """Return the text of a position."""
+    return f"{epoch}{check and '_'}{check}-{offset}"
 
 
 def new_epoch() -> str:

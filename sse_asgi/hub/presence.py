@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 from .infos import info_of, info_text, matches
@@ -14,41 +14,41 @@ from .presence_events import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Protocol
     from weakref import ReferenceType
 
     from ..runtime.base import Cancel
     from .affinity import Affinity
     from .presence_log import PresenceLog
 
-    class Member(Protocol):
-        """What presence needs from a subscription."""
-
-        @property
-        def reference(self) -> ReferenceType[Any]:
-            """A weak reference to it, always the same."""
-            ...
-
-        @property
-        def topics(self) -> Sequence[str]:
-            """The topics that it subscribes to, without patterns."""
-            ...
-
-        @property
-        def patterns(self) -> Sequence[str]:
-            """The patterns that it subscribes to."""
-            ...
-
-        @property
-        def info(self) -> Any:
-            """What the application has passed as ``info``."""
-            ...
-
     #: Closes the subscriptions for which a function returns true, with a last event.
     Close = Callable[[Callable[[Any], object], bytes | None], object]
 
 
-__all__ = ["Presence", "infos_of", "is_meant"]
+__all__ = ["Member", "Presence", "infos_of", "is_meant"]
+
+
+class Member(Protocol):
+    """What presence needs from a subscription."""
+
+    @property
+    def reference(self) -> ReferenceType[Any]:
+        """A weak reference to it, always the same."""
+        ...
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """The topics that it subscribes to, without patterns."""
+        ...
+
+    @property
+    def patterns(self) -> Sequence[str]:
+        """The patterns that it subscribes to."""
+        ...
+
+    @property
+    def info(self) -> Any:
+        """What the application has passed as ``info``."""
+        ...
 
 
 def text_of(subscription: Member) -> str | None:
@@ -210,11 +210,14 @@ class Presence:
         """Return how many subscribers a topic has, on all nodes."""
         return await self._log.subscribers(topic)
 
-    async def disconnect(self, topic: str | None, info: object, last: bytes | None) -> None:
-        """Tell all nodes to close subscriptions."""
+    async def disconnect(self, topic: str | None, info: str | None, last: bytes | None) -> None:
+        """Tell all nodes to close subscriptions.
+
+        :param info: the text of the info that they are to match.
+        """
         message = {
             "topic": topic,
-            "info": info_text(info),
+            "info": info,
             "last": None if last is None else last.decode("latin-1"),  # any bytes
         }
         await self._log.broadcast(json.dumps(message))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 from .affinity import Affinity
 from .beginning import Start
 from .channel import Channel, Cursor, Notified
 from .names import matcher
+from .presence import Member, Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,35 +19,14 @@ if TYPE_CHECKING:
 
     from .log import Log, Record
     from .positions import Position
-    from .presence import Presence
 
 __all__ = ["Registry", "Subscriber"]
 
 logger: logging.Logger = logging.getLogger("sse_asgi")
 
 
-class Subscriber(Notified, Protocol):
+class Subscriber(Notified, Member, Protocol):
     """What the registry needs from a subscription."""
-
-    @property
-    def reference(self) -> ReferenceType[Any]:
-        """A weak reference to it, always the same."""
-        ...
-
-    @property
-    def topics(self) -> Sequence[str]:
-        """The topics that it subscribes to, without patterns."""
-        ...
-
-    @property
-    def patterns(self) -> Sequence[str]:
-        """The patterns that it subscribes to."""
-        ...
-
-    @property
-    def info(self) -> Any:
-        """What the application has passed as ``info``."""
-        ...
 
     def add(self, cursor: Cursor, start: Start) -> None:
         """Add a topic to the subscription."""
