@@ -248,7 +248,7 @@ async def test_what_may_answer(kind: str) -> None:
         "object": guard,
     }[kind]
     app = sse_app(
-        lambda: recorder.source(), recheck=recheck, recheck_every=0.05, on_close=recorder.on_close
+        lambda: recorder.source(), recheck=recheck, recheck_every=0.3, on_close=recorder.on_close
     )
     with anyio.fail_after(10):
         async with connect(app) as stream:

@@ -304,13 +304,13 @@ async def test_the_awaited_source_is_closed_once_on_every_way(make: Any, ends: s
     """After it has begun, and if the stream is over at the moment when it comes."""
     for early in (True, False):
         source, shutdown, scope = Closable(), Shutdown(), anyio.CancelScope()
-        began = anyio.Event()
+        began, comes = anyio.Event(), anyio.Event()
 
         async def factory() -> Closable:
             began.set()
             if early:
                 with anyio.CancelScope(shield=True):
-                    await anyio.sleep(0.05)
+                    await comes.wait()
             return source
 
         app = in_a_scope(make(factory, shutdown=shutdown), scope)
@@ -324,6 +324,8 @@ async def test_the_awaited_source_is_closed_once_on_every_way(make: Any, ends: s
                 shutdown.drain()
             else:
                 scope.cancel()
+            await anyio.sleep(0.05)
+            comes.set()
             await server.returns()
             assert server.error is None
         assert source.closed == 1, early

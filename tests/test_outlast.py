@@ -19,10 +19,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("through_every_entry_po
 
 
 class Closing:
-    """An ``on_close`` that takes its time."""
+    """An ``on_close`` that takes its time, or waits until it may go on."""
 
-    def __init__(self, seconds: float = 0.1) -> None:
+    def __init__(self, seconds: float | None = 0.1) -> None:
         self.began, self.ended = anyio.Event(), False
+        self.goes_on = anyio.Event()
         self.reports: list[CloseReport] = []
         self.cancelled = False
         self._seconds = seconds
@@ -31,7 +32,10 @@ class Closing:
         self.reports.append(report)
         self.began.set()
         try:
-            await anyio.sleep(self._seconds)
+            if self._seconds is None:
+                await self.goes_on.wait()
+            else:
+                await anyio.sleep(self._seconds)
         except anyio.get_cancelled_exc_class():
             self.cancelled = True
             raise
@@ -53,13 +57,14 @@ only_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @only_asyncio
 @pytest.mark.parametrize("times", [1, 2, 5])
 async def test_on_close_outlasts_task_cancel(times: int) -> None:
-    closing = Closing()
+    closing = Closing(None)
     async with Plain(sse_app(one_event, on_close=closing.on_close)) as server:
         await closing.began.wait()
         for _ in range(times):
             server.cancel()
             await asyncio.sleep(0.01)
         assert not server.returned
+        closing.goes_on.set()
         await server.returns()
         assert closing.ended
         assert server.cancelled
@@ -72,7 +77,7 @@ async def test_on_close_outlasts_task_cancel(times: int) -> None:
 async def test_on_close_outlasts_task_cancel_after_one_that_has_ended_the_stream(
     times: int,
 ) -> None:
-    closing = Closing()
+    closing = Closing(None)
     async with Plain(sse_app(forever, on_close=closing.on_close)) as server:
         await server.has(b"data: a")
         server.cancel()
@@ -80,6 +85,7 @@ async def test_on_close_outlasts_task_cancel_after_one_that_has_ended_the_stream
         for _ in range(times):
             server.cancel()
             await asyncio.sleep(0.01)
+        closing.goes_on.set()
         await server.returns()
         assert closing.ended
         assert server.cancelled

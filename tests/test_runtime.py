@@ -556,16 +556,19 @@ async def test_whether_a_task_waits_for_the_end_of_a_task_group() -> None:
     task = loop.task()
     seen: list[bool] = []
 
+    looked = anyio.Event()
+
     async def look() -> None:
         for _ in range(3):
             seen.append(loop.waits_for_group(task))
             assert not loop.has_ended(loop.groups(task)[-1])
-            await anyio.sleep(0.01)
+            looked.set()
+            await anyio.wait_all_tasks_blocked()
 
     async with anyio.create_task_group() as tasks:
         assert not loop.waits_for_group(task)
         tasks.start_soon(look)
-        await anyio.sleep(0.005)
+        await looked.wait()
     assert seen == [False, True, True]
     assert not loop.waits_for_group(SimpleNamespace(child_nurseries=[]))
     assert not loop.has_ended(SimpleNamespace())

@@ -429,9 +429,9 @@ async def test_nothing_is_left_when_the_test_is_cancelled_while_it_leaves() -> N
             ended = True
 
     tasks = len(anyio.get_running_tasks())
-    with anyio.move_on_after(0.01) as scope:
+    with anyio.CancelScope() as scope:
         async with connect(app):
-            pass
+            scope.deadline = anyio.current_time() + 0.01
     assert scope.cancelled_caught
     assert ended
     assert len(anyio.get_running_tasks()) == tasks
@@ -440,16 +440,17 @@ async def test_nothing_is_left_when_the_test_is_cancelled_while_it_leaves() -> N
 async def test_nothing_is_left_when_the_test_is_cancelled_before_the_start() -> None:
     ended = False
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(asgi: Any, receive: Any, send: Any) -> None:
         nonlocal ended
         try:
+            scope.deadline = anyio.current_time() + 0.01
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0.02)
             ended = True
 
-    with anyio.move_on_after(0.01) as scope:
+    with anyio.CancelScope() as scope:
         async with connect(app):
             raise AssertionError("entered")
     assert scope.cancelled_caught

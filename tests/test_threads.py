@@ -465,7 +465,7 @@ async def test_what_is_closed_unread_is_closed_in_a_daemon_thread() -> None:
     shutdown.drain()
     unread = Unread()
     limiter = current_thread_limiter()
-    async with connect(sse_app(lambda: unread, shutdown=shutdown, cleanup_timeout=0.02)) as stream:
+    async with connect(sse_app(lambda: unread, shutdown=shutdown, cleanup_timeout=0.2)) as stream:
         assert await stream.read() == b""
     (thread,) = unread.closed_in
     assert thread.daemon
@@ -481,11 +481,11 @@ async def test_what_is_refused_is_closed_in_a_daemon_thread(
     """It was never opened."""
     current_thread_limiter().total_tokens = 0
     unread = Unread()
-    async with connect(sse_app(lambda: unread, cleanup_timeout=0.02)) as stream:
+    async with connect(sse_app(lambda: unread, cleanup_timeout=0.2)) as stream:
         assert stream.status_code == 503
     (thread,) = unread.closed_in
     assert thread.daemon
-    assert "not closed within cleanup_timeout=0.02" in caplog.text
+    assert "not closed within cleanup_timeout=0.2" in caplog.text
     unread.release.set()
     await until(lambda: not thread.is_alive())
 
