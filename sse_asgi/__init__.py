@@ -9,6 +9,7 @@ from .errors import (
     HubError,
     SSEError,
     TopicEndedError,
+    TopicRunningError,
 )
 from .event import JSONServerSentEvent, ServerSentEvent
 from .limits import Limit
@@ -36,6 +37,7 @@ __all__ = [
     "Shutdown",
     "StreamOptions",
     "TopicEndedError",
+    "TopicRunningError",
     "current_thread_limiter",
     "relay",
     "sse_app",

@@ -13,6 +13,7 @@ __all__ = [
     "HubError",
     "SSEError",
     "TopicEndedError",
+    "TopicRunningError",
 ]
 
 #: In bytes. This is the limit of the websockets library for a message. An event is the same kind
@@ -68,6 +69,10 @@ class HubClosedError(HubError):
 
 class TopicEndedError(HubError):
     """An event is published to a topic that has ended: its newest event was the final one."""
+
+
+class TopicRunningError(HubError):
+    """A run is to begin in a topic that has one, or to go on in a topic where it has no place."""
 
 
 class HTTPError(SSEError):

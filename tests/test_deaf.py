@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("through_every_entry_po
 
 
 def is_a_ping(message: Any) -> bool:
-    return message.get("body") == b":\n\n"
+    return bool(message.get("body") == b":\n\n")
 
 
 def a_ping_after_all() -> Any:

@@ -77,12 +77,13 @@ def test_keys_of_a_topic_are_in_one_slot() -> None:
         braces = set()
         for number in range(200):
             topic = f"{{t}}:{number}"
-            log, names, topics = keys.of_topic(topic)
+            log, names, topics, runs = keys.of_topic(topic)
             shard = keys.shard(topic)
             assert 0 <= shard < shards
             assert log == keys.log(topic) == f"prefix:{{{shard}}}:log:{topic}"
             assert names == f"prefix:{{{shard}}}:keys:{topic}"
             assert topics == keys.topics(shard) == f"prefix:{{{shard}}}:topics"
+            assert runs == keys.runs(shard) == f"prefix:{{{shard}}}:runs"
             bell = keys.bell(shard)
             assert bell.startswith(f"prefix:{{{shard}}}:bell:")
             assert bell != keys.bell(shard)  # each reader has its own

@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "fastapi": NAMES | {"event", "request", "starlette"},
     # It makes frames, and nothing that serves them.
-    "hub": NAMES | {"runtime", "event", "encoder", "decoder"},
+    "hub": NAMES | {"runtime", "event", "encoder", "decoder", "source"},
     # The hub for type checkers: what is tested is what it is given.
     "testing": NAMES | {"runtime", "decoder", "hub"},
     "__init__": NAMES | {
@@ -111,7 +111,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"arguments"},
         {"affinity"},
         {"log"},
-        {"presence_log"},
+        {"presence_log", "run_log"},
         {"window", "many"},
         {"memory_presence"},
         {"memory"},
@@ -122,6 +122,8 @@ ORDER: dict[str, list[set[str]]] = {
         {"presence"},
         {"registry"},
         {"subscription"},
+        {"run"},
+        {"runs"},
         {"work"},
         {"all_nodes"},
         {"hub"},

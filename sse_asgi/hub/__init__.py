@@ -1,12 +1,20 @@
 """Publish and subscribe, with replay after ``Last-Event-ID``."""
 
-from ..errors import EventTooLargeError, HubClosedError, HubError, TopicEndedError
+from ..errors import (
+    EventTooLargeError,
+    HubClosedError,
+    HubError,
+    TopicEndedError,
+    TopicRunningError,
+)
 from .hub import Hub
 from .log import BatchLog, Log, NewRecord, Page, Record
 from .memory import MemoryLog
 from .positions import Position
 from .presence_events import PresenceEvents
 from .presence_log import PresenceLog
+from .run import Run
+from .run_log import RunLog
 from .subscription import Subscription
 
 __all__ = [
@@ -23,6 +31,9 @@ __all__ = [
     "PresenceEvents",
     "PresenceLog",
     "Record",
+    "Run",
+    "RunLog",
     "Subscription",
     "TopicEndedError",
+    "TopicRunningError",
 ]

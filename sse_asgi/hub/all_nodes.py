@@ -19,10 +19,12 @@ from .presence_events import PresenceEvents
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..types import EventLike
+    from ..types import EventLike, Source
     from .affinity import Affinity
     from .log import Log
     from .registry import Registry
+    from .run import Run
+    from .runs import Runs
     from .subscription import Subscription
 
 __all__ = ["AllNodes"]
@@ -37,6 +39,7 @@ class AllNodes:
     _affinity: Affinity
     _registry: Registry[Subscription]
     _presence: Presence | None
+    _runs: Runs
     _is_alone: bool
 
     def kick(
@@ -86,9 +89,57 @@ class AllNodes:
 
     async def _farewell(self) -> None:
         """Tell the other nodes that this one ends."""
+        await self._runs.end(FAREWELL)
         if self._presence is not None:
             with anyio.move_on_after(FAREWELL, shield=True):
                 await self._presence.end()
+
+    async def run(self, topic: str, source: Source) -> Run:
+        """Read a source into a topic, whoever listens, and return the run.
+
+        ::
+
+            run = await hub.run(f"answer:{number}", answer(question))
+
+        The source has a task of its own, with the context variables of the caller. Subscribers of
+        the topic get its events, also those who come late or come back. The topic ends with the
+        run: its last event has the name of ``end_event`` and the data ``{"reason": reason}``. The
+        reason is one of these:
+
+        - ``"finished"``: the source has ended.
+        - ``"stopped"``: by :meth:`stop` or :meth:`Run.stop`.
+        - ``"failed"``: the source has raised an exception, or an event can't be published. The
+          exception is logged, and :meth:`Run.wait` raises it.
+        - ``"interrupted"``: the hub was closed, or its process has died.
+
+        A topic has one run, on all nodes together. If the process dies, or can't reach the log for
+        15 seconds while other nodes can, one of them ends the topic: within 20 seconds, if it has
+        subscribers there. While no node can reach the log, the run waits.
+
+        :param topic: the topic. It may have events already.
+        :param source: an async iterable of event-likes without ids, such as an async generator. A
+            sync one is read in a thread. The hub closes it, also if it can't be run.
+        :raises TypeError: the source is not an iterable of events; the topic is not a ``str``.
+        :raises ValueError: the value can't be a topic.
+        :raises TopicRunningError: the topic has a run.
+        :raises TopicEndedError: the topic has ended.
+        :raises RuntimeError: the log can't tell who runs a topic.
+        :raises HubClosedError: the hub is closed.
+        :raises HubError: the log can't be reached.
+        """
+        return await self._runs.begin(topic, source)
+
+    async def stop(self, topic: str) -> bool:
+        """Stop the run of a topic, on whatever node it is, and return whether there was one.
+
+        When this returns, the topic has ended. The source is closed when its next event comes, and
+        within 3 seconds if none comes; at once if it runs in this process.
+
+        :raises Exception: as :meth:`run`, except for :class:`~sse_asgi.TopicRunningError` and
+            :class:`~sse_asgi.TopicEndedError`.
+        """
+        check_topic(topic)
+        return await self._runs.stop(topic)
 
     async def presence(self, topic: str) -> list[Any]:
         """Return who is present in a topic, on all nodes: the infos of its subscriptions.

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..encoder import encode
 from .body import body_of
 from .names import check_key, check_pattern, check_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ..types import EventLike
 
-__all__ = ["check_options", "checked_body", "checked_names"]
+__all__ = ["check_event_name", "check_log", "check_options", "checked_body", "checked_names"]
 
 _POLICIES = ("gap", "disconnect", "latest")
+
+
+def check_log(log: object, limits: Mapping[str, object]) -> None:
+    """Refuse a log that is none, and limits that are given together with a log."""
+    if not all(callable(getattr(log, name, None)) for name in ("append", "read", "run")):
+        hint = f"Hub(RedisLog({log!r:.80}))" if isinstance(log, str) else "Hub(max_events=...)"
+        raise TypeError(f"log must be a log, such as RedisLog, not {log!r:.80}; try {hint}")
+    if limits:
+        raise TypeError(f"{', '.join(limits)}: the limits are those of the log that is given")
+
+
+def check_event_name(name: str, event: object) -> None:
+    """Refuse a parameter of a hub that can't be the name of an event."""
+    if not event or not isinstance(event, str):
+        raise TypeError(f"{name} must be a str, and not empty, not {event!r}")
+    encode({"event": event})
 
 
 def checked_names(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..encoder import encode
 from .all_nodes import AllNodes
-from .arguments import check_options, checked_body, checked_names
+from .arguments import check_event_name, check_log, check_options, checked_body, checked_names
 from .beginning import Beginning, Start
 from .infos import info_text
 from .many import append, as_lists, checked_records, parts
@@ -16,6 +16,7 @@ from .memory import MemoryLog
 from .names import check_topic
 from .positions import MAX_TOPICS, Position, join
 from .registry import Registry
+from .runs import Runs
 from .subscription import Subscription
 from .work import Work
 
@@ -62,6 +63,7 @@ class Hub(AllNodes):
     :param gap_event: the name of the event that tells a client that events are missing. Its data is
         JSON: ``{"after": id, "position": id, "missed": number or null}``. If the subscription has
         several topics, it also has the ``topic``.
+    :param end_event: the name of the event with which the topic of a run ends: see :meth:`run`.
     :param on_subscribers: a function that is called when the number of subscribers of a topic in
         this process changes, with the topic and that number. It must return at once.
     :param presence: whether the hub keeps presence, for :meth:`presence_events`, and for what
@@ -82,6 +84,7 @@ class Hub(AllNodes):
         max_bytes: int | None = None,
         max_age: float | None = None,
         gap_event: str = "gap",
+        end_event: str = "end",
         on_subscribers: Callable[[str, int], object] | None = None,
         presence: bool = False,
         presence_grace: float = 5.0,
@@ -90,21 +93,18 @@ class Hub(AllNodes):
         given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
         if log is None:
             log = MemoryLog(**given)
-        elif not all(callable(getattr(log, name, None)) for name in ("append", "read", "run")):
-            hint = f"Hub(RedisLog({log!r:.80}))" if isinstance(log, str) else "Hub(max_events=...)"
-            raise TypeError(f"log must be a log, such as RedisLog, not {log!r:.80}; try {hint}")
-        elif given:
-            raise TypeError(f"{', '.join(given)}: the limits are those of the log that is given")
-        if not gap_event or not isinstance(gap_event, str):
-            raise TypeError(f"gap_event must be a str, and not empty, not {gap_event!r}")
+        else:
+            check_log(log, given)
+        for name, event in (("gap_event", gap_event), ("end_event", end_event)):
+            check_event_name(name, event)
         if on_subscribers is not None and not callable(on_subscribers):
             raise TypeError(f"on_subscribers must be callable or None, not {on_subscribers!r}")
-        encode({"event": gap_event})
         self._log = log
         self._registry: Registry[Subscription] = Registry(log, gap_event, on_subscribers)
         self._affinity = self._registry.affinity
         self._keep_presence(log, presence, presence_grace)
         self._registry.presence = self._presence
+        self._runs = Runs(log, self._affinity, end_event)
         self._work: Work | None = None  # while the hub is open
 
     def __repr__(self) -> str:
@@ -380,6 +380,7 @@ class Hub(AllNodes):
         """Close all subscriptions. From now on the hub raises :class:`~sse_asgi.HubClosedError`."""
         self._affinity.closed = True
         self.kick(lambda subscription: True)
+        self._runs.interrupt()
         if self._presence is not None:
             self._presence.close()
 

@@ -168,6 +168,8 @@ class NewRecord(NamedTuple):
     collapse_key: str | None = None
     #: Whether the topic ends with this event.
     final: bool = False
+    #: The runner that appends it: see :meth:`RunLog.append_of_run`. ``None``: anybody.
+    runner: str | None = None
 
 
 #: Called by a log with new records of a topic, in order.

@@ -100,5 +100,5 @@ async def append(log: Log, topic: str, part: Sequence[NewRecord]) -> list[Positi
         return await cast("BatchLog", log).append_many(topic, part)
     return [
         await log.append(topic, body, key=key, collapse_key=collapse_key)
-        for body, key, collapse_key, _ in part
+        for body, key, collapse_key, *_ in part
     ]

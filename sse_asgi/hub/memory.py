@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 from anyio import TASK_STATUS_IGNORED, Lock
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from ..errors import TopicEndedError
+from ..errors import TopicEndedError, TopicRunningError
 from ..runtime import current
 from .log import IDLE, NO_CHECKS, TIME_SLICE, Limits, NewRecord, Page, Record
 from .memory_presence import MemoryPresence
 from .positions import Position, new_epoch
+from .run_log import ANY_RUNNER
 from .window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from anyio.abc import TaskStatus
 
@@ -37,14 +38,19 @@ BURST = 1 / 64
 class _Topic:
     """The log of one topic."""
 
-    __slots__ = ("ended", "followed", "keys", "used", "window")
+    __slots__ = ("ended", "followed", "keys", "runner", "used", "window")
 
     def __init__(self) -> None:
         self.window = Window(new_epoch())
         self.ended = False
         self.followed = False
+        self.runner: str | None = None
         self.keys: dict[str, int] = {}  # of events that are kept, with their offsets
         self.used = 0.0
+
+    def has_runner(self, runner: str) -> bool:
+        """Return whether the topic has this runner."""
+        return self.runner is not None and runner in (self.runner, ANY_RUNNER)
 
 
 class MemoryLog:
@@ -65,6 +71,7 @@ class MemoryLog:
     ) -> None:
         self.limits: Limits = Limits.checked(max_events, max_bytes, max_age)
         self.presence: PresenceLog = MemoryPresence()
+        self.lease: float = math.inf
         # The least recently used first.
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
         self._burst = self._yielded = 0.0
@@ -108,6 +115,32 @@ class MemoryLog:
         async with self._one_at_a_time:
             await self._let_others_run(len(records), size)
             return self._append(topic, records)
+
+    async def begin_run(self, topic: str, runner: str, last: bytes) -> None:
+        """See :meth:`RunLog.begin_run`."""
+        self.limits.check(last)
+        await checkpoint()
+        kept = self._use(topic)
+        if kept.ended:
+            raise TopicEndedError(f"the topic {topic!r:.80} has ended")
+        if kept.runner not in (None, runner):
+            raise TopicRunningError(f"the topic {topic!r:.80} has a run")
+        kept.runner = runner
+
+    async def append_of_run(
+        self, topic: str, body: bytes, *, runner: str, key: str | None = None, final: bool = False
+    ) -> Position:
+        """See :meth:`RunLog.append_of_run`."""
+        self.limits.check(body)
+        await self._let_others_run(1, len(body))
+        (position,) = self._append(topic, (NewRecord(body, key, None, final, runner),))
+        return position
+
+    async def renew_runs(self, runners: Mapping[str, str]) -> Collection[str]:
+        """See :meth:`RunLog.renew_runs`. It need not be called."""
+        await checkpoint()
+        kept = ((topic, self._topics.get(topic)) for topic in runners)
+        return [topic for topic, each in kept if each is None or each.runner != runners[topic]]
 
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`Log.read`."""
@@ -158,16 +191,19 @@ class MemoryLog:
         window = kept.window
         positions: list[Position] = []
         new: list[Record] = []
-        for body, key, collapse_key, final in records:
+        for body, key, collapse_key, final, runner in records:
             offset = None if key is None else kept.keys.get(key)
             if offset is None and kept.ended:
                 raise TopicEndedError(f"the topic {topic!r:.80} has ended")
+            if offset is None and runner is not None and not kept.has_runner(runner):
+                raise TopicRunningError(f"the topic {topic!r:.80} does not have this run")
             if offset is None:
                 offset = window.last + 1
                 record = Record(window.epoch, offset, body, collapse_key, final=final)
                 window.append(record, kept.used)
                 new.append(record)
-                kept.ended = final
+                if final:
+                    kept.ended, kept.runner = True, None
                 if key is not None:
                     kept.keys[key] = offset
                 self._trim(kept)
@@ -225,7 +261,7 @@ class MemoryLog:
             if kept.used > now - IDLE:
                 break
             kept.window.trim(self.limits, now)
-            if len(kept.window) or kept.followed:
+            if len(kept.window) or kept.followed or kept.runner is not None:
                 self._topics.move_to_end(topic)
             else:
                 del self._topics[topic]

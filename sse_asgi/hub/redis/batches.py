@@ -13,6 +13,7 @@ from coredis.exceptions import ResponseError
 
 from ...errors import HubError
 from .link import PASSING, refused
+from .script import ARGUMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class _Batch:
 
     def __init__(self, until: float) -> None:
         self.until: float = until
-        #: For each topic the arguments of ``topic.lua``: four for each event.
+        #: For each topic the arguments of ``topic.lua``.
         self.topics: dict[str, list[Any]] = {}
         self.events: int = 0
         self.bytes: int = 0
@@ -63,12 +64,12 @@ class _Batch:
         own = self.topics.get(topic)
         if own is None:
             own = self.topics[topic] = []
-        before = len(own) // 4
-        for body, key, collapse_key, final in records:
+        before = len(own) // ARGUMENTS
+        for body, key, collapse_key, final, runner in records:
             self.events += 1
             # Without a key it gets one of its own: after a retry it must be stored once.
             name = f"{self._name}{self.events}" if key is None else f":{key}"
-            own += (body, name, collapse_key or "", "1" if final else "")
+            own += (body, name, collapse_key or "", "1" if final else "", runner or "")
         self.bytes += size
         return before
 

@@ -57,8 +57,8 @@ class Keys:
         """Return the shard of a topic."""
         return crc32(topic.encode()) % self.shards
 
-    def of_topic(self, topic: str) -> tuple[str, str, str]:
-        """Return the keys for ``topic.lua``: the log, the keys of its events, the topics."""
+    def of_topic(self, topic: str) -> tuple[str, str, str, str]:
+        """Return the keys for ``topic.lua``, in its order."""
         return _of_topic(self, topic)
 
     def log(self, topic: str) -> str:
@@ -68,6 +68,10 @@ class Keys:
     def topics(self, shard: int) -> str:
         """Return the key of the stream with the names of the topics of a shard."""
         return self.key(shard, "topics")
+
+    def runs(self, shard: int) -> str:
+        """Return the key of the topics of a shard that have a runner."""
+        return self.key(shard, "runs")
 
     def presence(self, shard: int) -> tuple[str, ...]:
         """Return the keys for ``presence.lua``."""
@@ -100,9 +104,9 @@ class Keys:
 
 
 @lru_cache(maxsize=4096)
-def _of_topic(keys: Keys, topic: str) -> tuple[str, str, str]:
+def _of_topic(keys: Keys, topic: str) -> tuple[str, str, str, str]:
     shard = keys.shard(topic)
-    return keys.log(topic), keys.key(shard, "keys", topic), keys.topics(shard)
+    return keys.log(topic), keys.key(shard, "keys", topic), keys.topics(shard), keys.runs(shard)
 
 
 @lru_cache(maxsize=4096)

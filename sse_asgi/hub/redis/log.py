@@ -10,7 +10,7 @@ import anyio
 from anyio import TASK_STATUS_IGNORED
 from coredis import Redis, RedisCluster
 
-from ...errors import HubClosedError, HubError, TopicEndedError
+from ...errors import HubClosedError, HubError, TopicEndedError, TopicRunningError
 from ..log import Limits, NewRecord, Page, Record
 from ..positions import Position
 from .batches import Batches
@@ -18,11 +18,12 @@ from .keys import Keys, Top
 from .link import Call, Link
 from .presence import RedisPresence
 from .reader import Reader
+from .runs import RedisRuns
 from .script import TopicScript
 from .streams import NamesStream, TopicStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
 
@@ -103,6 +104,7 @@ class RedisLog:
         self._renewed: Renewed | None = None
         self._followed: dict[str, TopicStream] = {}
         self.script: TopicScript = TopicScript(self._link, self.keys, self.limits, self._followed)
+        self._runs = RedisRuns(self._link, self.keys, self.script, self._followed)
         self._batches = Batches(self._link, self.script, self.keys)
         self.presence: RedisPresence = RedisPresence(self._link, self.keys, self)
         # The names of all topics, and the streams that have them, after `follow_topics`.
@@ -147,9 +149,34 @@ class RedisLog:
         if not records:
             return []
         tops = await self._batches.append(topic, records)
-        if any(top.offset < 0 for top in tops):
+        lowest = min(top.offset for top in tops)
+        if lowest == -1:
             raise TopicEndedError(f"the topic {topic!r:.80} has ended")
+        if lowest == -2:
+            raise TopicRunningError(f"the topic {topic!r:.80} does not have this run")
         return [self.keys.position(topic, top) for top in tops]
+
+    @property
+    def lease(self) -> float:
+        """See :meth:`sse_asgi.hub.RunLog.lease`."""
+        return self._runs.lease
+
+    async def begin_run(self, topic: str, runner: str, last: bytes) -> None:
+        """See :meth:`sse_asgi.hub.RunLog.begin_run`."""
+        self.limits.check(last)
+        await self._runs.begin(topic, runner, last)
+
+    async def append_of_run(
+        self, topic: str, body: bytes, *, runner: str, key: str | None = None, final: bool = False
+    ) -> Position:
+        """See :meth:`sse_asgi.hub.RunLog.append_of_run`."""
+        record = NewRecord(body, key, None, final, runner)
+        (position,) = await self.append_many(topic, [record])
+        return position
+
+    async def renew_runs(self, runners: Mapping[str, str]) -> Collection[str]:
+        """See :meth:`sse_asgi.hub.RunLog.renew_runs`."""
+        return await self._runs.renew(runners)
 
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`sse_asgi.hub.Log.read`."""
@@ -228,6 +255,7 @@ class RedisLog:
             for shard, stream in self._name_streams.items():
                 self.assign(shard, stream)
             self.presence.serve()
+            tasks.start_soon(self._runs.watch)
             await anyio.sleep_forever()
         finally:
             self._session = None

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from .keys import Keys
     from .link import Client, Link
 
-__all__ = ["TopicScript", "evaluate"]
+__all__ = ["ARGUMENTS", "TopicScript", "evaluate"]
+
+#: How many arguments ``topic.lua`` has for each event that is appended.
+ARGUMENTS = 5
 
 #: For how many topics that are not followed the newest event is remembered.
 REMEMBERED = 10_000
@@ -51,7 +54,7 @@ then
 end
 """
 
-#: Runs ``topic.lua`` for each of several topics, which have three keys each. The arguments of all
+#: Runs ``topic.lua`` for each of several topics, which have four keys each. The arguments of all
 #: are one, in the format of MessagePack, and the replies are one text. A client takes long for each
 #: argument, and for each number of a reply.
 SEVERAL = """
@@ -60,7 +63,7 @@ local function run(KEYS, ARGV)
 end
 local replies = {}
 for i, arguments in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local reply = run({KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]}, arguments)
+  local reply = run({KEYS[4 * i - 3], KEYS[4 * i - 2], KEYS[4 * i - 1], KEYS[4 * i]}, arguments)
   reply[2] = string.format('%%.0f', reply[2]) -- others have fewer digits
   replies[i] = table.concat(reply, ' ')
 end
@@ -87,34 +90,47 @@ class TopicScript:
     ) -> list[Any]:
         """Run ``topic.lua`` for a topic, and return its reply.
 
-        :param operation: ``"append"`` or ``"read"``.
+        :param operation: ``"append"``, ``"read"``, ``"run"``, ``"renew"`` or ``"expire"``.
         :param arguments: the arguments of that operation.
         """
         values = self._values(operation, topic, arguments)
         reply = await _run(_script("topic.lua"), self._keys.of_topic(topic), values, client)
         return self._checked(topic, reply)
 
-    async def append(
-        self, topics: Mapping[str, Sequence[Any]], client: Client
-    ) -> dict[str, list[Top]]:
-        """Append events to some topics, and return where they are.
+    async def run_several(
+        self, operation: str, topics: Mapping[str, Sequence[Any]], client: Client
+    ) -> dict[str, list[Any]]:
+        """Run ``topic.lua`` for several topics in one step, and return the replies, as ``bytes``.
 
-        :param topics: for each topic four arguments for each event: see ``topic.lua``. In a
-            cluster, the topics have to be of the same shard.
+        :param topics: the arguments for each topic. In a cluster, they have to be of the same
+            shard.
         """
         keys: list[str] = []
         calls: list[list[Any]] = []
         for topic, arguments in topics.items():
             keys += self._keys.of_topic(topic)
-            calls.append(self._values("append", topic, arguments))
-        if sum(map(len, topics.values())) == 4:  # one event
-            found: list[list[Any]] = [await _run(_script("topic.lua"), keys, calls[0], client)]
-        else:
-            text: bytes = await _run(_script_for_several(), keys, [_packed(calls)], client)
-            found = [[*line.split(b" ")] for line in text.split(b";")]
+            calls.append(self._values(operation, topic, arguments))
+        text: bytes = await _run(_script_for_several(), keys, [_packed(calls)], client)
+        lines = [[*line.split(b" ")] for line in text.split(b";")]
+        return {
+            topic: self._checked(topic, reply) for topic, reply in zip(topics, lines, strict=True)
+        }
+
+    async def append(
+        self, topics: Mapping[str, Sequence[Any]], client: Client
+    ) -> dict[str, list[Top]]:
+        """Append events to some topics, and return where they are.
+
+        :param topics: for each topic the arguments for its events: see ``topic.lua``. In a cluster,
+            the topics have to be of the same shard.
+        """
         replies: dict[str, list[Top]] = {}
-        for topic, reply in zip(topics, found, strict=True):
-            generation, *values = self._checked(topic, reply)
+        if sum(map(len, topics.values())) == ARGUMENTS:  # one event
+            ((topic, arguments),) = topics.items()
+            found = {topic: await self.run("append", topic, arguments, client)}
+        else:
+            found = await self.run_several("append", topics, client)
+        for topic, (generation, *values) in found.items():
             replies[topic] = tops = [
                 Top(int(generation), int(offset), check.decode())
                 for offset, check in zip(values[::2], values[1::2], strict=True)

@@ -7,8 +7,11 @@
 -- KEYS[2]  the keys of these events, with their offsets: a sorted set. Each event has a key, so
 --          that an append may be sent again. The members with an infinite offset are no keys: the id
 --          of the topic's entry in KEYS[3]; after "=", the check of the newest event if that event
---          is gone; and "!" if the topic has ended.
+--          is gone; "!" if the topic has ended; and, if it has a run, "@" and its runner, and after
+--          "~" the event that ends it if the lease of the runner ends.
 -- KEYS[3]  the topics of this shard, in the order in which they were created: a stream.
+-- KEYS[4]  the topics of this shard that have a runner, with the time in milliseconds at which its
+--          lease ends: a sorted set.
 --
 -- ARGV     operation, topic;
 --          the newest event that the caller knows: generation, offset, check;
@@ -16,7 +19,7 @@
 --          is not used is deleted (0: never);
 --          the arguments of the operation.
 
-local log, keys, topics = KEYS[1], KEYS[2], KEYS[3]
+local log, keys, topics, runs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local operation, topic = ARGV[1], ARGV[2]
 local known = {generation = tonumber(ARGV[3]), offset = tonumber(ARGV[4]), check = ARGV[5]}
 local max_events, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -74,25 +77,19 @@ local function check_of(before, key)
   return check
 end
 
--- Return the members of the sorted set that are no keys: the entry of the topic, the check, and the
--- note that it has ended.
+-- Return the members of the sorted set that are no keys, by their first character; that of the
+-- topic's entry is ''.
 local function notes()
-  local entry, check, ended
+  local found = {}
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys, '+inf', '+inf')) do
-    if member == '!' then
-      ended = member
-    elseif string.sub(member, 1, 1) == '=' then
-      check = member
-    else
-      entry = member
-    end
+    found[string.match(member, '^[!=@~]') or ''] = member
   end
-  return entry, check, ended
+  return found
 end
 
 -- Note the check of the newest event, which is about to go.
 local function note_check(check)
-  local _, noted = notes()
+  local noted = notes()['=']
   if noted then
     redis.call('ZREM', keys, noted)
   end
@@ -104,7 +101,7 @@ local function last_check()
   if values then
     return values[CHECK] or ''
   end
-  local _, noted = notes()
+  local noted = notes()['=']
   return noted and string.sub(noted, 2) or ''
 end
 
@@ -125,7 +122,7 @@ end
 
 -- Enter the topic in the topics of its shard, unless it is there: Redis may have evicted them.
 local function enter()
-  local entry = notes()
+  local entry = notes()['']
   if not entry or #redis.call('XRANGE', topics, entry, entry) == 0 then
     if entry then
       redis.call('ZREM', keys, entry)
@@ -139,8 +136,7 @@ local function has_ended()
   if values then
     return values[FINAL] == '1'
   end
-  local _, _, ended = notes()
-  return ended ~= nil
+  return notes()['!'] ~= nil
 end
 
 -- Begin a generation: an empty stream whose last id has this offset.
@@ -160,6 +156,12 @@ local function is_older()
   end
   local check = known.check ~= '' and check_at(known.offset) or ''
   return check ~= '' and check ~= known.check
+end
+
+-- A topic that is gone has no runner.
+if is_new and (operation == 'renew' or operation == 'expire') then
+  redis.call('ZREM', runs, topic)
+  return {0, 0, 0}
 end
 
 if is_new or is_older() then
@@ -216,20 +218,31 @@ local function trim()
   return first
 end
 
--- Append events, each with four arguments from this index on: body, key, collapse key, and '1' if it
--- is the final one. Return the offset and the check of each. If the topic has ended, the offset of
--- an event that it does not have is -1.
-local function append(index)
+-- Return whether the topic has this runner; '*': any.
+local function has_runner(runner)
+  if runner == '*' then
+    return notes()['@'] ~= nil
+  end
+  return redis.call('ZSCORE', keys, '@' .. runner) ~= false
+end
+
+-- Append events, each with five of these arguments: body, key, collapse key, '1' if it is the final
+-- one, and the runner; '': anybody may append it. Return the offset and the check of each. If the
+-- topic has ended, the offset of an event that it does not have is -1; without that runner, -2.
+local function append(arguments)
   if max_age > 0 then
     trim()
   end
   local reply = {is_new and 1 or 0, generation}
   local before, is_large, ended, check = last, false, has_ended(), last_check()
   local time = string.format('%.0f', now)
-  for i = index, #ARGV - 3, 4 do
-    local body, key, offset = ARGV[i], ARGV[i + 1], last + 1
+  for i = 1, #arguments, 5 do
+    local body, key, offset = arguments[i], arguments[i + 1], last + 1
+    local is_final, runner = arguments[i + 3], arguments[i + 4]
     if ended then
       offset = tonumber(redis.call('ZSCORE', keys, key) or -1)
+    elseif runner ~= '' and not has_runner(runner) then
+      offset = tonumber(redis.call('ZSCORE', keys, key) or -2)
     elseif redis.call('ZADD', keys, 'NX', offset, key) == 0 then
       local stored = tonumber(redis.call('ZSCORE', keys, key))
       if last == before or stored > last - max_events then
@@ -241,9 +254,10 @@ local function append(index)
     if offset > last then
       local size = (values and values[SIZE] or 0) + #body
       local check_before = check
-      check, ended = check_of(check_before, key), ARGV[i + 3] == '1'
+      check, ended = check_of(check_before, key), is_final == '1'
       values = {'body', body, 'size', string.format('%.0f', size), 'time', time, 'key', key,
-        'collapse_key', ARGV[i + 2], 'check', check, 'before', check_before, 'final', ARGV[i + 3]}
+        'collapse_key', arguments[i + 2], 'check', check, 'before', check_before,
+        'final', is_final}
       redis.call('XADD', log, id(generation, offset), unpack(values))
       last = offset
       is_large = is_large or #body * 64 > max_bytes
@@ -253,6 +267,7 @@ local function append(index)
   end
   if ended then
     redis.call('ZADD', keys, '+inf', '!')
+    redis.call('ZREM', runs, topic)
   end
   if last > before and last > max_events then
     redis.call('XTRIM', log, 'MAXLEN', max_events)
@@ -300,11 +315,71 @@ local function read(after, room)
   return reply
 end
 
+-- Have a runner's lease end so many milliseconds from now.
+local function lease(milliseconds)
+  redis.call('ZADD', runs, string.format('%.0f', now + milliseconds), topic)
+end
+
+-- End the topic with the event that its runner has left for this, if its lease has ended.
+local function expire()
+  local noted = notes()
+  local ends = tonumber(redis.call('ZSCORE', runs, topic) or now + 1)
+  if noted['@'] and ends <= now then
+    append({string.sub(noted['~'] or '~', 2), '!' .. noted['@'], '', '1', ''})
+  end
+  if not noted['@'] or has_ended() then
+    redis.call('ZREM', runs, topic)
+  end
+end
+
+-- Make a runner that of the topic. Return 1; -1: the topic has ended; -2: it has another runner.
+local function run(runner, milliseconds, event)
+  expire()
+  local found = notes()['@']
+  if has_ended() then
+    return -1
+  end
+  if found and found ~= '@' .. runner then
+    if not redis.call('ZSCORE', runs, topic) then
+      lease(milliseconds) -- Redis may have evicted it
+    end
+    return -2
+  end
+  if not found then
+    redis.call('ZADD', keys, '+inf', '@' .. runner, '+inf', '~' .. event)
+  end
+  lease(milliseconds)
+  return 1
+end
+
+-- Renew the lease of a runner. Return 0 if the topic has ended, or does not have that runner.
+local function renew(runner, milliseconds)
+  if has_ended() or not has_runner(runner) then
+    return 0
+  end
+  lease(milliseconds)
+  return 1
+end
+
 local reply
 if operation == 'append' then
-  reply = append(10)
-else
+  local arguments = {}
+  for i = 10, #ARGV do
+    arguments[i - 9] = ARGV[i]
+  end
+  reply = append(arguments)
+elseif operation == 'read' then
   reply = read(ARGV[10], tonumber(ARGV[11]))
+else
+  local status = 0
+  if operation == 'run' then
+    status = run(ARGV[10], tonumber(ARGV[11]), ARGV[12])
+  elseif operation == 'renew' then
+    status = renew(ARGV[10], tonumber(ARGV[11]))
+  else
+    expire()
+  end
+  reply = {is_new and 1 or 0, generation, status}
 end
 if forget_after > 0 then
   redis.call('PEXPIRE', log, forget_after)

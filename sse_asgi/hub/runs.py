@@ -1,0 +1,123 @@
+"""The runs of a hub in this process."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast, get_args
+
+import anyio
+
+from ..encoder import encode
+from ..errors import HubError, TopicEndedError, TopicRunningError
+from ..runtime import current
+from ..runtime.detached import DetachedTask
+from ..source import open_source
+from .names import check_topic
+from .run import Run, RunReason, close_source
+from .run_log import ANY_RUNNER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .affinity import Affinity
+    from .log import Log
+    from .run import Readable
+
+__all__ = ["Runs"]
+
+#: How often a lease is renewed while it lasts.
+RENEWALS = 5
+
+
+class Runs:
+    """The runs of a hub in this process, by their topics.
+
+    :param end_event: the name of the event that ends the topic of a run.
+    """
+
+    def __init__(self, log: Log, affinity: Affinity, end_event: str) -> None:
+        self._log = cast("Readable", log)
+        self._affinity = affinity
+        self._frames: Mapping[RunReason, bytes] = {
+            reason: encode({"event": end_event, "data": {"reason": reason}})
+            for reason in get_args(RunReason)
+        }
+        self._running: dict[str, Run] = {}
+        self._renewing: DetachedTask | None = None
+
+    def check(self) -> None:
+        """Refuse a log whose topics can't have a runner.
+
+        :raises RuntimeError: it is one.
+        """
+        if not callable(getattr(self._log, "begin_run", None)):
+            raise RuntimeError(f"with this log, a hub can't run sources: {self._log!r:.80}")
+
+    async def begin(self, topic: str, source: object) -> Run:
+        """Begin a run. The source is closed if that fails."""
+        opened = open_source(source)
+        try:
+            check_topic(topic)
+            self.check()
+            self._affinity.use()
+            runner = secrets.token_hex(8)
+            await self._log.begin_run(topic, runner, self._frames["interrupted"])
+            self._affinity.use()  # it may have been closed meanwhile
+        except BaseException:
+            await close_source(opened)
+            raise
+        run = Run(topic, runner, opened, self._log, self._frames, self._end_of)
+        self._running[topic] = run
+        if self._renewing is None and self._log.lease < math.inf:
+            self._renewing = DetachedTask(current(), self._renew)
+        return run
+
+    async def stop(self, topic: str) -> bool:
+        """End the run of a topic, on whatever node, and return whether there was one."""
+        self.check()
+        self._affinity.use()
+        body = self._frames["stopped"]
+        try:
+            await self._log.append_of_run(topic, body, runner=ANY_RUNNER, final=True)
+        except (TopicEndedError, TopicRunningError):
+            return False
+        if (run := self._running.get(topic)) is not None:
+            run.end(None)
+        return True
+
+    def interrupt(self) -> None:
+        """End all runs: the hub is closed."""
+        for run in tuple(self._running.values()):
+            run.end("interrupted")
+
+    async def end(self, within: float) -> None:
+        """Wait until all runs have ended. The log is told of it for some seconds only."""
+        with anyio.move_on_after(within):
+            for run in tuple(self._running.values()):
+                await run.ended()
+        for run in tuple(self._running.values()):
+            run.give_up()
+            await run.ended()
+        if (renewing := self._renewing) is not None:
+            renewing.cancel()
+            await renewing.join()
+
+    def _end_of(self, run: Run) -> None:
+        if self._running.get(run.topic) is run:
+            del self._running[run.topic]
+
+    async def _renew(self) -> None:
+        """Renew the leases of all runs, until there are none."""
+        try:
+            while self._running:
+                await anyio.sleep(self._log.lease / RENEWALS)
+                runners = {topic: run.runner for topic, run in self._running.items()}
+                with suppress(HubError):
+                    for topic in await self._log.renew_runs(runners):
+                        run = self._running.get(topic)
+                        if run is not None and run.runner == runners[topic]:
+                            run.end(None)
+        finally:
+            self._renewing = None

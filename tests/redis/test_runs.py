@@ -1,0 +1,192 @@
+"""Runs on Redis: one runner for all nodes, and what becomes of a run whose process dies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from sse_asgi.hub import Hub, HubClosedError, TopicEndedError, TopicRunningError
+from sse_asgi.hub.redis import RedisLog, runs
+from sse_asgi.hub.redis.link import Call
+from sse_asgi.testing import connect
+
+from ..hub_runs import DEADLINE, Answer, Runs, end_of, forever, reason_of
+from ..test_hub import back, receive, stream_of
+from .faulty_proxy import FaultyProxy
+from .servers import Cluster, RedisServer
+
+pytestmark = [
+    pytest.mark.anyio,
+    # coredis, where a connection can't be made
+    pytest.mark.filterwarnings("ignore:Unclosed <Memory:ResourceWarning"),
+]
+
+NewHub = Callable[..., Hub]
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner is taken to be dead sooner."""
+    monkeypatch.setattr(runs, "LEASE", 1.0)
+
+
+@pytest.fixture
+async def hub(new_hub: NewHub) -> AsyncIterator[Hub]:
+    async with new_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+async def other(new_hub: NewHub) -> AsyncIterator[Hub]:
+    async with new_hub() as hub:
+        yield hub
+
+
+class TestOnRedis(Runs):
+    """Two nodes on one Redis."""
+
+
+class TestOnACluster(Runs):
+    """Two nodes on a cluster."""
+
+    @pytest.fixture
+    def new_hub(self, cluster: Cluster, new_prefix: Callable[[], str]) -> NewHub:
+        prefix = new_prefix()
+        return lambda **options: Hub(RedisLog(cluster.url, prefix=prefix, **options))
+
+
+def dies(hub: Hub) -> None:
+    """Let a hub do nothing any more, as if its process had died."""
+
+    def gone(command: object) -> object:
+        call: Call[Any] = Call()
+        call.fail(HubClosedError("it has died"))
+        return call
+
+    log: Any = hub._log
+    log._link.start = gone
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("is_quiet", [True, False])
+async def test_a_node_that_dies(new_hub: NewHub, is_quiet: bool) -> None:
+    """Those who wait are told, those who come late too, and then 204."""
+    async with new_hub() as other:
+        async with new_hub() as hub:
+            answer = Answer("a", "b")
+            run = await hub.run("t", forever(answer) if is_quiet else answer())
+            if not is_quiet:
+                answer.allow()
+            async with connect(stream_of(other, "t", history=10)) as stream:
+                assert await receive(stream, 1) == ["a"]
+                dies(hub)
+                assert await end_of(stream) == "interrupted"
+            if not is_quiet:
+                answer.allow()  # it can't tell any more
+        assert run.reason == "interrupted"
+        assert answer.closed.is_set()
+        last = stream.last_event_id
+        assert last is not None
+        async with connect(stream_of(other, "t"), headers=back(last)) as stream:
+            assert stream.status_code == 204
+        with pytest.raises(TopicEndedError):
+            await other.run("t", Answer()())
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_node_dies_and_nobody_listens(new_hub: NewHub) -> None:
+    """The next one who asks for the topic ends it."""
+    async with new_hub() as other:
+        async with new_hub() as hub:
+            await hub.run("t", forever(Answer()))
+            dies(hub)
+        await anyio.sleep(1.1)
+        with pytest.raises(TopicEndedError):
+            await other.run("t", Answer()())
+        async with connect(stream_of(other, "t", history=10)) as stream:
+            assert await receive(stream, 1) == ["a"]
+            assert await end_of(stream) == "interrupted"
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_run_is_renewed(new_hub: NewHub) -> None:
+    """Although its source says nothing for longer than a lease."""
+    async with new_hub() as hub, new_hub() as other:
+        answer = Answer("a")
+        run = await hub.run("t", answer())
+        async with connect(stream_of(other, "t")) as stream:
+            await anyio.sleep(3)
+            with pytest.raises(TopicRunningError):
+                await other.run("t", Answer()())
+            answer.allow()
+            assert await receive(stream, 1) == ["a"]
+            assert await end_of(stream) == "finished"
+        assert await reason_of(run) == "finished"
+
+
+@pytest.mark.usefixtures("short")
+async def test_many_runs_are_renewed(new_hub: NewHub) -> None:
+    async with new_hub() as hub:
+        answers = [Answer("a") for _ in range(300)]
+        begun = [await hub.run(f"t{n}", answer()) for n, answer in enumerate(answers)]
+        await anyio.sleep(2)
+        assert [run.reason for run in begun] == [None] * 300
+        begun[7].stop()
+        for answer in answers:
+            answer.allow()
+        assert {await reason_of(run) for run in begun} == {"finished", "stopped"}
+
+
+@pytest.mark.usefixtures("short")
+async def test_who_was_taken_for_dead_can_say_nothing_more(new_hub: NewHub) -> None:
+    """It was cut off, or its process was stopped, for longer than a lease."""
+    async with new_hub() as other, new_hub() as hub:
+        log: Any = hub._log
+        answer = Answer("a", "b")
+        run = await hub.run("t", answer())
+        answer.allow()
+        async with connect(stream_of(other, "t", history=10)) as stream:
+            assert await receive(stream, 1) == ["a"]
+            start = log._link.start
+            dies(hub)
+            hub._runs._renewing.cancel()  # type: ignore[union-attr]
+            assert await end_of(stream) == "interrupted"
+        log._link.start = start
+        answer.allow()
+        assert await reason_of(run) == "interrupted"
+        assert answer.closed.is_set()
+
+
+async def test_redis_is_away(server: RedisServer, anyio_backend: str) -> None:
+    """The run waits, and then goes on: no event is lost or stored twice."""
+    async with FaultyProxy(server.port) as proxy:
+        log = RedisLog(proxy.url, timeout=0.2)
+        async with Hub(log) as hub, Hub(RedisLog(server.url)) as other:
+            answer = Answer("a", "b", "c")
+            run = await hub.run("t", answer())
+            async with connect(stream_of(other, "t", history=10)) as stream:
+                answer.allow()
+                assert await receive(stream, 1) == ["a"]
+                proxy.refuses = True
+                proxy.cut()
+                answer.allow(2)
+                await anyio.sleep(1)
+                proxy.refuses = False
+                assert await receive(stream, 2) == ["b", "c"]
+                assert await end_of(stream) == "finished"
+            assert await reason_of(run) == "finished"
+
+
+async def test_what_is_in_redis_afterwards(server: RedisServer) -> None:
+    """No topic is noted as one with a run."""
+    async with Hub(RedisLog(server.url)) as hub:
+        for number in range(20):
+            run = await hub.run(f"t{number}", Answer("a", at_once=True)())
+            assert await reason_of(run) == "finished"
+    assert not [key for key in server.keys() if key.endswith(":runs")]

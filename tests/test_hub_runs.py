@@ -1,0 +1,170 @@
+"""Runs in memory: a source that is read into a topic, whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from anyio.lowlevel import checkpoint
+
+from sse_asgi.hub import Hub
+from sse_asgi.testing import connect
+
+from .hub_runs import Answer, Runs, end_of, forever, reason_of
+from .streams import on_mock_clock
+from .test_hub import receive, stream_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[Hub]:
+    async with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def other(hub: Hub) -> Hub:
+    return hub
+
+
+class TestInMemory(Runs):
+    """The log is in this process."""
+
+
+async def test_a_hub_that_is_not_open() -> None:
+    """One in memory can be used at once."""
+    hub = Hub(end_event="done")
+    answer = Answer("a", at_once=True)
+    run = await hub.run("t", answer())
+    assert await reason_of(run) == "finished"
+    async with connect(stream_of(hub, "t", history=10)) as stream:
+        assert await receive(stream, 1) == ["a"]
+        assert (await stream.receive()).event == "done"
+
+
+async def test_leaving_the_hub_waits_for_its_sources() -> None:
+    answers = [Answer() for _ in range(5)]
+    async with Hub() as hub:
+        runs = [await hub.run(f"t{n}", forever(answer)) for n, answer in enumerate(answers)]
+        await checkpoint()
+    assert [run.reason for run in runs] == ["interrupted"] * 5
+
+
+@on_mock_clock
+async def test_a_source_that_does_not_end_holds_nobody_up_for_ever() -> None:
+    began = trio.current_time()
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await trio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await trio.sleep(100)
+
+    async with Hub() as hub:
+        run = await hub.run("t", source())
+        await trio.sleep(1)
+    assert run.reason == "interrupted"
+    # Its own shield is not broken.
+    assert trio.current_time() - began == pytest.approx(101)
+
+
+@on_mock_clock
+async def test_a_cleanup_has_five_seconds() -> None:
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await trio.sleep_forever()
+        finally:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                await trio.sleep_forever()
+
+    class Slow:
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> str:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        async def aclose(self) -> None:
+            await trio.sleep_forever()
+
+    async with Hub() as hub:
+        for number, each in enumerate((source(), Slow())):
+            run = await hub.run(f"t{number}", each)
+            await trio.sleep(1)
+            began = trio.current_time()
+            run.stop()
+            assert await run.wait() == "stopped"
+            assert trio.current_time() - began == pytest.approx(5 * number)
+
+
+def test_the_event_loop_ends() -> None:
+    """Without a lifespan: the source is closed with all other tasks."""
+    answer = Answer()
+
+    async def main() -> None:
+        hub = Hub()
+        await hub.run("t", forever(answer))
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert answer.closed.is_set()
+
+
+async def test_a_run_keeps_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic without events is forgotten after some time, but not if it has a run."""
+    monkeypatch.setattr("sse_asgi.hub.memory.IDLE", 0.0)
+    answer = Answer("a")
+    async with Hub() as hub:
+        run = await hub.run("t", answer())
+        for number in range(20):
+            await hub.position(f"other{number}")
+            await anyio.sleep(0.001)
+        answer.allow()
+        assert await reason_of(run) == "finished"
+
+
+async def test_a_log_that_knows_nothing_of_runs() -> None:
+    class Log:
+        def __init__(self) -> None:
+            from sse_asgi.hub import MemoryLog
+
+            self._log = MemoryLog()
+
+        def __getattr__(self, name: str) -> Any:
+            if "run" in name and name != "run":
+                raise AttributeError(name)
+            return getattr(self._log, name)
+
+    log: Any = Log()
+    log.presence = None
+    answer = Answer()
+    source = answer()
+    async with Hub(log) as hub:
+        with pytest.raises(RuntimeError, match="can't run sources"):
+            await hub.run("t", source)
+        with pytest.raises(RuntimeError, match="can't run sources"):
+            await hub.stop("t")
+    with pytest.raises(StopAsyncIteration):
+        await anext(source)
+
+
+async def test_an_end_reaches_those_who_wait(hub: Hub) -> None:
+    answer = Answer("a")
+    await hub.run("t", answer())
+    async with connect(stream_of(hub, "t")) as stream, connect(stream_of(hub, "t")) as second:
+        await anyio.wait_all_tasks_blocked()
+        answer.allow()
+        for each in (stream, second):
+            assert await receive(each, 1) == ["a"]
+            assert await end_of(each) == "finished"
