@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from sse_asgi.hub import Hub, HubClosedError, TopicEndedError, TopicRunningError
@@ -105,6 +106,8 @@ async def test_a_node_dies_and_nobody_listens(new_hub: NewHub) -> None:
     async with new_hub() as other:
         async with new_hub() as hub:
             await hub.run("t", forever(Answer()))
+            async with connect(stream_of(hub, "t", history=10)) as stream:
+                assert await receive(stream, 1) == ["a"]
             dies(hub)
         await anyio.sleep(1.1)
         with pytest.raises(TopicEndedError):
@@ -163,21 +166,21 @@ async def test_who_was_taken_for_dead_can_say_nothing_more(new_hub: NewHub) -> N
         assert answer.closed.is_set()
 
 
-async def test_redis_is_away(server: RedisServer, anyio_backend: str) -> None:
+async def test_redis_is_away(server: RedisServer) -> None:
     """The run waits, and then goes on: no event is lost or stored twice."""
-    async with FaultyProxy(server.port) as proxy:
-        log = RedisLog(proxy.url, timeout=0.2)
+    with FaultyProxy(server.port) as proxy:
+        log = RedisLog(proxy.url, timeout=0.5)
         async with Hub(log) as hub, Hub(RedisLog(server.url)) as other:
             answer = Answer("a", "b", "c")
             run = await hub.run("t", answer())
             async with connect(stream_of(other, "t", history=10)) as stream:
                 answer.allow()
                 assert await receive(stream, 1) == ["a"]
-                proxy.refuses = True
+                proxy.refuse()
                 proxy.cut()
                 answer.allow(2)
-                await anyio.sleep(1)
-                proxy.refuses = False
+                await anyio.sleep(2)
+                await anyio.to_thread.run_sync(proxy.resume)
                 assert await receive(stream, 2) == ["b", "c"]
                 assert await end_of(stream) == "finished"
             assert await reason_of(run) == "finished"
@@ -189,4 +192,53 @@ async def test_what_is_in_redis_afterwards(server: RedisServer) -> None:
         for number in range(20):
             run = await hub.run(f"t{number}", Answer("a", at_once=True)())
             assert await reason_of(run) == "finished"
-    assert not [key for key in server.keys() if key.endswith(":runs")]
+    assert not [key for key in server.command("KEYS", "*") if key.endswith(":runs")]
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_process_that_is_killed(server: RedisServer) -> None:
+    command = [sys.executable, "-m", "tests.redis.run_node", server.url, "1.0"]
+    async with Hub(RedisLog(server.url)) as hub:
+        process = await anyio.open_process(command, stderr=None)
+        try:
+            assert process.stdout is not None
+            with anyio.fail_after(DEADLINE):
+                assert (await process.stdout.receive()).startswith(b"ready")
+            async with connect(stream_of(hub, "t", history=10_000)) as stream:
+                assert await receive(stream, 5) == list("01234")
+                process.kill()
+                with anyio.fail_after(DEADLINE):
+                    events = [event async for event in stream]
+                numbers = [int(event.data) for event in events[:-1]]
+                assert numbers == list(range(5, 5 + len(numbers)))
+                assert (events[-1].event, events[-1].data) == ("end", '{"reason":"interrupted"}')
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.aclose()
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_process_that_was_stopped(server: RedisServer) -> None:
+    """It goes on after its topic was ended, and ends by itself."""
+    command = [sys.executable, "-m", "tests.redis.run_node", server.url, "1.0"]
+    async with Hub(RedisLog(server.url)) as hub:
+        process = await anyio.open_process(command, stderr=None)
+        try:
+            assert process.stdout is not None
+            with anyio.fail_after(DEADLINE):
+                assert (await process.stdout.receive()).startswith(b"ready")
+            async with connect(stream_of(hub, "t", history=10_000)) as stream:
+                assert await receive(stream, 1) == ["0"]
+                process.send_signal(signal.SIGSTOP)
+                with anyio.fail_after(DEADLINE):
+                    events = [event async for event in stream]
+                assert (events[-1].event, events[-1].data) == ("end", '{"reason":"interrupted"}')
+            process.send_signal(signal.SIGCONT)
+            with anyio.fail_after(DEADLINE):
+                assert await process.wait() == 0
+            assert await hub.position("t") == stream.last_event_id
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.aclose()
