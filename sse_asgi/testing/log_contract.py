@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 from ..errors import EventTooLargeError, TopicEndedError
 from .follower import Follower, read_all
 from .presence_contract import PresenceContract
+from .run_contract import RunContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -34,16 +35,18 @@ class _Event(NamedTuple):
     key: str | None
     collapse_key: str | None
     final: bool = False
+    runner: str | None = None
 
 
 def _new(body: bytes, key: str | None = None, collapse_key: str | None = None) -> NewRecord:
     return cast("NewRecord", _Event(body, key, collapse_key))
 
 
-class LogContract(PresenceContract):
+class LogContract(PresenceContract, RunContract):
     """The tests of the contract of :class:`sse_asgi.hub.Log`, for any log.
 
-    If the log keeps presence, they test :class:`sse_asgi.hub.PresenceLog` too.
+    If the log keeps presence, they test :class:`sse_asgi.hub.PresenceLog` too, and if its topics
+    can have a runner, :class:`sse_asgi.hub.RunLog`.
 
     Define how a log is made. Then run the tests in pytest, with anyio's plugin, or by :meth:`run`::
 

@@ -13,7 +13,7 @@ from coredis.connection import TCPLocation
 
 from sse_asgi import sse_app
 from sse_asgi.hub import Hub, HubError, Log
-from sse_asgi.hub.redis import RedisLog
+from sse_asgi.hub.redis import RedisLog, runs
 from sse_asgi.testing import LogContract, connect
 
 from ..servers.harness import Certificate, make_certificate
@@ -99,8 +99,11 @@ class TestInACluster(LogContract):
     """Of two processes, on the same topics."""
 
     @pytest.fixture(autouse=True)
-    def _redis(self, cluster: Cluster, new_prefix: Callable[[], str]) -> None:
+    def _redis(
+        self, cluster: Cluster, new_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.url, self.new_prefix = cluster.url, new_prefix
+        monkeypatch.setattr(runs, "LEASE", 2.0)
 
     @asynccontextmanager
     async def make_log(self, *, max_events: int, max_bytes: int) -> AsyncGenerator[Log, None]:

@@ -11,7 +11,7 @@ import coredis
 import pytest
 
 from sse_asgi.hub import Hub, HubClosedError, HubError, Log
-from sse_asgi.hub.redis import RedisLog, link, reader
+from sse_asgi.hub.redis import RedisLog, link, reader, runs
 from sse_asgi.testing import LogContract
 
 from .servers import RedisServer
@@ -21,8 +21,11 @@ pytestmark = pytest.mark.anyio
 
 class TestRedisLog(LogContract):
     @pytest.fixture(autouse=True)
-    def _redis(self, redis_url: str, new_prefix: Callable[[], str]) -> None:
+    def _redis(
+        self, redis_url: str, new_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.url, self.new_prefix = redis_url, new_prefix
+        monkeypatch.setattr(runs, "LEASE", 2.0)
 
     @asynccontextmanager
     async def make_log(self, *, max_events: int, max_bytes: int) -> AsyncGenerator[Log, None]:
