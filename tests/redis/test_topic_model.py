@@ -60,7 +60,7 @@ class TopicMachine(RuleBasedStateMachine):
         super().__init__()
         self.redis = connection
         self.script = script
-        self.keys = [f"{prefix}:{name}" for name in ("log", "keys", "topics")]
+        self.keys = [f"{prefix}:{name}" for name in ("log", "keys", "topics", "runs")]
         self.now = 1_000  # milliseconds
         self.number = 0
         self.exists = False
@@ -69,10 +69,13 @@ class TopicMachine(RuleBasedStateMachine):
         #: The check of the last event, which may be gone.
         self.check = ""
         self.ended = False
+        #: Who runs the topic, and the event that ends it if the lease ends; then the time of that.
+        self.runner: tuple[str, str] | None = None
+        self.lease: int | None = None
         self.events: list[Event] = []
         #: What callers know: generation, offset, check.
         self.tops: list[tuple[int, int, str]] = [(0, 0, "")]
-        self.saved: tuple[list[str], int, int, str, bool, list[Event]] | None = None
+        self.saved: Any = None
         #: What an id has ever stood for: the keys of all events so far.
         self.history: dict[tuple[int, str], tuple[str, ...]] = {(0, ""): ()}
 
@@ -92,8 +95,13 @@ class TopicMachine(RuleBasedStateMachine):
         values = (operation, "a topic", *top, *limits, *arguments, self.now)
         reply: list[Any]
         is_new, generation, *reply = self.redis.command(
-            "EVALSHA", self.script, 3, *self.keys, *values
+            "EVALSHA", self.script, 4, *self.keys, *values
         )
+        if operation in ("renew", "expire") and not self.exists:
+            assert [is_new, generation, *reply] == [0, 0, 0]
+            assert not self.redis.command("EXISTS", self.keys[0])
+            self.lease = None
+            return reply
         assert is_new == (not self.exists)
         renewed = not self.exists or self.is_older(top)
         assert (generation != self.generation) == renewed
@@ -165,7 +173,12 @@ class TopicMachine(RuleBasedStateMachine):
         if not events and self.last:
             assert f"={self.check}" in notes
         assert ("!" in notes) == self.ended
-        assert len(notes) <= 2 + self.ended
+        assert {note[0]: note[1:] for note in notes if note[0] in "@~"} == (
+            dict(zip("@~", self.runner, strict=True)) if self.runner else {}
+        )
+        assert len(notes) <= 2 + self.ended + 2 * (self.runner is not None)
+        lease = self.redis.command("ZSCORE", self.keys[3], "a topic")
+        assert (None if lease is None else int(lease)) == self.lease
         assert known == {event.key: str(event.offset) for event in events}
         return events
 
@@ -179,13 +192,70 @@ class TopicMachine(RuleBasedStateMachine):
         key=st.sampled_from([None, None, *KEYS]),
         collapse_key=st.sampled_from(["", "x"]),
         final=st.sampled_from(["", "", "", "1"]),
+        runner=st.sampled_from(["", "", "", "ada", "ben", "*"]),
     )
     def append(
-        self, data: Any, count: int, size: int, key: str | None, collapse_key: str, final: str
+        self,
+        data: Any,
+        count: int,
+        size: int,
+        key: str | None,
+        collapse_key: str,
+        final: str,
+        runner: str,
     ) -> None:
-        top = self.draw_top(data)
+        top, body = self.draw_top(data), "x" * min(size, self.max_bytes)
         for _ in range(count):
-            self.append_one(top, "x" * min(size, self.max_bytes), key, collapse_key, final)
+            self.append_one(top, body, key, collapse_key, final, runner)
+
+    @rule(data=st.data(), runner=st.sampled_from(["ada", "ben"]), lease=st.sampled_from([4, 60]))
+    def begin_run(self, data: Any, runner: str, lease: int) -> None:
+        last = f"last {self.number}"[: self.max_bytes]
+        (status,) = self.run("run", self.draw_top(data), runner, lease, last)
+        self.end_if_due()
+        if self.ended:
+            assert status == -1
+            self.lease = None
+        elif self.runner is not None and self.runner[0] != runner:
+            assert status == -2
+            if self.lease is None:  # it was evicted
+                self.lease = self.now + lease
+        else:
+            assert status == 1
+            self.runner = self.runner or (runner, last)
+            self.lease = self.now + lease
+        self.stored()
+
+    @rule(data=st.data(), runner=st.sampled_from(["ada", "ben"]), lease=st.sampled_from([4, 60]))
+    def renew(self, data: Any, runner: str, lease: int) -> None:
+        existed = self.exists
+        (status,) = self.run("renew", self.draw_top(data), runner, lease)
+        goes_on = self.runner is not None and self.runner[0] == runner and not self.ended
+        assert status == (existed and goes_on)
+        if existed and goes_on:
+            self.lease = self.now + lease
+
+    @rule(data=st.data())
+    def expire(self, data: Any) -> None:
+        existed = self.exists
+        self.run("expire", self.draw_top(data))
+        if existed:
+            self.end_if_due()
+            if self.runner is None or self.ended:
+                self.lease = None
+            self.stored()
+
+    def end_if_due(self) -> None:
+        """The script has ended the topic, if its runner has not renewed its lease."""
+        if self.runner is None:
+            self.lease = None
+        elif self.lease is not None and self.lease <= self.now:
+            runner, last = self.runner
+            assert not self.ended
+            if self.max_age:
+                self.events = self.exact()
+            self.add(last, f"!@{runner}", "", "1")
+            self.events = self.stored()
 
     def append_one(
         self,
@@ -194,10 +264,11 @@ class TopicMachine(RuleBasedStateMachine):
         key: str | None,
         collapse_key: str,
         final: str,
+        runner: str,
     ) -> None:
         self.number += 1
         key = key or f"own {self.number}"
-        offset, check = self.run("append", top, body, key, collapse_key, final)
+        offset, check = self.run("append", top, body, key, collapse_key, final, runner)
         if self.max_age:
             self.events = self.exact()  # what is too old is not known any more
         there = [event.offset for event in self.events if event.key == key]
@@ -207,17 +278,11 @@ class TopicMachine(RuleBasedStateMachine):
             assert check == self.check_at(offset)
         elif self.ended:
             assert (offset, check) == (-1, "")
+        elif runner and (self.runner is None or runner not in ("*", self.runner[0])):
+            assert (offset, check) == (-2, "")
         else:
-            history = (*self.history[self.last, self.check], key)
-            before, self.check = self.check, check
-            self.last += 1
-            assert offset == self.last
-            assert check == check_of(before, key)
-            assert self.history.setdefault((offset, check), history) == history, "a second meaning"
-            event = Event(offset, body, self.now, key, collapse_key, check, before, final)
-            self.events.append(event)
-            self.ended = final == "1"
-            self.remember()
+            self.add(body, key, collapse_key, final)
+            assert (offset, check) == (self.last, self.check)
             is_new = True
         events, exact = self.stored(), self.exact()
         assert events == self.events[len(self.events) - len(events) :]
@@ -230,6 +295,18 @@ class TopicMachine(RuleBasedStateMachine):
         self.events = events
         if not self.max_age:  # a quarter too many, at most
             assert sum(len(event.body) for event in events) <= self.max_bytes * 5 / 4
+
+    def add(self, body: str, key: str, collapse_key: str, final: str) -> None:
+        history = (*self.history[self.last, self.check], key)
+        before, self.check = self.check, check_of(self.check, key)
+        self.last += 1
+        place = self.last, self.check
+        assert self.history.setdefault(place, history) == history, "a second meaning"
+        event = Event(self.last, body, self.now, key, collapse_key, self.check, before, final)
+        self.events.append(event)
+        if final:
+            self.ended, self.lease = True, None
+        self.remember()
 
     @rule(data=st.data(), count=st.integers(0, 60), more=st.sampled_from([-1, 0, 0, 1]))
     def read(self, data: Any, count: int, more: int) -> None:
@@ -276,24 +353,35 @@ class TopicMachine(RuleBasedStateMachine):
     def save(self) -> None:
         dumps = [self.redis.command("DUMP", key) for key in self.keys]
         self.saved = (
-            dumps, self.generation, self.last, self.check, self.ended, list(self.events),
+            dumps, self.generation, self.last, self.check, self.ended, self.runner, self.lease,
+            list(self.events),
         )  # fmt: skip
 
     @rule()
     @precondition(lambda self: self.saved)
     def restore(self) -> None:
-        assert self.saved is not None
-        dumps, self.generation, self.last, self.check, self.ended, events = self.saved
+        dumps, self.generation, self.last, self.check, *rest = self.saved
+        self.ended, self.runner, self.lease, events = rest
         self.events, self.exists = list(events), True
+        self.redis.command("DEL", *self.keys)
         for key, dump in zip(self.keys, dumps, strict=True):
-            self.redis.command("RESTORE", key, 0, dump, "REPLACE")
+            if dump is not None:
+                self.redis.command("RESTORE", key, 0, dump, "REPLACE")
 
-    @rule(which=st.sampled_from([slice(0, 2), slice(0, 3), slice(0, 1)]))
+    @rule(which=st.sampled_from([slice(0, 2), slice(0, 4), slice(0, 1)]))
     @precondition(lambda self: self.number > 20)
     def lose(self, which: slice) -> None:
         self.redis.command("DEL", *self.keys[which])
         self.exists, self.generation, self.last, self.check, self.events = False, 0, 0, "", []
-        self.ended = False
+        self.ended, self.runner = False, None
+        if not self.redis.command("EXISTS", self.keys[3]):
+            self.lease = None
+
+    @rule()
+    def lose_runs(self) -> None:
+        """They are evicted."""
+        self.redis.command("DEL", self.keys[3])
+        self.lease = None
 
     @rule()
     def lose_names(self) -> None:

@@ -236,7 +236,7 @@ local function append(arguments)
   local reply = {is_new and 1 or 0, generation}
   local before, is_large, ended, check = last, false, has_ended(), last_check()
   local time = string.format('%.0f', now)
-  for i = 1, #arguments, 5 do
+  for i = 1, #arguments - 4, 5 do
     local body, key, offset = arguments[i], arguments[i + 1], last + 1
     local is_final, runner = arguments[i + 3], arguments[i + 4]
     if ended then
