@@ -18,6 +18,7 @@ from sse_asgi.hub.redis.link import Call
 from sse_asgi.testing import connect
 
 from ..hub_runs import DEADLINE, Answer, Runs, end_of, forever, reason_of
+from ..test_answers import Answers
 from ..test_hub import back, receive, stream_of
 from .faulty_proxy import FaultyProxy
 from .servers import Cluster, RedisServer
@@ -242,3 +243,7 @@ async def test_a_process_that_was_stopped(server: RedisServer) -> None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.aclose()
+
+
+class TestAnswers(Answers):
+    """The programs of the how-to page, on two nodes."""
