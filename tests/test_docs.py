@@ -116,9 +116,8 @@ def test_python_examples(page: str, anyio_backend: str, monkeypatch: pytest.Monk
     for app in namespace.values():
         for route in app.routes if isinstance(app, Starlette) else ():
             # One with a parameter needs a value that means something there: tests/test_answers.py.
-            if isinstance(route, Route) and "{" not in route.path:
-                if route.name not in NO_STREAMS:
-                    run(give_an_event, app, route.path)
+            if isinstance(route, Route) and "{" not in route.path and route.name not in NO_STREAMS:
+                run(give_an_event, app, route.path)
 
 
 async def give_an_event(app: Any, path: str) -> None:
