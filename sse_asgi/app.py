@@ -121,7 +121,7 @@ class SSEApp:
         limit = self.options.limit
         if limit is None:
             return await self._stream(exchange, request), None
-        key = limit.take(request)
+        key = await limit.take(request)
         try:
             return await self._stream(exchange, request), key
         except BaseException:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -39,6 +39,8 @@ from .source import check_source, discard
 from .supervisor import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from starlette.background import BackgroundTask
 
     from .limits import Limit
@@ -262,7 +264,7 @@ class EventSourceResponse(Response):
                 exchange = scope, receive, send
                 await send_response(exchange, self.status_code, headers, b"", self._options)
             else:
-                with self._places(scope):
+                async with self._places(scope):
                     stream = self._open(scope, receive, send, headers)
                     await stream.run()
                 if stream.reason is CloseReason.SEND_TIMEOUT:
@@ -296,9 +298,20 @@ class EventSourceResponse(Response):
             stream.recheck(SSERequest(scope))
         return stream
 
-    def _places(self, scope: Scope) -> AbstractContextManager[None]:
-        most, limit = self._options.max_connections, self._options.limit
-        return _place(scope, most) if limit is None else _limited_place(scope, most, limit)
+    @asynccontextmanager
+    async def _places(self, scope: Scope) -> AsyncGenerator[None, None]:
+        """Hold the places that a stream takes.
+
+        :raises HTTPError: 503 or 429, if all places are taken.
+        """
+        limit = self._options.limit
+        key = None if limit is None else await limit.take(SSERequest(scope))
+        try:
+            with _place(scope, self._options.max_connections):
+                yield
+        finally:
+            if limit is not None:
+                limit.give_back(key)
 
     def _check_method(self, scope: Scope) -> None:
         if scope["type"] != "http" or not self._methods:
@@ -330,20 +343,6 @@ class EventSourceResponse(Response):
 
 class _OpenStreams(Counter[object]):
     """How many streams each endpoint has open in an event loop."""
-
-
-@contextmanager
-def _limited_place(scope: Scope, most: int | None, limit: Limit) -> Iterator[None]:
-    """Hold such a place, and one of a limit.
-
-    :raises HTTPError: 503 or 429, if all places are taken.
-    """
-    key = limit.take(SSERequest(scope))
-    try:
-        with _place(scope, most):
-            yield
-    finally:
-        limit.give_back(key)
 
 
 @contextmanager

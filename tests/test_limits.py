@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from sse_asgi import HTTPError, Limit, SSERequest, sse_app
+from sse_asgi.hub import Hub, MemoryLog
 from sse_asgi.testing import Connection, connect
 
 from .streams import Recorder, http_scope
@@ -147,11 +148,18 @@ def test_threads_may_share_a_limit(anyio_backend: str) -> None:
     most = taken = 0
     lock = threading.Lock()
 
+    def taken_key() -> Any:
+        """Without a hub, it waits for nothing."""
+        step = limit.take(request)
+        with pytest.raises(StopIteration) as ended:
+            step.send(None)
+        return ended.value.value
+
     def come_and_go() -> None:
         nonlocal most, taken
         for _ in range(500):
             try:
-                key = limit.take(request)
+                key = taken_key()
             except HTTPError:
                 continue
             with lock:
@@ -206,3 +214,25 @@ async def test_many_at_once() -> None:
                 await anyio.sleep(0.001)
         over.set()
     assert sorted(statuses) == [200] * 5 + [429] * 195
+
+
+async def test_with_a_hub_in_memory() -> None:
+    """It has one node."""
+    hub = Hub()
+    app = sse_app(lambda: idle(), limit=Limit(1, key=user, hub=hub))
+    async with AsyncExitStack() as stack:
+        assert (await opened(stack, app, "ada")).status_code == 200
+        assert (await opened(stack, app, "ada")).status_code == 429
+
+
+def test_what_is_no_hub(anyio_backend: str) -> None:
+    memory = MemoryLog()
+    # It may be shared, for all that the hub knows.
+    log: Any = type("Other", (), {"__getattr__": lambda self, name: getattr(memory, name)})
+    for hub in (7, "redis://localhost", memory):
+        with pytest.raises(TypeError, match="must be a Hub"):
+            Limit(1, key=user, hub=hub)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="can't count for all nodes"):
+        Limit(1, key=user, hub=Hub(log()))
+    with pytest.raises(TypeError, match="name must be a str"):
+        Limit(1, key=user, hub=Hub(), name=7)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from ..errors import (
 from .hub import Hub
 from .log import BatchLog, Log, NewRecord, Page, Record
 from .memory import MemoryLog
+from .place_log import PlaceLog
 from .positions import Position
 from .presence_events import PresenceEvents
 from .presence_log import PresenceLog
@@ -27,6 +28,7 @@ __all__ = [
     "MemoryLog",
     "NewRecord",
     "Page",
+    "PlaceLog",
     "Position",
     "PresenceEvents",
     "PresenceLog",

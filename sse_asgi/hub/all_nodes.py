@@ -13,6 +13,7 @@ from ..encoder import encode
 from .infos import info_text
 from .memory import MemoryLog
 from .names import check_topic
+from .places import HubPlaces
 from .presence import Presence, infos_of, is_meant
 from .presence_events import PresenceEvents
 
@@ -71,6 +72,18 @@ class AllNodes:
 
     def _close(self, is_meant: Callable[[Any], object], last: bytes | None) -> None:
         self.kick(is_meant, last=last)
+
+    def _sse_asgi_places(self) -> HubPlaces | None:
+        """Return the places that all nodes share, for a limit; ``None``: there is one node.
+
+        :raises TypeError: the log can't count for all nodes.
+        """
+        if self._is_alone:
+            return None
+        places = getattr(self._registry.log, "places", None)
+        if places is None:
+            raise TypeError(f"this log can't count for all nodes: {self._registry.log!r:.80}")
+        return HubPlaces(places, self._affinity)
 
     async def _alone(self) -> bool:
         """Return whether this is the only node, and the hub keeps no presence."""

@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from ..errors import EventTooLargeError, TopicEndedError
 from .follower import Follower, read_all
+from .place_contract import PlaceContract
 from .presence_contract import PresenceContract
 from .run_contract import RunContract
 
@@ -42,11 +43,12 @@ def _new(body: bytes, key: str | None = None, collapse_key: str | None = None) -
     return cast("NewRecord", _Event(body, key, collapse_key))
 
 
-class LogContract(PresenceContract, RunContract):
+class LogContract(PresenceContract, RunContract, PlaceContract):
     """The tests of the contract of :class:`sse_asgi.hub.Log`, for any log.
 
     If the log keeps presence, they test :class:`sse_asgi.hub.PresenceLog` too, and if its topics
-    can have a runner, :class:`sse_asgi.hub.RunLog`.
+    can have a runner, :class:`sse_asgi.hub.RunLog`; if it counts for all nodes,
+    :class:`sse_asgi.hub.PlaceLog`.
 
     Define how a log is made. Then run the tests in pytest, with anyio's plugin, or by :meth:`run`::
 

@@ -16,6 +16,7 @@ from ..positions import Position
 from .batches import Batches
 from .keys import Keys, Top
 from .link import Call, Link
+from .places import RedisPlaces
 from .presence import RedisPresence
 from .reader import Reader
 from .runs import RedisRuns
@@ -107,6 +108,7 @@ class RedisLog:
         self._runs = RedisRuns(self._link, self.keys, self.script, self._followed)
         self._batches = Batches(self._link, self.script, self.keys)
         self.presence: RedisPresence = RedisPresence(self._link, self.keys, self)
+        self.places: RedisPlaces = RedisPlaces(self._link, self.keys)
         # The names of all topics, and the streams that have them, after `follow_topics`.
         self._names: dict[str, None] | None = None
         self._name_streams: dict[int, NamesStream] = {}
@@ -256,6 +258,7 @@ class RedisLog:
                 self.assign(shard, stream)
             self.presence.serve()
             tasks.start_soon(self._runs.watch)
+            tasks.start_soon(self.places.keep)
             await anyio.sleep_forever()
         finally:
             self._session = None
