@@ -2,7 +2,7 @@
 
 from ..errors import EventTooLargeError, HubClosedError, HubError, TopicEndedError
 from .hub import Hub
-from .log import BatchLog, Log, NewRecord, Page, Record
+from .log import Absence, BatchLog, Log, NewRecord, Page, Record
 from .memory import MemoryLog
 from .positions import Position
 from .presence_events import PresenceEvents
@@ -10,6 +10,7 @@ from .presence_log import PresenceLog
 from .subscription import Subscription
 
 __all__ = [
+    "Absence",
     "BatchLog",
     "EventTooLargeError",
     "Hub",

@@ -114,9 +114,9 @@ class Beginning:
             has positions in topics that no longer exist.
         """
         del self.unsettled[: len(found)]
-        unknown = self._positions is None or not self._positions.keys() <= {
-            page.epoch for _, _, page in found
-        }
+        known = {page.epoch for _, _, page in found}
+        known |= {page.absence.epoch for _, _, page in found if page.absence is not None}
+        unknown = self._positions is None or not self._positions.keys() <= known
         for cursor, start, page in found:
             self._place(cursor, start, page, unknown)
         missing = [(cursor, page) for cursor, _, page in found if not cursor.continues(page)]
@@ -133,16 +133,19 @@ class Beginning:
         :param unknown: whether the id has positions in logs that were not found.
         """
         if start.resumed:
-            if self._positions is not None and page.epoch in self._positions:
-                cursor.move(self._positions[page.epoch])
+            absent = "" if page.absence is None else page.absence.epoch
+            positions = self._positions or {}
+            if (given := positions.get(page.epoch) or positions.get(absent)) is not None:
+                cursor.move(given)
+                cursor.begin(page)
             elif not unknown and cursor.topic not in self._topics:
-                cursor.epoch = page.epoch  # matches a pattern, and is new to the client
+                cursor.move(page.beginning)  # matches a pattern, and is new to the client
         elif start.oldest:
-            cursor.epoch = page.epoch
+            cursor.move(page.beginning)
         else:
             end = start.position or page.end
             oldest = page.first - 1 if end.epoch == page.epoch else 0
             cursor.move(end)
-            if start.history:
+            if not cursor.begin(page) and start.history:
                 cursor.offset = max(end.offset - start.history, min(oldest, end.offset))
                 cursor.check = page.checks.get(cursor.offset, "")

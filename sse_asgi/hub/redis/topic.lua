@@ -60,6 +60,12 @@ local is_new = not generation
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- The first event creates a topic. Until then, a read writes nothing, and tells the present moment:
+-- the generation is 0, and the offset is the time in milliseconds.
+if is_new and operation == 'read' then
+  return {0, 0, now + 1, now, 0, '', '', ''}
+end
+
 -- Return the check of an event: it stands for its key, and for the check before it, and so for all
 -- events before it. Redis may come back without its newest events, and no caller may know them: the
 -- events that take their places have other checks.
