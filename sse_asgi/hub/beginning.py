@@ -97,7 +97,7 @@ class Beginning:
         """
         page = self.at_hand(cursor, start) or await read(cursor, None, 0)
         window = cursor.channel.window
-        if page is None or window is None or not start.resumed:
+        if page is None or window is None:
             return page
         given = (self._positions or {}).get(page.epoch)
         if given is None or not given.check or given.offset in page.checks:
@@ -132,13 +132,14 @@ class Beginning:
 
         :param unknown: whether the id has positions in logs that were not found.
         """
-        if start.resumed:
-            absent = "" if page.absence is None else page.absence.epoch
-            positions = self._positions or {}
-            if (given := positions.get(page.epoch) or positions.get(absent)) is not None:
-                cursor.move(given)
-                cursor.begin(page)
-            elif not unknown and cursor.topic not in self._topics:
+        absent = "" if page.absence is None else page.absence.epoch
+        positions = self._positions or {}
+        # Also if this process has learned only now that there is such a topic.
+        if (given := positions.get(page.epoch) or positions.get(absent)) is not None:
+            cursor.move(given)
+            cursor.begin(page)
+        elif start.resumed:
+            if not unknown and cursor.topic not in self._topics:
                 cursor.move(page.beginning)  # matches a pattern, and is new to the client
         elif start.oldest:
             cursor.move(page.beginning)
