@@ -242,8 +242,10 @@ class HubMachine(RuleBasedStateMachine):
                 if not client.wants(name):
                     continue
                 topic = self.topics.get(name)
-                if said is not None and self.absent.get(name) in said and (
-                    topic is None or topic.epoch not in said
+                if (
+                    said is not None
+                    and self.absent.get(name) in said
+                    and (topic is None or topic.epoch not in said)
                 ):
                     client.had[name] = (self.absent[name], said[self.absent[name]])
                 elif topic is None and given is None:
