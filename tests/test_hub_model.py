@@ -451,7 +451,7 @@ class HubMachine(RuleBasedStateMachine):
         return True
 
     def came_and_went(self, name: str, moment: int) -> bool:
-        """Whether the topic was there between this moment, in which it was not, and its creation."""
+        """Whether the topic was there after this moment, and was forgotten."""
         return any(moment / 1000 < created + 1 for created in self.forgotten.get(name, ()))
 
     def may_have_come_and_gone(self, name: str, moment: int) -> bool:
