@@ -27,6 +27,8 @@ class Topic:
     events: list[tuple[str, int, str | None, float]] = field(default_factory=list)
     #: Whether the last event was the final one.
     ended: bool = False
+    #: When it was seen first, on the clock of the event loop.
+    created: float = 0.0
 
     @property
     def last(self) -> int:

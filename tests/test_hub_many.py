@@ -324,8 +324,8 @@ async def test_a_call_that_is_cancelled(steps: int) -> None:
         for _ in range(steps):
             await checkpoint()
         tasks.cancel_scope.cancel()
-    (stored,) = offsets([await hub.position("t")])
-    assert stored in (0, 250, 500, 600)  # in steps
+    page = await hub._log.read("t", None, 0)
+    assert page.absent or page.last in (250, 500, 600)  # in steps
     assert offsets(await hub.publish_many("t", events, keys=keys)) == list(range(1, 601))
 
 

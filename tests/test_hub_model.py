@@ -95,6 +95,13 @@ class HubMachine(RuleBasedStateMachine):
         self.log = MemoryLog(*self.limits)
         self.hub = Hub(self.log)
         self.topics.clear()
+        self.forgotten: dict[str, list[float]] = {}
+        self.call(self.look)
+
+    async def look(self) -> None:
+        """The epochs of topics that do not exist."""
+        self.absent = {name: self.log.position(name).epoch for name in TOPICS}
+        assert list(self.log.topics()) == []
 
     @rule()
     @precondition(lambda self: len(self.topics) == len(TOPICS) and len(self.clients) > 2)
@@ -111,8 +118,10 @@ class HubMachine(RuleBasedStateMachine):
     @rule(topics=st.sets(st.sampled_from(TOPICS), min_size=1))
     def position(self, topics: set[str]) -> None:
         async def position() -> None:
-            self.ids.append(await self.hub.position(*topics))
             await self.learn()
+            before = self.log.topics()
+            self.ids.append(await self.hub.position(*topics))
+            assert set(self.log.topics()) == set(before)
 
         self.call(position)
 
@@ -151,13 +160,20 @@ class HubMachine(RuleBasedStateMachine):
 
     async def learn(self) -> None:
         """What topics there are now."""
+        for name in self.topics.keys() - set(self.log.topics()):
+            self.forget(name)
         for name in self.log.topics():
             position = self.log.position(name)
             known = self.topics.get(name)
             if known is None or known.epoch != position.epoch:
                 if known is not None:
-                    assert self.first(known) > known.last, "forgotten, with events"
-                self.topics[name] = Topic(position.epoch)
+                    self.forget(name)
+                self.topics[name] = Topic(position.epoch, created=anyio.current_time())
+
+    def forget(self, name: str) -> None:
+        known = self.topics.pop(name)
+        assert self.first(known) > known.last, "forgotten, with events"
+        self.forgotten.setdefault(name, []).append(known.created)
 
     def first(self, topic: Topic) -> int:
         """The oldest event that the log still has."""
@@ -216,12 +232,25 @@ class HubMachine(RuleBasedStateMachine):
             client = Client(subscription, topics, given, policy, {})
             said = None if given is None else read_id(given)
             known = {t.epoch for name, t in self.topics.items() if client.wants(name)}
+            absent = {name: epoch for name, epoch in self.absent.items() if client.wants(name)}
+            named = absent.keys() & {*self.topics, *topics}
+            if said and any(epoch in said for name, epoch in absent.items() if name not in named):
+                return  # they may be created before it begins, or after
+            known |= {absent[name] for name in named}
             strange = said is None or not said.keys() <= known
             for name in {*before, *(name for name in topics if "*" not in name)}:
                 if not client.wants(name):
                     continue
                 topic = self.topics.get(name)
-                if topic is None:  # from its id nothing is known of it
+                if (
+                    said is not None
+                    and self.absent.get(name) in said
+                    and (topic is None or topic.epoch not in said)
+                ):
+                    client.had[name] = (self.absent[name], said[self.absent[name]])
+                elif topic is None and given is None:
+                    client.had[name] = self.log.position(name)[:2]
+                elif topic is None:  # from its id nothing is known of it
                     client.had[name] = ("", NOT_KNOWN)
                 elif given is None:
                     oldest = min(self.first(topic) - 1, topic.last)
@@ -363,6 +392,8 @@ class HubMachine(RuleBasedStateMachine):
         """How far it has come in a topic."""
         topic = self.topics[name]
         epoch, offset = client.had.setdefault(name, (topic.epoch, 0))  # a new topic
+        if epoch == self.absent.get(name):
+            return epoch, offset
         if epoch != topic.epoch:
             return topic.epoch, NOT_KNOWN
         return epoch, offset
@@ -380,6 +411,9 @@ class HubMachine(RuleBasedStateMachine):
                 topic = self.topics[name]
                 epoch, offset = self.next_had(client, name)
                 assert offset != NOT_KNOWN, "a gap was not said"
+                if epoch == self.absent.get(name):
+                    assert not self.came_and_went(name, offset), "a gap was not said"
+                    epoch, offset = topic.epoch, 0
                 place = [data for data, *_ in topic.events].index(event.data) + 1
                 if name not in client.began and offset + 1 < self.first(topic):
                     offset = max(offset, min(place - 1, client.ends.get(name, 0)))
@@ -416,16 +450,41 @@ class HubMachine(RuleBasedStateMachine):
         assert given is None or not given.keys() <= there
         return True
 
+    def came_and_went(self, name: str, moment: int) -> bool:
+        """Whether the topic was there after this moment, and was forgotten."""
+        return any(moment / 1000 < created + 1 for created in self.forgotten.get(name, ()))
+
+    def may_have_come_and_gone(self, name: str, moment: int) -> bool:
+        """Whether the log may say so, or that the moment has not come yet."""
+        topic = self.topics.get(name)
+        until = anyio.current_time() if topic is None else topic.created
+        long = self.limits[2] is not None and until - moment / 1000 > 295
+        return long or moment / 1000 > until - 1
+
     def take_gap(self, client: Client, event: DecodedEvent, firsts: dict[str, int]) -> None:
         data = json.loads(event.data)
         alone = not client.patterns and len(client.topics) == 1
         assert alone != ("topic" in data)
         name = data.get("topic", client.topics[0])
+        said = read_id(event.id) if event.id else {}
+        assert said is not None
+        assert data["position"] == (event.id or None)
+        absent = self.absent.get(name, "")
+        before, moment = client.had.get(name, ("", NOT_KNOWN))
+        if before == absent and data["missed"] is None:
+            assert self.may_have_come_and_gone(name, moment), "nothing is missing"
+            client.had[name] = ("", NOT_KNOWN)
+        elif before == absent:  # it begins with the first event, which is gone
+            assert not self.came_and_went(name, moment)
+            client.had[name] = (self.topics[name].epoch, 0)
+        if absent in said or name not in self.topics or self.topics[name].epoch not in said:
+            assert data["missed"] is None
+            moment = said.get(absent, int(anyio.current_time() * 1000))
+            client.had[name] = (absent, moment)
+            client.began.add(name)
+            return
         topic = self.topics[name]
         epoch, offset = self.next_had(client, name)
-        said = read_id(event.id)
-        assert said is not None
-        assert data["position"] == event.id
         # So much is in the log, or was when it was looked.
         assert firsts.get(epoch, 1) <= said[epoch] + 1 <= self.first(topic)
         if name not in client.began and offset != NOT_KNOWN and name in client.ends:
@@ -437,19 +496,25 @@ class HubMachine(RuleBasedStateMachine):
         else:
             assert data["missed"] == said[epoch] - offset > 0
         after = {own} if name in client.began else {own, client.given and client.given[:64]}
-        if offset != NOT_KNOWN or client.given:
+        if before != absent and (offset != NOT_KNOWN or client.given):
             assert data["after"] in after
         client.had[name] = (epoch, said[epoch])
         client.began.add(name)
 
     def check_id(self, client: Client, event: DecodedEvent) -> None:
         """That a client comes back with an id that says what it has had, no more and no less."""
-        said = read_id(event.id)
+        said = read_id(event.id) if event.id else {}
         assert said is not None
         now = {name: self.next_had(client, name) for name in self.topics if client.wants(name)}
-        assert said.keys() <= {epoch for epoch, _ in client.had.values()}
+        beginning = {  # of those that are created, and of which it has had nothing
+            self.topics[name].epoch
+            for name, (epoch, _) in client.had.items()
+            if name in self.topics and epoch == self.absent.get(name)
+        }
+        assert said.keys() <= {epoch for epoch, _ in client.had.values()} | beginning
+        assert {said.get(epoch, 0) for epoch in beginning} <= {0}
         for name, (epoch, offset) in now.items():
-            if offset == NOT_KNOWN:
+            if offset == NOT_KNOWN or epoch == self.absent.get(name):
                 continue
             if epoch in said:
                 assert said[epoch] == offset

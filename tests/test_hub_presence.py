@@ -192,6 +192,7 @@ async def test_one_that_is_forgotten_is_gone() -> None:
 async def test_a_hub_in_memory_without_presence() -> None:
     """It is the only node, and can be asked all the same, whatever the infos are."""
     hub = Hub()
+    await hub.publish("room", "for those with a pattern it is there from now on")
     kept = object()
     async with (
         stream(hub, "room", info=ADA) as ada,

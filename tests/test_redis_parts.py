@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_asgi.hub import HubClosedError, HubError, Position, Record
+from sse_asgi.hub import HubClosedError, HubError, Page, Position, Record
 from sse_asgi.hub.positions import join, parse
 from sse_asgi.hub.redis import RedisLog
 from sse_asgi.hub.redis.keys import Entry, Keys, Top, parse_id
@@ -221,11 +221,16 @@ async def test_a_new_epoch_is_told_once_and_an_older_one_never() -> None:
     told = Told(log)
     log.follow("t", log.keys.position("t", Top(2, 5)))
     followed = log._followed["t"]
+
+    def see(top: Top) -> None:
+        epoch = log.keys.epoch("t", top.generation)
+        followed.see(Page(epoch, 1, top.offset, (), {top.offset: top.check}))
+
     for last in (Top(2, 9), Top(1, 50)):
-        followed.see(last)
+        see(last)
     assert told.renewed == []
     for _ in range(2):
-        followed.see(Top(3, 4, "c"))
+        see(Top(3, 4, "c"))
     assert told.renewed == [("t", log.keys.position("t", Top(3, 4, "c")))]
     assert followed.last == "3-4"
 

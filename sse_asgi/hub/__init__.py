@@ -8,7 +8,7 @@ from ..errors import (
     TopicRunningError,
 )
 from .hub import Hub
-from .log import BatchLog, Log, NewRecord, Page, Record
+from .log import Absence, BatchLog, Log, NewRecord, Page, Record
 from .memory import MemoryLog
 from .place_log import PlaceLog
 from .positions import Position
@@ -19,6 +19,7 @@ from .run_log import RunLog
 from .subscription import Subscription
 
 __all__ = [
+    "Absence",
     "BatchLog",
     "EventTooLargeError",
     "Hub",

@@ -97,7 +97,7 @@ class Beginning:
         """
         page = self.at_hand(cursor, start) or await read(cursor, None, 0)
         window = cursor.channel.window
-        if page is None or window is None or not start.resumed:
+        if page is None or window is None:
             return page
         given = (self._positions or {}).get(page.epoch)
         if given is None or not given.check or given.offset in page.checks:
@@ -114,9 +114,9 @@ class Beginning:
             has positions in topics that no longer exist.
         """
         del self.unsettled[: len(found)]
-        unknown = self._positions is None or not self._positions.keys() <= {
-            page.epoch for _, _, page in found
-        }
+        known = {page.epoch for _, _, page in found}
+        known |= {page.absence.epoch for _, _, page in found if page.absence is not None}
+        unknown = self._positions is None or not self._positions.keys() <= known
         for cursor, start, page in found:
             self._place(cursor, start, page, unknown)
         missing = [(cursor, page) for cursor, _, page in found if not cursor.continues(page)]
@@ -132,17 +132,21 @@ class Beginning:
 
         :param unknown: whether the id has positions in logs that were not found.
         """
-        if start.resumed:
-            if self._positions is not None and page.epoch in self._positions:
-                cursor.move(self._positions[page.epoch])
-            elif not unknown and cursor.topic not in self._topics:
-                cursor.epoch = page.epoch  # matches a pattern, and is new to the client
+        absent = "" if page.absence is None else page.absence.epoch
+        positions = self._positions or {}
+        # Also if this process has learned only now that there is such a topic.
+        if (given := positions.get(page.epoch) or positions.get(absent)) is not None:
+            cursor.move(given)
+            cursor.begin(page)
+        elif start.resumed:
+            if not unknown and cursor.topic not in self._topics:
+                cursor.move(page.beginning)  # matches a pattern, and is new to the client
         elif start.oldest:
-            cursor.epoch = page.epoch
+            cursor.move(page.beginning)
         else:
             end = start.position or page.end
             oldest = page.first - 1 if end.epoch == page.epoch else 0
             cursor.move(end)
-            if start.history:
+            if not cursor.begin(page) and start.history:
                 cursor.offset = max(end.offset - start.history, min(oldest, end.offset))
                 cursor.check = page.checks.get(cursor.offset, "")

@@ -10,13 +10,13 @@ from .positions import Position
 from .window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from weakref import ReferenceType
 
     from ..runtime.base import Runtime
     from .log import Log, Page, Record
 
-__all__ = ["BATCH", "Channel", "Cursor"]
+__all__ = ["BATCH", "Channel", "Cursor", "positions_of"]
 
 #: How many bytes of events are joined into one frame for a subscriber that is behind: as many as
 #: servers buffer for a connection. A single event may be larger.
@@ -59,11 +59,16 @@ class Channel:
         """
         before = self.window
         if before is None or before.epoch != page.epoch:
-            self.window = Window(page.epoch, page.last, page.checks.get(page.last))
+            check = page.checks.get(page.last)
+            self.window = Window(page.epoch, page.last, check, page.absent)
             self.window.ended = page.ended
+            if before is not None and page.begins_after(Position(before.epoch, before.last)):
+                self._begin(before)
             self._log.follow(self.topic, page.end)
             if before is not None:  # other subscribers are still in the old epoch
                 self._notify_soon()
+        elif page.absent:
+            before.absent, before.last = True, max(before.last, page.last)
         elif page.last == before.last:
             before.ended = page.ended
 
@@ -78,17 +83,46 @@ class Channel:
         for record in records:
             if record.epoch != window.epoch or record.offset > window.last + 1:
                 # Records are missing. The subscribers read them from the log.
+                before = window
                 window = self.window = Window(record.epoch, record.offset - 1, None)
+                if before.absent and record.offset == 1:
+                    self._begin(before)  # none is missing
             if record.offset > window.last:
                 window.append(record, now)
         window.trim(self._log.limits, now)
         self._notify_soon()
 
     def renew(self, position: Position) -> None:
-        """Follow a new epoch from a position. Subscribers read what is before it from the log."""
-        if self.window is not None:
+        """Follow a new epoch from a position. Subscribers read what is before it from the log.
+
+        Of a topic that does not exist, the position may be a later moment of its absence.
+        """
+        window = self.window
+        if window is not None and window.absent and window.epoch == position.epoch:
+            window.last = max(window.last, position.offset)
+        elif window is not None:
             self.window = Window(position.epoch, position.offset, position.check or None)
             self._notify_soon()
+
+    def _begin(self, absent: Window) -> None:
+        """Move the subscribers before the first event of the new epoch: the topic is created.
+
+        :param absent: the window until now. It had no events.
+        """
+        assert self.window is not None
+        for cursor in self.cursors.values():
+            if cursor.epoch == absent.epoch:
+                cursor.move(Position(self.window.epoch, 0))
+
+    def moment(self) -> Position | None:
+        """Return the latest moment in which the topic did not exist; ``None``: it exists."""
+        window = self.window
+        if window is None or not window.absent:
+            return None
+        position = self._log.position(self.topic)
+        if position is not None and position.epoch == window.epoch:
+            return position
+        return Position(window.epoch, window.last)
 
     def _notify_soon(self) -> None:
         """Notify all subscribers: on asyncio in the next pass of the event loop, on trio at once.
@@ -145,12 +179,35 @@ class Cursor:
 
     @property
     def position(self) -> Position:
-        """The position of the last event that was read."""
+        """The position of the last event that was read.
+
+        While the topic does not exist, it is not the moment in which the subscription began: the
+        log may only say for some time what happened since.
+        """
+        moment = self.channel.moment()
+        if moment is not None and moment.epoch == self.epoch:
+            return moment
         return Position(self.epoch, self.offset, self.check)
 
     def move(self, position: Position) -> None:
         """Move to a position."""
         self.epoch, self.offset, self.check = position
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the topic does not exist, as far as the subscription has read."""
+        window = self.channel.window
+        return window is not None and window.absent and window.epoch == self.epoch
+
+    def begin(self, page: Page) -> bool:
+        """Move before the first event, if the topic has not existed until then.
+
+        :returns: whether that is so: nothing is missing, and nothing was read.
+        """
+        begins = page.begins_after(Position(self.epoch, self.offset))
+        if begins:
+            self.move(page.beginning)
+        return begins
 
     def records(self, max_bytes: int) -> list[Record] | None:
         """Return the next records, up to ``max_bytes`` of bodies, and at least one if there is one.
@@ -163,7 +220,7 @@ class Cursor:
         if self.offset >= window.last:  # most of the time
             return []
         if self.offset < window.first - 1:
-            return None
+            return [] if window.absent else None
         return window.after(self.offset, max_bytes)
 
     def take(self) -> bytes | None:
@@ -192,3 +249,15 @@ class Cursor:
         if self.epoch != page.epoch or not page.first - 1 <= self.offset <= page.last:
             return False
         return not self.check or page.checks.get(self.offset, self.check) == self.check
+
+
+def positions_of(cursors: Iterable[Cursor], topics: Sequence[str]) -> Iterator[Position]:
+    """Return the positions that the id of a subscription has.
+
+    A topic that matches a pattern, and does not exist, has none: it is new when it is created.
+
+    :param topics: the topics of the subscription, without patterns.
+    """
+    for cursor in cursors:
+        if cursor.epoch and (not cursor.is_absent or cursor.topic in topics):
+            yield cursor.position

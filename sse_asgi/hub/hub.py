@@ -129,7 +129,7 @@ class Hub(AllNodes):
     ) -> str:
         """Append an event to a topic, and return its id. Waits for the log, never for a subscriber.
 
-        :param topic: the topic. Its first use creates it.
+        :param topic: the topic. Its first event creates it.
         :param event: an event-like without an id: the hub gives the ids. ``bytes`` are one whole
             frame, as other encoders make it, with data and without an id.
         :param key: makes it safe to publish the event again if an attempt may have failed. If the
@@ -244,7 +244,7 @@ class Hub(AllNodes):
     ) -> Subscription:
         """Subscribe to topics, and return an async iterator of frames, for a factory to return.
 
-        :param topics: topics. One with ``*`` is refused: it may come from a client.
+        :param topics: topics; they need not exist. One with ``*`` is refused: clients may send it.
         :param patterns: patterns, in which ``*`` stands for any characters: all topics that match
             one of them, also those that come later.
         :param last_event_id: the id that the client has sent: begin after it. If events after it

@@ -15,8 +15,8 @@ from ..errors import EventTooLargeError
 from .positions import Position, text_of
 
 __all__ = [
-    "IDLE", "NO_CHECKS", "TIME_SLICE", "BatchLog", "Created", "Deliver", "Limits", "Log",
-    "NewRecord", "Page", "Record", "Renewed", "newest_of_each",
+    "IDLE", "NO_CHECKS", "TIME_SLICE", "Absence", "BatchLog", "Created", "Deliver", "Limits",
+    "Log", "NewRecord", "Page", "Record", "Renewed", "newest_of_each",
 ]  # fmt: skip
 
 #: For how long, in seconds, a log keeps a topic that has no events and is not used. A client may
@@ -89,6 +89,25 @@ def newest_of_each(records: Sequence[Record]) -> list[Record]:
     ]
 
 
+class Absence(NamedTuple):
+    """A time in which a topic did not exist, up to its creation or until now.
+
+    A position in it has the offset of a moment: any number that grows with time. Before that moment
+    is nothing that could be missed, and after it comes the first event of the topic.
+    """
+
+    #: The epoch of these positions: always the same for a topic, and of no other topic.
+    epoch: str
+    #: The first moment for which it is certain that the topic has not existed from then on.
+    since: int
+    #: The last moment.
+    until: int
+
+    def covers(self, position: Position) -> bool:
+        """Return whether a position is in it."""
+        return position.epoch == self.epoch and self.since <= position.offset <= self.until
+
+
 @dataclass(frozen=True)
 class Page:
     """What :meth:`Log.read` returns: some events of a topic, and how far its log reaches."""
@@ -107,6 +126,24 @@ class Page:
     checks: Mapping[int, str] = field(default_factory=lambda: NO_CHECKS)
     #: Whether the topic has ended: the newest event was the final one.
     ended: bool = False
+    #: When the topic did not exist before. If it does not exist now, the epoch is that of the
+    #: absence, ``last`` is the moment of the page, and there is no event. ``None``: not known, or
+    #: reading a topic creates it.
+    absence: Absence | None = None
+
+    @property
+    def absent(self) -> bool:
+        """Whether the topic does not exist."""
+        return self.absence is not None and self.absence.epoch == self.epoch
+
+    def begins_after(self, position: Position) -> bool:
+        """Return whether the topic did not exist at a position, nor until its first event."""
+        return self.absence is not None and self.absence.covers(position)
+
+    @property
+    def beginning(self) -> Position:
+        """The position before the first event of the topic."""
+        return self.end if self.absent else Position(self.epoch, 0)
 
     @property
     def end(self) -> Position:
@@ -178,18 +215,22 @@ Deliver: TypeAlias = Callable[[str, Sequence[Record]], None]
 #: Called by a log with a topic that was not there before.
 Created: TypeAlias = Callable[[str], None]
 
-#: What a log calls when a topic has begun a new epoch, with where that ends.
+#: What a log calls when a topic has begun a new epoch, with where that ends; or with a later moment
+#: in which the topic still did not exist.
 Renewed: TypeAlias = Callable[[str, Position], None]
 
 
 class Log(Protocol):
     """The contract of a log: where a hub keeps its events, in an append-only log for each topic.
 
-    The first use of a topic creates it. Its log has an epoch, which no other log has. The offsets
+    The first event of a topic creates it. Its log has an epoch, which no other log has. The offsets
     of its events begin with 1 and have no holes. The log forgets old events when its limits say so.
     No position ever gets a second meaning. A log that has lost newer events, and can tell, begins a
     new epoch. If it can't always tell, its positions have a check, which stands for the event and
     all events before it in the epoch.
+
+    Until a topic is created, the log says that it does not exist: see ``absence`` of :class:`Page`.
+    A log that can't, creates a topic also when it is read or followed, or asked for its position.
 
     The hub calls all methods in one event loop. Coroutine functions may be cancelled at any time:
     a cancelled ``append`` has stored the whole event or nothing. If the log can't be reached, they
@@ -211,7 +252,8 @@ class Log(Protocol):
 
         :param deliver: to be called with new records of a topic that is followed.
         :param created: to be called with each new topic.
-        :param renewed: to be called when a topic that is followed has begun a new epoch.
+        :param renewed: to be called when a topic that is followed has begun a new epoch; and, if it
+            does not exist, from time to time, with a position that a client can come back with.
         :raises RuntimeError: the log belongs to another hub.
         """
         ...
@@ -247,7 +289,10 @@ class Log(Protocol):
         ...
 
     def position(self, topic: str) -> Position | None:
-        """Return the newest position of a topic, or ``None`` if that needs waiting."""
+        """Return the newest position of a topic, or ``None`` if that needs waiting.
+
+        If the topic does not exist, it is the present moment of its absence.
+        """
         ...
 
     def has_ended(self, topic: str) -> bool | None:
@@ -263,7 +308,10 @@ class Log(Protocol):
         ...
 
     def follow(self, topic: str, after: Position) -> None:
-        """Deliver all events of a topic after a position from now on, in order."""
+        """Deliver all events of a topic after a position from now on, in order.
+
+        The position may be one of an absence: then all events, from the first one on.
+        """
         ...
 
     def unfollow(self, topic: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections import OrderedDict
+from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import TopicEndedError, TopicRunningError
 from ..runtime import current
-from .log import IDLE, NO_CHECKS, TIME_SLICE, Limits, NewRecord, Page, Record
+from .log import IDLE, NO_CHECKS, TIME_SLICE, Absence, Limits, NewRecord, Page, Record
 from .memory_presence import MemoryPresence
 from .positions import Position, new_epoch
 from .run_log import ANY_RUNNER
@@ -38,12 +40,12 @@ BURST = 1 / 64
 class _Topic:
     """The log of one topic."""
 
-    __slots__ = ("ended", "followed", "keys", "runner", "used", "window")
+    __slots__ = ("created", "ended", "keys", "runner", "used", "window")
 
-    def __init__(self) -> None:
+    def __init__(self, created: float) -> None:
         self.window = Window(new_epoch())
+        self.created = created
         self.ended = False
-        self.followed = False
         self.runner: str | None = None
         self.keys: dict[str, int] = {}  # of events that are kept, with their offsets
         self.used = 0.0
@@ -74,6 +76,9 @@ class MemoryLog:
         self.lease: float = math.inf
         # The least recently used first.
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
+        self._followed: set[str] = set()
+        # Makes the epochs of topics that do not exist.
+        self._secret = os.urandom(16)
         self._burst = self._yielded = 0.0
         self._runtime: Runtime | None = None
         self._clock: Callable[[], float] = float
@@ -133,6 +138,8 @@ class MemoryLog:
         """See :meth:`RunLog.append_of_run`."""
         self.limits.check(body)
         await self._let_others_run(1, len(body))
+        if topic not in self._topics:
+            raise TopicRunningError(f"the topic {topic!r:.80} does not exist")
         (position,) = self._append(topic, (NewRecord(body, key, None, final, runner),))
         return position
 
@@ -145,16 +152,23 @@ class MemoryLog:
     async def read(self, topic: str, after: int | None, max_bytes: int) -> Page:
         """See :meth:`Log.read`."""
         await checkpoint()
-        kept = self._use(topic)
+        kept = self._find(topic)
+        if kept is None:
+            absence = self._absence(topic, self._now())
+            return Page(absence.epoch, absence.until + 1, absence.until, absence=absence)
         window = kept.window
         records = () if after is None else window.after(after, max_bytes)
         checks = NO_CHECKS if after is None else {min(after, window.last): ""}
-        return Page(window.epoch, window.first, window.last, records, checks, kept.ended)
+        absence = self._absence(topic, kept.created)
+        return Page(window.epoch, window.first, window.last, records, checks, kept.ended, absence)
 
     def position(self, topic: str) -> Position:
         """See :meth:`Log.position`. It is always known."""
-        window = self._use(topic).window
-        return Position(window.epoch, window.last)
+        kept = self._find(topic)
+        if kept is None:
+            epoch, _, now = self._absence(topic, self._now())
+            return Position(epoch, now)
+        return Position(kept.window.epoch, kept.window.last)
 
     def has_ended(self, topic: str) -> bool:
         """See :meth:`Log.has_ended`. It is always known."""
@@ -170,16 +184,19 @@ class MemoryLog:
 
     def follow(self, topic: str, after: Position) -> None:
         """See :meth:`Log.follow`. New events are delivered whether a topic is followed or not."""
-        kept = self._use(topic)
-        kept.followed = True
+        self._followed.add(topic)
+        kept = self._find(topic)
+        if kept is None or self._deliver is None:
+            return
         window = kept.window
-        if after.epoch == window.epoch and after.offset < window.last and self._deliver is not None:
-            self._deliver(topic, window.after(after.offset, self.limits.max_bytes))
+        begins = self._absence(topic, kept.created).covers(after)
+        offset = 0 if begins else after.offset
+        if (begins or after.epoch == window.epoch) and offset < window.last:
+            self._deliver(topic, window.after(offset, self.limits.max_bytes))
 
     def unfollow(self, topic: str) -> None:
         """See :meth:`Log.unfollow`."""
-        if (kept := self._topics.get(topic)) is not None:
-            kept.followed = False
+        self._followed.discard(topic)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """See :meth:`Log.run`. There is nothing to do."""
@@ -230,20 +247,38 @@ class MemoryLog:
 
     def _use(self, topic: str) -> _Topic:
         """Return the log of a topic, without events that are too old. Create it if necessary."""
-        now = self._now()
-        kept = self._topics.get(topic)
+        kept = self._find(topic)
         if kept is None:
+            now = self._now()
             self._forget_idle(now)
-            kept = self._topics[topic] = _Topic()
+            kept = self._topics[topic] = _Topic(now)
             kept.used = now
             if self._created is not None:
                 self._created(topic)
-        else:
+        return kept
+
+    def _find(self, topic: str) -> _Topic | None:
+        """Return the log of a topic, without events that are too old, if there is one."""
+        now = self._now()
+        kept = self._topics.get(topic)
+        if kept is not None:
             self._topics.move_to_end(topic)
             kept.used = now
             if self.limits.max_age < math.inf:
                 self._trim(kept)
         return kept
+
+    def _absence(self, topic: str, until: float) -> Absence:
+        """Return when a topic did not exist: a moment is a millisecond.
+
+        :param until: when it was created, or the present time.
+        """
+        name = topic.encode("utf-8", "surrogatepass")
+        epoch = blake2b(name, key=self._secret, digest_size=6).hexdigest()
+        last = int(until * 1000)
+        # So long a topic is kept at least. Without a limit of age, events are kept for ever.
+        kept = max(IDLE, self.limits.max_age)
+        return Absence(epoch, 0 if kept == math.inf else max(0, last + 1 - int(kept * 1000)), last)
 
     def _trim(self, kept: _Topic) -> None:
         """Remove the events beyond the limits, and their keys."""
@@ -261,7 +296,7 @@ class MemoryLog:
             if kept.used > now - IDLE:
                 break
             kept.window.trim(self.limits, now)
-            if len(kept.window) or kept.followed or kept.runner is not None:
+            if len(kept.window) or topic in self._followed or kept.runner is not None:
                 self._topics.move_to_end(topic)
             else:
                 del self._topics[topic]
@@ -273,4 +308,5 @@ class MemoryLog:
             if runtime is not self._runtime:  # the first use, or another event loop
                 self._runtime, self._clock = runtime, runtime.clock
                 self._one_at_a_time = Lock()
+                self._secret = os.urandom(16)  # this clock has other moments
         return self._clock()

@@ -3,7 +3,8 @@
 The id of an event is its position, ``<epoch>-<offset>``. In a log that can lose its newest events
 it also has a check, ``<epoch>_<check>-<offset>``. A subscription to several topics puts its
 positions in all of them into the id, with dots between them. Their order does not matter, because
-no two logs have the same epoch. A client may send any text as an id, so :func:`parse` checks the
+no two logs have the same epoch. In a topic that does not exist, the position is a moment: see
+:class:`~sse_asgi.hub.Absence`. A client may send any text as an id, so :func:`parse` checks the
 form strictly.
 """
 

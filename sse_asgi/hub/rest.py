@@ -55,6 +55,10 @@ class Rest:
                 page = await self._log.read(cursor.topic, cursor.offset, BATCH)
             except HubError:
                 page = None
+            if page is not None and cursor.begin(page):
+                if page.absent:
+                    del self._cursors[0]
+                continue
             if page is None or (self._ends_at_gap and not cursor.continues(page)):
                 self._cursors.clear()
                 break

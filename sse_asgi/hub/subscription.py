@@ -19,7 +19,7 @@ from ..errors import HTTPError
 from ..runtime import current
 from .asking import answer_of
 from .beginning import Beginning
-from .channel import BATCH, Cursor
+from .channel import BATCH, Cursor, positions_of
 from .each import changed
 from .gap import gap_frame
 from .log import newest_of_each
@@ -278,7 +278,7 @@ class Subscription(AsyncIterator[bytes]):
 
     def _id(self) -> str:
         """Return the id for the positions in all topics."""
-        return join(cursor.position for cursor in self._cursors if cursor.epoch)
+        return join(positions_of(self._cursors, self.topics))
 
     # -- the beginning ---------------------------------------------------------------------------
 
@@ -361,7 +361,7 @@ class Subscription(AsyncIterator[bytes]):
     async def _ask_log(self, cursor: Cursor) -> bytes | None:
         """Read the next events of a topic from the log, and return their frames, or a gap event."""
         page = await self._read(cursor, cursor.offset, self._batch)
-        if page is None:
+        if page is None or cursor.begin(page):
             return None
         if self.policy == "disconnect" and not cursor.continues(page):
             self.close()
@@ -383,7 +383,7 @@ class Subscription(AsyncIterator[bytes]):
         :param last_event_id: the id that the client has sent, if the gap follows it.
         """
         missed = None
-        if cursor.epoch == page.epoch and cursor.offset < page.first - 1:
+        if cursor.epoch == page.epoch and cursor.offset < page.first - 1 and not page.absent:
             missed = page.first - 1 - cursor.offset
         after = str(cursor.position) if last_event_id is None else last_event_id
         before = page.first - 1

@@ -18,15 +18,21 @@ class Window:
     :param epoch: the epoch of the log.
     :param last: the offset before that of the first event that will be appended.
     :param check: the check there; ``None``: not known.
+    :param absent: whether the topic does not exist: see :class:`Absence`.
     """
 
     __slots__ = (
-        "_before", "_begin", "_joined", "_records", "_times", "ended", "epoch", "last", "size",
+        "_before", "_begin", "_joined", "_records", "_times", "absent", "ended", "epoch", "last",
+        "size",
     )  # fmt: skip
 
-    def __init__(self, epoch: str, last: int = 0, check: str | None = "") -> None:
+    def __init__(
+        self, epoch: str, last: int = 0, check: str | None = "", absent: bool = False
+    ) -> None:
         self.epoch: str = epoch
         self.last: int = last
+        #: Whether the topic does not exist, as far as is known here.
+        self.absent: bool = absent
         #: Whether the newest event was the final one, as far as is known here.
         self.ended: bool = False
         self.size: int = 0

@@ -407,7 +407,8 @@ class LogContract(PresenceContract, RunContract, PlaceContract):
                     for _ in range(steps):
                         await checkpoint()
                     tasks.cancel_scope.cancel()
-                assert (await log.read("t", None, 0)).last in (5 * steps, 5 * steps + 5)
+                page = await log.read("t", None, 0)
+                assert (0 if page.absent else page.last) in (5 * steps, 5 * steps + 5)
                 positions = await log.append_many("t", records)
                 offsets = [position.offset for position in positions]
                 assert offsets == list(range(5 * steps + 1, 5 * steps + 6))
@@ -449,13 +450,66 @@ class LogContract(PresenceContract, RunContract, PlaceContract):
                         assert record.position == positions[record.offset - 1]
 
     async def test_a_topic_that_was_not_there(self) -> None:
-        """Reading creates it, and it keeps its epoch."""
-        async with self._open() as (node, *_):
+        """Reading creates it, and it keeps its epoch; or tells that it does not exist."""
+        async with self._open() as nodes:
+            node = nodes[0]
             page = await node.log.read("t", None, 0)
-            assert (page.first, page.last, list(page.records)) == (1, 0, [])
+            assert (page.first, list(page.records), page.ended) == (page.last + 1, [], False)
             again = await node.log.read("t", 0, 100)
-            assert (again.epoch, again.first, again.last) == (page.epoch, 1, 0)
+            assert again.epoch == page.epoch
+            if page.absent:
+                await self._a_topic_is_created(nodes, page, again)
+                return
+            assert (page.last, again.first, again.last) == (0, 1, 0)
             assert (await node.log.append("t", b"x")).epoch == page.epoch
+
+    async def _a_topic_is_created(self, nodes: Sequence[Follower], page: Page, again: Page) -> None:
+        """The first event comes after each moment in which the topic did not exist."""
+        log = nodes[0].log
+        assert page.last <= again.last
+        moments = [page.end, again.end]
+        if (moment := log.position("t")) is not None:
+            assert moment.epoch == page.epoch
+            assert moment.offset >= again.last
+            moments.append(moment)
+        others = {(await log.read(topic, None, 0)).epoch for topic in ("u", "v", "w")}
+        assert len(others | {page.epoch}) == 4
+        for node in nodes:
+            assert (await node.log.read("t", None, 0)).epoch == page.epoch
+            await node.log.follow_topics()
+            assert list(node.log.topics() or ()) == node.created == []
+            assert node.log.has_ended("t") in (None, False)
+            node.follow("t", page.end)
+        position = await log.append("t", b"1")
+        assert (position.epoch != page.epoch, position.offset) == (True, 1)
+        for node in nodes:
+            await self._delivered(node, position)
+            now = await node.log.read("t", 0, 1000)
+            assert (now.epoch, now.absent) == (position.epoch, False)
+            assert all(map(now.begins_after, moments))
+            assert not now.begins_after(position._replace(offset=0))
+            node.log.unfollow("t")
+        last = await log.append("t", b"2")
+        for node in nodes:  # it may be created before it is followed
+            node.follow("t", page.end)
+            await self._delivered(node, last)
+            assert node.offsets("t", last.epoch) == [1, 2]
+
+    async def test_subscribers_leave_nothing_behind(self) -> None:
+        """Whoever reads and follows topics that do not exist creates none."""
+        async with self._open() as (node, *_):
+            log = node.log
+            if not (await log.read("t", None, 0)).absent:
+                return
+            await log.follow_topics()
+            for number in range(100):
+                page = await log.read(f"{number}", 0, 1000)
+                log.follow(f"{number}", page.end)
+                log.position(f"{number}")
+                log.unfollow(f"{number}")
+            assert (await log.append("last", b"x")).offset == 1
+            await self._until(lambda: node.created, "a topic was not said")
+            assert node.created == list(log.topics() or ()) == ["last"]
 
     async def test_old_events_go(self) -> None:
         """Both limits hold. The rest has no hole, and begins where the page says."""
@@ -544,7 +598,7 @@ class LogContract(PresenceContract, RunContract, PlaceContract):
     # -- topics ----------------------------------------------------------------------------------
 
     async def test_topics_are_said_when_they_are_new(self) -> None:
-        """Each log tells of a new topic once, whether it was appended to or read, and knows it."""
+        """Each log tells of a new topic once, whether it was read before or not, and knows it."""
         async with self._open() as nodes:
             log = nodes[0].log
             for node in nodes:

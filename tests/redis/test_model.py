@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 )
 
 from sse_asgi.decoder import DecodedEvent
-from sse_asgi.hub import Hub
+from sse_asgi.hub import Hub, Subscription
 from sse_asgi.hub.redis import RedisLog
 from sse_asgi.hub.redis.link import Call
 
@@ -102,6 +102,9 @@ class TwoNodes(RuleBasedStateMachine):
         self.collapse_keys: dict[str, str | None] = {}
         self.clients: list[NodeClient] = []
         self.ids: list[str] = []
+        #: The epochs of topics that do not exist, and who waits for these.
+        self.absent: dict[str, str] = {}
+        self.waiting: list[Subscription] = []
         #: All commands: they go on when a caller is cancelled.
         self.calls: list[Call[Any]] = []
         self.saved: tuple[dict[str, str | None], dict[str, Topic]] = {}, {}
@@ -149,7 +152,7 @@ class TwoNodes(RuleBasedStateMachine):
         self.limits = max_events, max_bytes
         for node in range(2):
             self.open_node(node)
-        self.call(self.look, *TOPICS)
+        self.call(self.look)
 
     def open_node(self, node: int) -> None:
         max_events, max_bytes = self.limits
@@ -243,6 +246,9 @@ class TwoNodes(RuleBasedStateMachine):
                 before = topics.get(name, Topic(""))
                 position = await self.hub(node).position(name)
                 epoch = ID.fullmatch(position)[1]  # type: ignore[index]
+                if epoch == self.absent_epoch(name):
+                    await self.create(name)
+                    continue
                 if epoch == real(topic.epoch):
                     assert before.events == topic.events, "events have gone in silence"
                 else:
@@ -320,12 +326,34 @@ class TwoNodes(RuleBasedStateMachine):
                 said[epoch] = int(offset)
         return said
 
-    async def look(self, *names: str) -> None:
-        for name in names:
+    async def look(self) -> None:
+        """Nothing exists, and a look creates nothing. Clients come that wait for it."""
+        for name in TOPICS:
             position = await self.hub(0).position(name)
-            if name not in self.topics:
-                self.renew(name, ID.fullmatch(position)[1], [])  # type: ignore[index]
-            assert position == self.id_of(name)
+            self.absent[name] = ID.fullmatch(position)[1]  # type: ignore[index]
+            self.ids.append(position)
+            self.waiting.append(self.hub(1).subscribe(name, last_event_id=position))
+        assert not [key for key in self.redis.command("KEYS", "*") if "bell" not in key]
+        for name, subscription in zip(TOPICS, self.waiting, strict=True):
+            await self.publish(0, name)
+            frame = await anext(subscription)
+            assert self.topics[name].events[0][0].encode() in frame, "the first event is missing"
+            subscription.close()
+
+    async def create(self, name: str) -> None:
+        """Publish to a topic if it does not exist any more."""
+        position = await self.hub(0).position(name)
+        if ID.fullmatch(position)[1] == self.absent_epoch(name):  # type: ignore[index]
+            self.ids.append(position)
+            await self.publish(0, name)
+
+    def begins_after(self, epoch: str, moment: int) -> bool:
+        """Whether an epoch has begun after a moment, in milliseconds."""
+        return moment <= int(real(epoch)[6:], 36) // 1000
+
+    def absent_epoch(self, name: str) -> str:
+        """The epoch of the positions in a topic that does not exist."""
+        return real(self.topics[name].epoch)[:6] + "0"
 
     # -- publish ---------------------------------------------------------------------------------
 
@@ -460,6 +488,8 @@ class TwoNodes(RuleBasedStateMachine):
                 known = [epoch for epoch in epochs if epoch in said]
                 if known:
                     had[name] = known[-1], said[known[-1]]
+                elif (absent := self.absent_epoch(name)) in said:
+                    had[name] = absent, said[absent]
                 elif name not in topics:
                     had[name] = "", LIVE
 
@@ -592,10 +622,9 @@ class TwoNodes(RuleBasedStateMachine):
     async def look_for_losses(self, name: str) -> None:
         """One node after the other sees what is gone, and that is all."""
         for hub in filter(None, self.nodes):
-            epoch, _, last = (await hub.position(name)).rpartition("-")
-            if epoch != real(self.topics[name].epoch):
-                self.renew(name, epoch, [])
-            assert int(last) == 0
+            epoch, _, _ = (await hub.position(name)).rpartition("-")
+            assert epoch == self.absent_epoch(name)
+        await self.create(name)
 
     @rule(which=NUMBERS)
     def read_all(self, which: int) -> None:
@@ -662,6 +691,9 @@ class TwoNodes(RuleBasedStateMachine):
                 assert self.data_at(epoch, place) == event.data
                 before, offset = self.had(client, name)
                 assert offset != NOT_KNOWN, "a gap was not said"
+                if before == self.absent_epoch(name):
+                    assert self.begins_after(epoch, offset), "a gap was not said"
+                    before, offset = epoch, 0
                 if offset != LIVE:
                     assert epoch == before, "another epoch, and no gap"
                     assert place > offset, "once more"
@@ -715,8 +747,18 @@ class TwoNodes(RuleBasedStateMachine):
             assert data["missed"] is None
             return
         assert ("topic" in data) == (client.patterns or len(client.topics) > 1)
-        epoch, place = self.said_of(name, said)
         before, offset = self.had(client, name)
+        absent = self.absent_epoch(name)
+        if not said.keys() & {*self.epochs[name]}:  # it did not exist
+            assert before != absent, "nothing is missing"
+            assert data["missed"] is None
+            client.had[name] = absent, said.get(absent, 0)
+            client.began.add(name)
+            return
+        epoch, place = self.said_of(name, said)
+        if before == absent:
+            begins = self.begins_after(epoch, offset)
+            before, offset = (epoch, 0) if begins else ("", NOT_KNOWN)
         if epoch == before and offset >= 0 and data["missed"] is not None:
             assert data["missed"] == place - offset > 0, "nothing is missing"
         elif epoch == before and offset >= 0:
@@ -726,7 +768,10 @@ class TwoNodes(RuleBasedStateMachine):
         elif offset >= 0:
             # If the log no longer has the event, nothing tells that it was lost, and not forgotten.
             forgotten = real(epoch) == real(before) and offset < place
-            assert data["missed"] == (place - offset if forgotten else None)
+            # One that matches a pattern may have come to this node only now.
+            is_new = name not in client.topics and name not in client.began
+            if not (is_new and data["missed"] == place):
+                assert data["missed"] == (place - offset if forgotten else None)
             epochs = self.epochs[name]
             assert epochs.index(epoch) > epochs.index(before), "back to an old epoch"
         topic = self.topics[name]
@@ -738,7 +783,9 @@ class TwoNodes(RuleBasedStateMachine):
     def check_id(self, client: NodeClient, said: dict[str, int]) -> None:
         """That a client comes back with an id that says what it has had."""
         for name, (epoch, offset) in client.had.items():
-            if epoch in said or name in client.began:
+            if epoch == self.absent_epoch(name):  # to which it adds the time
+                assert said.get(epoch, offset) >= offset
+            elif epoch in said or name in client.began:
                 assert said.get(epoch) == offset
 
 

@@ -102,6 +102,13 @@ class TopicMachine(RuleBasedStateMachine):
             assert not self.redis.command("EXISTS", self.keys[0])
             self.lease = None
             return reply
+        if operation == "read" and not self.exists:
+            assert (is_new, generation) == (0, 0)
+            return reply
+        if operation == "append" and arguments[-1] and not self.exists:
+            assert [is_new, generation, *reply] == [0, 0, -2, ""]
+            assert not self.redis.command("EXISTS", self.keys[0])
+            return reply
         assert is_new == (not self.exists)
         renewed = not self.exists or self.is_older(top)
         assert (generation != self.generation) == renewed
@@ -280,6 +287,8 @@ class TopicMachine(RuleBasedStateMachine):
             assert (offset, check) == (-1, "")
         elif runner and (self.runner is None or runner not in ("*", self.runner[0])):
             assert (offset, check) == (-2, "")
+            if not self.exists:
+                return
         else:
             self.add(body, key, collapse_key, final)
             assert (offset, check) == (self.last, self.check)
@@ -312,6 +321,9 @@ class TopicMachine(RuleBasedStateMachine):
     def read(self, data: Any, count: int, more: int) -> None:
         """About so many events."""
         top = self.draw_top(data)
+        if not self.exists:
+            self.read_nothing(top)
+            return
         after = data.draw(st.sampled_from(["", *range(max(0, self.last - 70), self.last + 3)]))
         begin = max(0, int(after or 0), self.exact()[0].offset - 1 if self.exact() else 0)
         following = [event for event in self.events if event.offset > begin]
@@ -341,6 +353,13 @@ class TopicMachine(RuleBasedStateMachine):
         found = list(zip(*[iter(values)] * 5, strict=True))
         assert found == [(e.offset, e.body, e.collapse_key, e.check, e.final) for e in expected]
         self.remember()
+
+    def read_nothing(self, top: tuple[int, int, str]) -> None:
+        """The time, and nothing is written."""
+        before = [self.redis.command("DUMP", key) for key in self.keys]
+        reply = self.run("read", top, "", 0)
+        assert reply == [self.now + 1, self.now, 0, "", "", ""]
+        assert [self.redis.command("DUMP", key) for key in self.keys] == before
 
     @rule(milliseconds=st.sampled_from([1, 4, 5, 49, 100]))
     def wait(self, milliseconds: int) -> None:

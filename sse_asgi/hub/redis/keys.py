@@ -22,7 +22,8 @@ _OF_TOPIC = 6
 class Entry(NamedTuple):
     """The id of an entry in the stream of a topic."""
 
-    #: When the epoch began, in microseconds: see ``topic.lua``.
+    #: When the epoch began, in microseconds: see ``topic.lua``. 0: the topic does not exist, and
+    #: the offset is a moment. All entries come after that.
     generation: int
     offset: int
 
@@ -91,7 +92,10 @@ class Keys:
         return ":".join((self.prefix, f"{{{shard}}}", *parts))
 
     def epoch(self, topic: str, generation: int) -> str:
-        """Return the epoch for a generation of a topic. No two topics have the same."""
+        """Return the epoch for a generation of a topic. No two topics have the same.
+
+        The generation 0 stands for the absence of the topic.
+        """
         return _digest(self.prefix, topic) + _base36(generation)
 
     def position(self, topic: str, top: Top) -> Position:

@@ -11,7 +11,7 @@ from anyio import TASK_STATUS_IGNORED
 from coredis import Redis, RedisCluster
 
 from ...errors import HubClosedError, HubError, TopicEndedError, TopicRunningError
-from ..log import Limits, NewRecord, Page, Record
+from ..log import Absence, Limits, NewRecord, Page, Record
 from ..positions import Position
 from .batches import Batches
 from .keys import Keys, Top
@@ -330,10 +330,8 @@ class RedisLog:
         call = self._link.start(partial(self.script.run, "read", topic, arguments))
         generation, first, last, ended, *rest = await call.result()
         before_first, newest, at = (check.decode() for check in rest[:3])
-        top = Top(generation, last, newest)
-        self.script.learn(topic, top)
-        if (followed := self._followed.get(topic)) is not None:
-            followed.see(top)
+        if generation:
+            self.script.learn(topic, Top(generation, last, newest))
         epoch = self.keys.epoch(topic, generation)
         records = [
             Record(epoch, offset, body, key.decode() or None, check.decode(), bool(final))
@@ -341,7 +339,20 @@ class RedisLog:
         ]
         found = {first - 1: before_first, last: newest, last if after is None else after: at}
         checks = {offset: check for offset, check in found.items() if check or not offset}
-        return Page(epoch, first, last, records, checks, bool(ended))
+        absence = self.absence(topic, generation // 1000 if generation else last)
+        page = Page(epoch, first, last, records, checks, bool(ended), absence)
+        if (followed := self._followed.get(topic)) is not None:
+            followed.see(page)
+        return page
+
+    def absence(self, topic: str, until: int) -> Absence:
+        """Return when a topic did not exist: a moment is a millisecond.
+
+        :param until: when it was created, or when it was looked for.
+        """
+        # So long Redis keeps it at least: it was not there in between.
+        kept = self.script.forget_after
+        return Absence(self.keys.epoch(topic, 0), max(0, until + 1 - kept) if kept else 0, until)
 
     async def load(self, stream: NamesStream) -> None:
         """Read all names of a stream."""

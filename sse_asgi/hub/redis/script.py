@@ -82,6 +82,10 @@ class TopicScript:
         self._keys = keys
         self._limits = limits
         self._followed = followed
+        #: After how many milliseconds Redis deletes a topic that is not used; 0: never.
+        self.forget_after: int = 0
+        if limits.max_age < math.inf:
+            self.forget_after = math.ceil(limits.max_age * 1000) + math.ceil(IDLE * 1000)
         # The most recently updated last.
         self._tops: OrderedDict[str, Top] = OrderedDict()
 
@@ -142,13 +146,10 @@ class TopicScript:
     def _values(self, operation: str, topic: str, arguments: Sequence[Any]) -> list[Any]:
         """Return the arguments of ``topic.lua``."""
         limits = self._limits
-        max_age = forget_after = 0
-        if limits.max_age < math.inf:
-            max_age = math.ceil(limits.max_age * 1000)
-            forget_after = max_age + math.ceil(IDLE * 1000)
+        max_age = math.ceil(limits.max_age * 1000) if self.forget_after else 0
         return [
             operation, topic, *self._tops.get(topic, Top()),
-            limits.max_events, limits.max_bytes, max_age, forget_after, *arguments,
+            limits.max_events, limits.max_bytes, max_age, self.forget_after, *arguments,
         ]  # fmt: skip
 
     def _checked(self, topic: str, reply: list[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Protocol
 
-    from ..log import Page
+    from ..log import Absence, Page
     from ..positions import Position
     from .keys import Keys
     from .link import Client
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         def renew(self, topic: str, position: Position) -> None: ...
         async def read(self, topic: str, after: int | None, max_bytes: int) -> Page: ...
         async def load(self, stream: NamesStream) -> None: ...
+        def absence(self, topic: str, until: int) -> Absence: ...
 
 
 __all__ = ["NamesStream", "TopicStream"]
@@ -45,7 +46,6 @@ class TopicStream:
         self._log = log
         self._topic = topic
         self.key: str = log.keys.log(topic)
-        self.lasts: bool = True
         self.move(entry)
 
     def move(self, entry: Entry) -> None:
@@ -53,10 +53,15 @@ class TopicStream:
         self.entry: Entry = entry
         self.last: str = str(entry)  # each read needs it
 
+    @property
+    def lasts(self) -> bool:
+        """See :class:`Stream`."""
+        return self.entry.generation > 0
+
     def take(self, entries: Entries) -> None:
         """See :class:`Stream`."""
         records: list[Record] = []
-        newest, check = self.entry, ""
+        before, newest, check = self.entry, self.entry, ""
         for text, values in entries:
             entry = parse_id(text)
             if entry > newest:
@@ -68,18 +73,35 @@ class TopicStream:
                 records.append(Record(epoch, entry.offset, body, collapse_key, check, final))
         if records:
             self.move(newest)
-            self._log.script.learn(self._topic, Top(*newest, check))
-            self._log.deliver(self._topic, records)
+            top = Top(*newest, check)
+            self._log.script.learn(self._topic, top)
+            first = self._log.keys.entry(records[0].position)
+            absence = self._log.absence(self._topic, first.generation // 1000)
+            if before.generation or self._begins(before, absence):
+                self._log.deliver(self._topic, records)
+            else:
+                self._log.renew(self._topic, self._log.keys.position(self._topic, top))
 
-    def see(self, last: Top) -> None:
-        """Move to the end of the topic if it has begun a new epoch.
+    def see(self, page: Page) -> None:
+        """Move to the end of the topic if it has begun a new epoch, or does not exist any more.
 
         No entry tells of a new epoch until the first event of it comes.
         """
-        if last.generation > self.entry.generation:
-            self.move(Entry(last.generation, last.offset))
-            position = self._log.keys.position(self._topic, last)
-            self._log.renew(self._topic, position)
+        before, end = self.entry, self._log.keys.entry(page.end)
+        if page.absent:
+            # What came and went while Redis could not be reached is not passed over in silence.
+            moves = before.generation > 0 or self._begins(before, page.absence)
+        else:
+            gets_all = page.first == 1 <= page.last and self._begins(before, page.absence)
+            moves = end.generation > before.generation and not gets_all
+        if moves:
+            self.move(end)
+            self._log.renew(self._topic, page.end)
+
+    def _begins(self, before: Entry, absence: Absence | None) -> bool:
+        """Return whether a topic that did not exist has had no other events since then."""
+        position = self._log.keys.position(self._topic, Top(*before))
+        return absence is not None and absence.covers(position)
 
     async def review(self) -> None:
         """See :class:`Stream`."""

@@ -63,6 +63,12 @@ local is_new = not generation
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- The first event creates a topic. Until then, a read writes nothing, and tells the present moment:
+-- the generation is 0, and the offset is the time in milliseconds.
+if is_new and operation == 'read' then
+  return {0, 0, now + 1, now, 0, '', '', ''}
+end
+
 -- Return the check of an event: it stands for its key, and for the check before it, and so for all
 -- events before it. Redis may come back without its newest events, and no caller may know them: the
 -- events that take their places have other checks.
@@ -156,6 +162,25 @@ local function is_older()
   end
   local check = known.check ~= '' and check_at(known.offset) or ''
   return check ~= '' and check ~= known.check
+end
+
+-- What only a runner may append creates no topic.
+local function is_of_runs()
+  for i = 14, #ARGV, 5 do
+    if ARGV[i] == '' then
+      return false
+    end
+  end
+  return true
+end
+
+if is_new and operation == 'append' and is_of_runs() then
+  local reply = {0, 0}
+  for _ = 14, #ARGV, 5 do
+    reply[#reply + 1] = -2
+    reply[#reply + 1] = ''
+  end
+  return reply
 end
 
 -- A topic that is gone has no runner.
