@@ -29,6 +29,7 @@ IN_PROCESS = {"pump": "pump", "hub": "hub", "memory": "memory"}
 #: What one process and one Redis carry; they take long.
 CAPACITY = {
     "redis": "redis", "publishers": "publishers", "scale": "scale", "presence": "presence",
+    "recheck": "recheck",
 }  # fmt: skip
 
 MODULES = {**BESIDE_PEERS, **IN_PROCESS, **CAPACITY}
