@@ -72,8 +72,7 @@ async def works(source: Any, **options: Any) -> None:
         topics = [f"works/{number}" for number in range(9)]
         before = [await here.position(topic) for topic in topics]
         async with connect(stream_of(there, "works/*"), headers=back("strange")) as everything:
-            for _ in topics:
-                await gap(everything)
+            await gap(everything)
             for topic, position in zip(topics, before, strict=True):
                 headers = back(position)
                 async with connect(stream_of(there, topic), headers=headers) as stream:

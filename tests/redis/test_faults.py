@@ -362,6 +362,8 @@ async def test_a_loss_is_said_though_nothing_new_comes(
     with RedisServer() as server:
         async with new_hub(server.url) as hub, world() as all_:
             one = await all_.subscribe(hub)
+            await all_.publish(hub, "before")
+            await one.has("before")
             await in_thread(lambda: server.command("FLUSHALL"))
             if block == 60:
                 async with connect(sse_app(lambda: hub.subscribe("t", history=0))):
