@@ -1,4 +1,4 @@
-"""What it costs to ask whether 10,000 streams may go on: by a function, and by a coroutine function.
+"""What it costs to ask whether 10,000 streams may go on: a function, or a coroutine function.
 
 Each stream is asked for about every ten seconds. The server is a ``send`` that does nothing.
 """

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from anyio import TASK_STATUS_IGNORED, Lock
+from anyio import TASK_STATUS_IGNORED, Lock, NoEventLoopError
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import TopicEndedError, TopicRunningError
@@ -304,7 +304,12 @@ class MemoryLog:
     def _now(self) -> float:
         """Return the time of the running event loop."""
         if self._runtime is None or not self._runtime.runs_here():
-            runtime = current()
+            try:
+                runtime = current()
+            except NoEventLoopError:  # in a callback of the event loop
+                if self._runtime is None:
+                    raise
+                return self._clock()
             if runtime is not self._runtime:  # the first use, or another event loop
                 self._runtime, self._clock = runtime, runtime.clock
                 self._one_at_a_time = Lock()

@@ -128,7 +128,7 @@ async def test_a_topic_that_is_refused_fails_alone(server: RedisServer) -> None:
 async def test_a_user_who_may_not_use_all_topics(server: RedisServer) -> None:
     """Redis then refuses the whole batch."""
     server.command("ACL", "SETUSER", "default", "resetkeys", "~sse_asgi:*:log:t*",
-                   "~sse_asgi:*:keys:t*", "~sse_asgi:*:topics")  # fmt: skip
+                   "~sse_asgi:*:keys:t*", "~sse_asgi:*:topics", "~sse_asgi:*:runs")  # fmt: skip
     async with Hub(RedisLog(server.url)) as hub:
         results: list[object] = []
 

@@ -138,6 +138,7 @@ async def test_topics_of_all_shards(new_hub: NewHub) -> None:
     async with nodes(new_hub, 2) as hubs, AsyncExitStack() as stack:
         topics = [f"room/{number}" for number in range(40)]
         for topic in topics:
+            await hubs[0].publish(topic, "who is in the topics of a pattern is in those that exist")
             await stack.enter_async_context(stream(hubs[0], topic, info=topic))
         await stack.enter_async_context(stream(hubs[1], patterns=("room/*",), info=ADA))
         for topic in topics:
