@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from sse_asgi.hub import Hub
+from sse_asgi.hub import Hub, TopicEndedError
 from sse_asgi.testing import connect
 
 from .hub_runs import Answer, Runs, end_of, forever, reason_of
@@ -119,6 +121,64 @@ def test_the_event_loop_ends() -> None:
 
     asyncio.run(main())
     assert answer.closed.is_set()
+
+
+@pytest.mark.parametrize("where", ["its task", "its cleanup", "a wait"])
+def test_a_source_awaits_a_task_that_it_has_cancelled(where: str) -> None:
+    """That is no reason to leave the topic without an end."""
+
+    async def source() -> AsyncIterator[Any]:
+        task = asyncio.ensure_future(asyncio.sleep(100))
+        try:
+            yield "a"
+            if where == "its task":
+                task.cancel()
+                await task
+            if where == "a wait":
+                await asyncio.sleep(100)
+            yield 7
+        finally:
+            task.cancel()
+            await task
+
+    async def main() -> None:
+        async with Hub() as hub:
+            run = await hub.run("t", source())
+            await asyncio.sleep(0.01)
+            run.stop()
+            error = {"its task": RuntimeError, "its cleanup": TypeError, "a wait": None}[where]
+            with pytest.raises(error) if error else contextlib.nullcontext():
+                await reason_of(run)
+            assert run.reason == ("failed" if error else "stopped")
+            with pytest.raises(TopicEndedError):
+                await hub.publish("t", "b")
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks")
+@pytest.mark.parametrize("does", ["ends", "stops itself"])
+def test_a_source_that_ends_before_its_task_was_made(does: str) -> None:
+    """An eager task factory runs it at once."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_task_factory(vars(asyncio)["eager_task_factory"])
+        async with Hub() as hub:
+
+            async def source() -> AsyncIterator[str]:
+                if does == "stops itself":
+                    await hub.stop("t")
+                    await asyncio.sleep(100)
+                return
+                yield
+
+            await hub.publish("u", "a")  # then the log does not let others run for some time
+            run = await hub.run("t", source())
+            assert await reason_of(run) == ("finished" if does == "ends" else "stopped")
+            assert not hub._runs._running
+
+    asyncio.run(main())
 
 
 async def test_a_run_keeps_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:

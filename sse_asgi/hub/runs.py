@@ -70,6 +70,7 @@ class Runs:
             raise
         run = Run(topic, runner, opened, self._log, self._frames, self._end_of)
         self._running[topic] = run
+        run.start()
         if self._renewing is None and self._log.lease < math.inf:
             self._renewing = DetachedTask(current(), self._renew)
         return run
