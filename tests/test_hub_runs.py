@@ -13,7 +13,7 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from sse_asgi.hub import Hub, TopicEndedError
+from sse_asgi.hub import Hub, HubClosedError, HubError, MemoryLog, TopicEndedError
 from sse_asgi.testing import connect
 
 from .hub_runs import Answer, Runs, end_of, forever, reason_of
@@ -179,6 +179,47 @@ def test_a_source_that_ends_before_its_task_was_made(does: str) -> None:
             assert not hub._runs._running
 
     asyncio.run(main())
+
+
+async def test_the_hub_is_closed_while_a_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nobody runs the topic: it ends."""
+    log = MemoryLog()
+    begin_run = log.begin_run
+    hub = Hub(log)
+
+    async def begin(*arguments: Any) -> None:
+        await begin_run(*arguments)
+        hub.close()
+
+    monkeypatch.setattr(log, "begin_run", begin)
+    async with hub:
+        with pytest.raises(HubClosedError):
+            await hub.run("t", Answer()())
+    async with hub:
+        assert not await hub.stop("t")
+        async with connect(stream_of(hub, "t", history=10)) as stream:
+            assert await end_of(stream) == "interrupted"
+
+
+async def test_the_answer_to_the_end_of_a_run_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end is sent again, and it is the same."""
+    log = MemoryLog()
+    append, lost = log.append_of_run, 0
+
+    async def lose(*arguments: Any, **options: Any) -> Any:
+        nonlocal lost
+        position = await append(*arguments, **options)
+        if options["final"] and not lost:
+            lost += 1
+            raise HubError("no answer")
+        return position
+
+    monkeypatch.setattr(log, "append_of_run", lose)
+    monkeypatch.setattr("sse_asgi.hub.asking.PAUSE", (0.0, 0.0))
+    async with Hub(log) as hub:
+        run = await hub.run("t", Answer("a", at_once=True)())
+        assert await reason_of(run) == "finished"
+        assert lost == 1
 
 
 async def test_a_run_keeps_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,7 +274,7 @@ class Run:
         except HubClosedError as exc:
             raise _ClosedError from exc
 
-    async def _append(self, body: bytes, key: str | None, final: bool) -> Position | bool:
+    async def _append(self, body: bytes, key: str, final: bool) -> Position | bool:
         """Append an event; return false if the topic does not have this runner any more."""
         try:
             return await self._log.append_of_run(
@@ -290,7 +290,9 @@ class Run:
         """
         try:
             if reason is not None:
-                append = partial(self._append, self._frames[reason], None, final=True)
+                # With a key: if it was stored and the answer is lost, that is no other end.
+                key = f"{self.runner} end"
+                append = partial(self._append, self._frames[reason], key, final=True)
                 if await answer_of(append, lambda: False):
                     return reason
             return await answer_of(self._look_up, lambda: False)
@@ -300,9 +302,22 @@ class Run:
     async def _look_up(self) -> RunReason:
         """Return why the topic has ended: somebody else has ended it."""
         end = await self._log.read(self.topic, None, 0)
+        if not end.ended:
+            return await self._end_again()
         page = await self._log.read(self.topic, end.last - 1, 0)
         bodies = [record.body for record in page.records]
         return "interrupted" if bodies[-1:] == [self._frames["interrupted"]] else "stopped"
+
+    async def _end_again(self) -> RunReason:
+        """End a topic of which the log has forgotten that it has this run, as after a restart.
+
+        Nobody else would, and its subscribers would wait for ever.
+        """
+        frame = self._frames["interrupted"]
+        with suppress(TopicEndedError, TopicRunningError):  # by somebody else, meanwhile
+            await self._log.begin_run(self.topic, self.runner, frame)
+            await self._append(frame, f"{self.runner} end", final=True)
+        return "interrupted"
 
 
 async def close_source(source: OpenSource) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast, get_args
 import anyio
 
 from ..encoder import encode
-from ..errors import HubError, TopicEndedError, TopicRunningError
+from ..errors import HubClosedError, HubError, TopicEndedError, TopicRunningError
 from ..runtime import current
 from ..runtime.detached import DetachedTask
 from ..source import open_source
@@ -64,7 +64,11 @@ class Runs:
             self._affinity.use()
             runner = secrets.token_hex(8)
             await self._log.begin_run(topic, runner, self._frames["interrupted"])
-            self._affinity.use()  # it may have been closed meanwhile
+            try:
+                self._affinity.use()  # it may have been closed meanwhile
+            except HubClosedError:
+                await self._end(topic, runner)
+                raise
         except BaseException:
             await close_source(opened)
             raise
@@ -74,6 +78,12 @@ class Runs:
         if self._renewing is None and self._log.lease < math.inf:
             self._renewing = DetachedTask(current(), self._renew)
         return run
+
+    async def _end(self, topic: str, runner: str) -> None:
+        """End a topic whose run has not begun. Nobody would renew its lease."""
+        body = self._frames["interrupted"]
+        with anyio.CancelScope(shield=True), suppress(HubError):
+            await self._log.append_of_run(topic, body, runner=runner, final=True)
 
     async def stop(self, topic: str) -> bool:
         """End the run of a topic, on whatever node, and return whether there was one."""
