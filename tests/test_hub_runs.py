@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 import trio
 from anyio.lowlevel import checkpoint
@@ -16,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from sse_asgi.hub import Hub, HubClosedError, HubError, MemoryLog, TopicEndedError
 from sse_asgi.testing import connect
 
-from .hub_runs import Answer, Runs, end_of, forever, reason_of
+from .hub_runs import DEADLINE, Answer, Runs, end_of, forever, reason_of
 from .streams import on_mock_clock
 from .test_hub import receive, stream_of
 
@@ -220,6 +221,65 @@ async def test_the_answer_to_the_end_of_a_run_is_lost(monkeypatch: pytest.Monkey
         run = await hub.run("t", Answer("a", at_once=True)())
         assert await reason_of(run) == "finished"
         assert lost == 1
+
+
+async def test_a_hub_with_runs_belongs_to_their_event_loop() -> None:
+    """Although it is not open."""
+    hub = Hub()
+    run = await hub.run("t", forever(Answer()))
+
+    def publish() -> None:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            asyncio.run(hub.publish("t", "b"))
+
+    await anyio.to_thread.run_sync(publish)
+    run.stop()
+    assert await reason_of(run) == "stopped"
+    assert isinstance(await anyio.to_thread.run_sync(asyncio.run, hub.publish("u", "b")), str)
+
+
+def test_an_event_loop_was_closed_before_its_tasks_had_ended() -> None:
+    """The hub can be used in another one, and closed there."""
+    hub = Hub()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(hub.run("t", forever(Answer())))
+    tasks = asyncio.all_tasks(loop)
+
+    async def main() -> None:
+        with anyio.fail_after(DEADLINE):
+            async with hub:
+                run = await hub.run("u", Answer("a", at_once=True)())
+                assert await reason_of(run) == "finished"
+
+    try:
+        loop.close()
+        asyncio.run(main())
+    finally:
+        for task in tasks:  # as if that had been forgotten for ever
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+async def test_a_hub_that_is_cancelled_waits_for_the_cleanup_of_its_sources() -> None:
+    cleaned_up: list[bool] = []
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+            cleaned_up.append(True)
+
+    with anyio.CancelScope() as scope:
+        async with Hub() as hub:
+            run = await hub.run("t", source())
+            async with connect(stream_of(hub, "t", history=10)) as stream:
+                assert await receive(stream, 1) == ["a"]
+            scope.cancel()
+            await checkpoint()
+    assert run.reason == "interrupted"
+    assert cleaned_up
 
 
 async def test_a_run_keeps_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:

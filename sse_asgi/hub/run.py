@@ -139,6 +139,11 @@ class Run:
             self._wanted = reason
             self._scope.cancel()
 
+    @property
+    def is_left(self) -> bool:
+        """Whether it will never end, since its event loop was closed before."""
+        return self._runtime.is_over()
+
     def give_up(self) -> None:
         """Do not try any longer to tell the log of the end."""
         self._ending.cancel()

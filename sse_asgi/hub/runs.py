@@ -46,6 +46,7 @@ class Runs:
         }
         self._running: dict[str, Run] = {}
         self._renewing: DetachedTask | None = None
+        affinity.in_use.insert(0, self._in_use)
 
     def check(self) -> None:
         """Refuse a log whose topics can't have a runner.
@@ -104,16 +105,29 @@ class Runs:
             run.end("interrupted")
 
     async def end(self, within: float) -> None:
-        """Wait until all runs have ended. The log is told of it for some seconds only."""
-        with anyio.move_on_after(within):
+        """Wait until all runs have ended. The log is told of it for some seconds only.
+
+        A cancellation does not end the wait: the sources have time for their cleanup.
+        """
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(within):
+                for run in tuple(self._running.values()):
+                    await run.ended()
             for run in tuple(self._running.values()):
+                run.give_up()
                 await run.ended()
-        for run in tuple(self._running.values()):
-            run.give_up()
-            await run.ended()
-        if (renewing := self._renewing) is not None:
-            renewing.cancel()
-            await renewing.join()
+            if (renewing := self._renewing) is not None:
+                renewing.cancel()
+                await renewing.join()
+
+    def _in_use(self) -> bool:
+        """Return whether there are runs. Forget those that were left in a closed event loop."""
+        for topic, run in tuple(self._running.items()):
+            if run.is_left:
+                del self._running[topic]
+        if not self._running:
+            self._renewing = None
+        return bool(self._running)
 
     def _end_of(self, run: Run) -> None:
         if self._running.get(run.topic) is run:
