@@ -312,9 +312,125 @@ class Runs:
         async with connect(stream_of(hub, "t", history=10)) as stream:
             assert await receive(stream, 1) == ["a"]
             run.stop()
-            reason = await end_of(stream)
+            assert await end_of(stream) == "stopped"
+        assert await reason_of(run) == "stopped"
         assert "in its cleanup" in caplog.text
-        assert reason in ("stopped", "failed")
+
+    @pytest.mark.parametrize("where", ["its task", "its cleanup"])
+    @pytest.mark.parametrize(
+        "error", [SystemExit(1), BaseExceptionGroup("", [SystemExit(1)])], ids=["one", "a group"]
+    )
+    async def test_a_source_that_raises_what_is_no_exception(
+        self, hub: Hub, where: str, error: BaseException
+    ) -> None:
+        """The topic ends all the same."""
+
+        async def source() -> AsyncIterator[Any]:
+            try:
+                yield "a"
+                if where == "its task":
+                    raise error
+                yield 7
+            finally:
+                if where == "its cleanup":
+                    raise error
+
+        run = await hub.run("t", source())
+        with pytest.raises(type(error) if where == "its task" else TypeError):
+            await reason_of(run)
+        async with connect(stream_of(hub, "t", history=10)) as stream:
+            assert await receive(stream, 1) == ["a"]
+            assert await end_of(stream) == run.reason == "failed"
+
+    @pytest.mark.parametrize("how", ["stop", "by a publisher", "a bad event"])
+    @pytest.mark.parametrize("around", [anyio.CancelScope, anyio.create_task_group])
+    async def test_a_scope_around_a_yield(self, hub: Hub, how: str, around: Any) -> None:
+        """The source is closed in it."""
+        cleaned_up = anyio.Event()
+
+        async def source() -> AsyncIterator[Any]:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    if around is anyio.CancelScope:
+                        stack.enter_context(around())
+                    else:
+                        tasks = await stack.enter_async_context(around())
+                        tasks.start_soon(anyio.sleep_forever)
+                    for _ in range(100_000):
+                        yield "a"
+                        if how == "a bad event":
+                            yield 7
+            finally:
+                await checkpoint()
+                cleaned_up.set()
+
+        run = await hub.run("t", source())
+        await answer_has_begun(hub)
+        if how == "stop":
+            run.stop()
+        elif how == "by a publisher":
+            await hub.publish("t", "b", final=True)
+        if how == "a bad event":
+            with pytest.raises(TypeError):
+                await reason_of(run)
+        else:
+            assert await reason_of(run) == "stopped"
+        assert cleaned_up.is_set()
+        assert not await hub.stop("t")
+        with pytest.raises(TopicEndedError):
+            await hub.publish("t", "c")
+
+    async def test_a_task_group_around_a_yield_fails(self, hub: Hub) -> None:
+        async def fails() -> None:
+            await checkpoint()
+            raise OSError("no upstream")
+
+        async def source() -> AsyncIterator[str]:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(fails)
+                for _ in range(100_000):
+                    yield "a"
+
+        run = await hub.run("t", source())
+        with pytest.raises(ExceptionGroup) as caught:
+            await reason_of(run)
+        assert caught.group_contains(OSError)
+        assert run.reason == "failed"
+
+    async def test_a_source_that_yields_in_its_cleanup(self, hub: Hub) -> None:
+        """That is not published; the rest of its cleanup is done."""
+        answer = Answer()
+
+        async def source() -> AsyncIterator[str]:
+            try:
+                for _ in range(100_000):
+                    yield "a"
+            finally:
+                yield "bye"
+                await checkpoint()
+                answer.closed.set()
+
+        run = await hub.run("t", source())
+        await answer_has_begun(hub)
+        run.stop()
+        assert await reason_of(run) == "stopped"
+        assert answer.closed.is_set()
+
+    async def test_an_error_is_raised_with_the_same_traceback(self, hub: Hub) -> None:
+        async def source() -> AsyncIterator[str]:
+            yield "a"
+            raise OSError("no model")
+
+        def length(traceback: Any) -> int:
+            return 0 if traceback is None else 1 + length(traceback.tb_next)
+
+        run = await hub.run("t", source())
+        lengths = []
+        for _ in range(3):
+            with pytest.raises(OSError, match="no model") as caught:
+                await reason_of(run)
+            lengths.append(length(caught.value.__traceback__))
+        assert lengths == lengths[:1] * 3
 
     async def test_the_hub_is_closed(self, hub: Hub) -> None:
         answer = Answer()

@@ -31,7 +31,8 @@ class Affinity:
     """
 
     def __init__(self, in_use: Callable[[], bool]) -> None:
-        self._in_use = in_use
+        #: Functions that return whether the hub has users.
+        self.in_use: list[Callable[[], bool]] = [in_use]
         self._token: Any = None
         self._thread: int | None = None
         #: The event loop; ``None``: the hub has not been used yet.
@@ -63,7 +64,7 @@ class Affinity:
             ) from None
         if runtime is self.runtime:
             return
-        if self.open or self._in_use():
+        if self.open or any(in_use() for in_use in self.in_use):
             raise RuntimeError("the hub belongs to another event loop: hub.publish_from_thread()")
         self.runtime, self.clock = runtime, runtime.clock
         self._token, self._thread = current_token(), threading.get_ident()

@@ -123,7 +123,8 @@ class AllNodes:
         - ``"stopped"``: by :meth:`stop` or :meth:`Run.stop`.
         - ``"failed"``: the source has raised an exception, or an event can't be published. The
           exception is logged, and :meth:`Run.wait` raises it.
-        - ``"interrupted"``: the hub was closed, or its process has died.
+        - ``"interrupted"``: the hub was closed, its process has died, or the log has lost
+          the topic.
 
         A topic has one run, on all nodes together. If the process dies, or can't reach the log for
         15 seconds while other nodes can, one of them ends the topic: within 20 seconds, if it has

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from ..errors import HubClosedError, HubError, TopicEndedError, TopicRunningError
 from ..runtime import current
 from ..runtime.detached import DetachedTask
+from ..source import YIELDS_IN_CLEANUP
 from .asking import answer_of
 from .body import body_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import TracebackType
     from typing import Protocol
 
     from ..source import OpenSource
@@ -38,6 +43,13 @@ RunReason: TypeAlias = Literal["finished", "stopped", "failed", "interrupted"]
 CLEANUP = 5.0
 
 
+#: The error of a source that was cancelled, and not because the run is to end.
+_CANCELLED = (
+    "the source was cancelled: it awaited a cancelled task, or a cancel scope, timeout or task "
+    "group that it holds open around a yield was cancelled (PEP 789)"
+)
+
+
 class _ClosedError(Exception):
     """The hub was closed."""
 
@@ -49,8 +61,8 @@ class Run:
     """
 
     __slots__ = (
-        "_ended", "_ending", "_error", "_frames", "_log", "_number", "_on_end", "_reason",
-        "_scope", "_source", "_task", "_wanted", "runner", "topic",
+        "_cleanup", "_ended", "_ending", "_error", "_frames", "_log", "_number", "_on_end",
+        "_reason", "_runtime", "_scope", "_source", "_traceback", "_wanted", "runner", "topic",
     )  # fmt: skip
 
     def __init__(
@@ -71,14 +83,17 @@ class Run:
         self._frames = frames
         self._on_end = on_end
         self._number = 0
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
         self._reason: RunReason | None = None
         # Why it is to end; None: that is to be looked up, or it is not to end.
         self._wanted: RunReason | None = None
-        self._scope = anyio.CancelScope()
+        self._runtime = runtime = current()
+        # From the outside in: what ends the run, and what bounds the cleanup of the source.
+        self._scope = runtime.scope()
+        self._cleanup = runtime.scope(within=self._scope)
         self._ending = anyio.CancelScope(shield=True)
         self._ended = anyio.Event()
-        self._task = DetachedTask(current(), self._run)
 
     def __repr__(self) -> str:
         return f"<Run {self.topic} {self._reason or 'goes on'}>"
@@ -100,15 +115,20 @@ class Run:
 
         Cancelling it does not stop the run.
 
-        :raises Exception: the exception that the source has raised.
+        :raises BaseException: what the source has raised.
         """
         await self._ended.wait()
         if self._error is not None:
-            raise self._error
+            # Each time with the same traceback: it would grow by each call.
+            raise self._error.with_traceback(self._traceback)
         assert self._reason is not None
         return self._reason
 
     # -- for the hub -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the task. With an eager task factory, the source may have ended when it returns."""
+        DetachedTask(self._runtime, self._run)
 
     def end(self, reason: RunReason | None) -> None:
         """Close the source, and end the topic.
@@ -118,6 +138,11 @@ class Run:
         if not self._scope.cancel_called:
             self._wanted = reason
             self._scope.cancel()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it will never end, since its event loop was closed before."""
+        return self._runtime.is_over()
 
     def give_up(self) -> None:
         """Do not try any longer to tell the log of the end."""
@@ -130,40 +155,120 @@ class Run:
     # -- the task --------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        reason: RunReason | None = "interrupted"  # if the event loop ends
+        reason: RunReason | None = "interrupted"
         try:
-            reason = await self._read()
+            reason = await self._read_and_close()
+        except Exception:
+            logger.exception("a run has failed, in the topic %.80r", self.topic)
         finally:
             try:
                 with self._ending:
-                    await close_source(self._source)
                     reason = await self._end_topic(reason)
             finally:
                 self._reason = reason or "interrupted"
                 self._on_end(self)
                 self._ended.set()
 
+    async def _read_and_close(self) -> RunReason | None:
+        """Read the source, close it, and return why the run has ended.
+
+        No scope is opened after the source was entered: it may have scopes of its own open around a
+        yield, and scopes must be left in order.
+
+        :returns: ``None``: the topic has ended, and its log knows why.
+        """
+        reason: RunReason | None = None
+        error: BaseException | None = None
+        with self._scope, self._cleanup:
+            try:
+                reason = await self._read()
+            except GeneratorExit:  # the event loop was closed: nothing can be awaited
+                raise
+            except BaseException as exc:
+                error = exc
+            self._cleanup.shield = True
+            self._cleanup.deadline = self._runtime.clock() + CLEANUP
+            in_cleanup = await self._close()
+            cancels_task = self._runtime.cancel_requests(self._runtime.task()) > 0
+            is_over = cancels_task or self._is_cancelled()
+        try:
+            if error is None:
+                return reason
+            is_cancelled = self._runtime.is_cancellation(error)
+            if self._scope.cancel_called:
+                if not is_cancelled:
+                    _log_cleanup(error)
+                return self._wanted
+            if is_cancelled:
+                if is_over:  # the event loop ends
+                    return "interrupted"
+                if in_cleanup is None:
+                    in_cleanup = RuntimeError(_CANCELLED)
+                    in_cleanup.__cause__ = error
+                error = in_cleanup
+            logger.error(
+                "the source of a run has failed, in the topic %.80r", self.topic, exc_info=error
+            )
+            self._error, self._traceback = error, error.__traceback__
+            return "failed"
+        finally:
+            del error, in_cleanup  # their tracebacks have this frame: no cycle
+
+    def _is_cancelled(self) -> bool:
+        """Return whether something around the run is cancelled."""
+        scopes = iter(self._runtime.scopes(self._runtime.task()))
+        around = dropwhile(lambda scope: scope is not self._scope, scopes)
+        return any(scope.cancel_called for scope in around)
+
+    async def _close(self) -> BaseException | None:
+        """Close the source. Log what its cleanup raises, and return it."""
+        raised: BaseException | None = None
+        try:
+            try:
+                await self._source.aclose()
+            except RuntimeError as exc:
+                if "ignored GeneratorExit" not in str(exc):
+                    raise
+                logger.warning("the source of a run yielded while it was closed; that is not sent")
+                await self._finish_cleanup()
+        except GeneratorExit:
+            raise
+        except BaseException as exc:
+            raised = exc
+            if isinstance(exc, BaseExceptionGroup):
+                # A task group open around the yield: it wraps the GeneratorExit that closes it.
+                raised = exc.split(GeneratorExit)[1]
+            # It may have cancelled a task of its own, and waited for that.
+            if raised is not None and self._runtime.is_cancellation(raised):
+                raised = None
+        if raised is not None:
+            _log_cleanup(raised)
+        if self._cleanup.cancel_called:
+            logger.warning("the source of a run was not closed within %s s", CLEANUP)
+        return raised
+
+    async def _finish_cleanup(self) -> None:
+        """Let a generator that has yielded in its cleanup come to the end of that."""
+        with suppress(StopAsyncIteration, GeneratorExit):
+            for _ in range(YIELDS_IN_CLEANUP):
+                await self._source.step()  # it can't be closed a second time
+                await checkpoint()
+
     async def _read(self) -> RunReason | None:
         """Publish all events of the source, and return why that has ended.
 
         :returns: ``None``: the topic has ended, and its log knows why.
         """
-        with self._scope:
+        while True:
             try:
-                while True:
-                    try:
-                        event = await self._source.step()
-                    except StopAsyncIteration:
-                        return "finished"
-                    if not await self._publish(body_of(event)):
-                        return None
+                event = await self._source.step()
+            except StopAsyncIteration:
+                return "finished"
+            try:
+                if not await self._publish(body_of(event)):
+                    return None
             except _ClosedError:
                 return "interrupted"
-            except Exception as exc:
-                logger.exception("the source of a run has failed, in the topic %.80r", self.topic)
-                self._error = exc
-                return "failed"
-        return self._wanted
 
     async def _publish(self, body: bytes) -> Position | bool | None:
         self._number += 1
@@ -174,7 +279,7 @@ class Run:
         except HubClosedError as exc:
             raise _ClosedError from exc
 
-    async def _append(self, body: bytes, key: str | None, final: bool) -> Position | bool:
+    async def _append(self, body: bytes, key: str, final: bool) -> Position | bool:
         """Append an event; return false if the topic does not have this runner any more."""
         try:
             return await self._log.append_of_run(
@@ -190,7 +295,9 @@ class Run:
         """
         try:
             if reason is not None:
-                append = partial(self._append, self._frames[reason], None, final=True)
+                # With a key: if it was stored and the answer is lost, that is no other end.
+                key = f"{self.runner} end"
+                append = partial(self._append, self._frames[reason], key, final=True)
                 if await answer_of(append, lambda: False):
                     return reason
             return await answer_of(self._look_up, lambda: False)
@@ -200,17 +307,34 @@ class Run:
     async def _look_up(self) -> RunReason:
         """Return why the topic has ended: somebody else has ended it."""
         end = await self._log.read(self.topic, None, 0)
+        if not end.ended:
+            return await self._end_again()
         page = await self._log.read(self.topic, end.last - 1, 0)
         bodies = [record.body for record in page.records]
         return "interrupted" if bodies[-1:] == [self._frames["interrupted"]] else "stopped"
 
+    async def _end_again(self) -> RunReason:
+        """End a topic of which the log has forgotten that it has this run, as after a restart.
+
+        Nobody else would, and its subscribers would wait for ever.
+        """
+        frame = self._frames["interrupted"]
+        with suppress(TopicEndedError, TopicRunningError):  # by somebody else, meanwhile
+            await self._log.begin_run(self.topic, self.runner, frame)
+            await self._append(frame, f"{self.runner} end", final=True)
+        return "interrupted"
+
 
 async def close_source(source: OpenSource) -> None:
-    """Close a source, and log what its cleanup raises."""
+    """Close a source that was not read, and log what its cleanup raises."""
     with anyio.move_on_after(CLEANUP, shield=True) as scope:
         try:
             await source.aclose()
-        except Exception:
-            logger.exception("the source of a run raised while it was closed")
+        except Exception as exc:
+            _log_cleanup(exc)
     if scope.cancelled_caught:
         logger.warning("the source of a run was not closed within %s s", CLEANUP)
+
+
+def _log_cleanup(error: BaseException) -> None:
+    logger.error("the source of a run raised while it was closed", exc_info=error)

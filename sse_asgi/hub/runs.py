@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast, get_args
 import anyio
 
 from ..encoder import encode
-from ..errors import HubError, TopicEndedError, TopicRunningError
+from ..errors import HubClosedError, HubError, TopicEndedError, TopicRunningError
 from ..runtime import current
 from ..runtime.detached import DetachedTask
 from ..source import open_source
@@ -46,6 +46,7 @@ class Runs:
         }
         self._running: dict[str, Run] = {}
         self._renewing: DetachedTask | None = None
+        affinity.in_use.insert(0, self._in_use)
 
     def check(self) -> None:
         """Refuse a log whose topics can't have a runner.
@@ -64,15 +65,26 @@ class Runs:
             self._affinity.use()
             runner = secrets.token_hex(8)
             await self._log.begin_run(topic, runner, self._frames["interrupted"])
-            self._affinity.use()  # it may have been closed meanwhile
+            try:
+                self._affinity.use()  # it may have been closed meanwhile
+            except HubClosedError:
+                await self._end(topic, runner)
+                raise
         except BaseException:
             await close_source(opened)
             raise
         run = Run(topic, runner, opened, self._log, self._frames, self._end_of)
         self._running[topic] = run
+        run.start()
         if self._renewing is None and self._log.lease < math.inf:
             self._renewing = DetachedTask(current(), self._renew)
         return run
+
+    async def _end(self, topic: str, runner: str) -> None:
+        """End a topic whose run has not begun. Nobody would renew its lease."""
+        body = self._frames["interrupted"]
+        with anyio.CancelScope(shield=True), suppress(HubError):
+            await self._log.append_of_run(topic, body, runner=runner, final=True)
 
     async def stop(self, topic: str) -> bool:
         """End the run of a topic, on whatever node, and return whether there was one."""
@@ -93,16 +105,29 @@ class Runs:
             run.end("interrupted")
 
     async def end(self, within: float) -> None:
-        """Wait until all runs have ended. The log is told of it for some seconds only."""
-        with anyio.move_on_after(within):
+        """Wait until all runs have ended. The log is told of it for some seconds only.
+
+        A cancellation does not end the wait: the sources have time for their cleanup.
+        """
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(within):
+                for run in tuple(self._running.values()):
+                    await run.ended()
             for run in tuple(self._running.values()):
+                run.give_up()
                 await run.ended()
-        for run in tuple(self._running.values()):
-            run.give_up()
-            await run.ended()
-        if (renewing := self._renewing) is not None:
-            renewing.cancel()
-            await renewing.join()
+            if (renewing := self._renewing) is not None:
+                renewing.cancel()
+                await renewing.join()
+
+    def _in_use(self) -> bool:
+        """Return whether there are runs. Forget those that were left in a closed event loop."""
+        for topic, run in tuple(self._running.items()):
+            if run.is_left:
+                del self._running[topic]
+        if not self._running:
+            self._renewing = None
+        return bool(self._running)
 
     def _end_of(self, run: Run) -> None:
         if self._running.get(run.topic) is run:

@@ -47,6 +47,11 @@ class AsyncioRuntime(Runtime):
         clock: Callable[[], float] = loop.time
         return clock
 
+    def is_over(self) -> bool:
+        """Return whether the event loop is closed."""
+        loop = self._loop()
+        return loop is None or bool(loop.is_closed())
+
     def runs_here(self) -> bool:
         """Return whether a task runs here in this event loop. There is none if trio is a guest."""
         try:

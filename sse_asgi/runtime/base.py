@@ -162,6 +162,10 @@ class Runtime(ABC):
         """
         return False
 
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Return whether the event loop has ended, from any thread."""
+
     @property
     @abstractmethod
     def clock(self) -> Callable[[], float]:

@@ -40,6 +40,15 @@ class TrioRuntime(Runtime):
         """The clock that ``trio.run`` was given."""
         return self._clock
 
+    def is_over(self) -> bool:
+        """Return whether ``trio.run`` has ended."""
+        if (token := self._token()) is not None:
+            try:
+                token.run_sync_soon(nothing, idempotent=True)
+            except trio.RunFinishedError:
+                return True
+        return token is None
+
     def scopes(self, task: trio.lowlevel.Task) -> Iterator[Any]:
         """Return the scopes that a task is in, from the inside out."""
         # trio has no function for this. If it calls things otherwise, there is nothing to be seen.

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from sse_asgi.hub import Hub, HubClosedError, TopicEndedError, TopicRunningError
+from sse_asgi.hub import Hub, HubClosedError, HubError, TopicEndedError, TopicRunningError
 from sse_asgi.hub.redis import RedisLog, runs
 from sse_asgi.hub.redis.link import Call
 from sse_asgi.testing import connect
@@ -185,6 +185,63 @@ async def test_redis_is_away(server: RedisServer) -> None:
                 assert await receive(stream, 2) == ["b", "c"]
                 assert await end_of(stream) == "finished"
             assert await reason_of(run) == "finished"
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+@pytest.mark.usefixtures("short")
+async def test_redis_has_lost_everything(server: RedisServer, is_quiet: bool) -> None:
+    """The topic has no run any more. It ends: nobody waits for ever."""
+    async with Hub(RedisLog(server.url)) as hub:
+        answer = Answer("a", "b")
+        run = await hub.run("t", forever(answer) if is_quiet else answer())
+        answer.allow()
+        async with connect(stream_of(hub, "t", history=10)) as stream:
+            assert await receive(stream, 1) == ["a"]
+            server.command("FLUSHALL")
+            answer.allow()
+            assert await reason_of(run) == "interrupted"
+            assert answer.closed.is_set()
+            with anyio.fail_after(DEADLINE):
+                events = [event.event async for event in stream]
+            assert events[-1] == "end"
+        with pytest.raises(TopicEndedError):
+            await hub.run("t", Answer()())
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_shard_that_cannot_be_reached_does_not_hold_up_others(
+    cluster: Cluster, new_prefix: Callable[[], str]
+) -> None:
+    log = RedisLog(cluster.url, prefix=new_prefix(), timeout=0.3)
+    async with Hub(log) as hub:
+        begun = [await hub.run(f"t{n}", Answer("a")()) for n in range(30)]
+        await anyio.sleep(0.1)
+        gone = {log.keys.shard(run.topic) for run in begun[:1]}
+        link: Any = log._link
+        start = link.start
+
+        def start_or_fail(command: Any) -> Any:
+            topics = command.args[1] if command.args[:1] == ("renew",) else ()
+            if any(log.keys.shard(topic) in gone for topic in topics):
+                call: Call[Any] = Call()
+
+                async def fail() -> None:
+                    await anyio.sleep(log._link.timeout)
+                    call.fail(HubError("gone"))
+
+                link.tasks.start_soon(fail)
+                return call
+            return start(command)
+
+        link.start = start_or_fail
+        await anyio.sleep(3)
+        link.start = start
+        going_on = {log.keys.shard(run.topic) for run in begun if run.reason is None}
+        assert going_on >= {log.keys.shard(run.topic) for run in begun} - gone
+        for run in begun:
+            if log.keys.shard(run.topic) not in gone:
+                with pytest.raises(TopicRunningError):
+                    await hub.run(run.topic, Answer()())
 
 
 async def test_what_is_in_redis_afterwards(server: RedisServer) -> None:

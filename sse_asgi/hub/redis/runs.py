@@ -64,7 +64,17 @@ class RedisRuns:
             group = None if self._link.is_single else self._keys.shard(topic)
             groups.setdefault(group, []).append(topic)
         lost: list[str] = []
-        for topics in groups.values():
+        # At the same time: shards that can't be reached must not hold up the others.
+        async with anyio.create_task_group() as tasks:
+            for topics in groups.values():
+                part = {topic: runners[topic] for topic in topics}
+                tasks.start_soon(self._renew_group, part, lost)
+        return lost
+
+    async def _renew_group(self, runners: Mapping[str, str], lost: list[str]) -> None:
+        """Renew the leases of a shard, or of all. What fails now is renewed the next time."""
+        topics = list(runners)
+        with suppress(HubError):
             for begin in range(0, len(topics), COUNT):
                 part = {
                     topic: (runners[topic], self._milliseconds)
@@ -73,7 +83,6 @@ class RedisRuns:
                 call = self._link.start(partial(self._script.run_several, "renew", part))
                 replies = await call.result()
                 lost += [topic for topic, (_, status) in replies.items() if not int(status)]
-        return lost
 
     async def watch(self) -> None:
         """End the topics that are followed and whose runner has died, again and again.
@@ -82,16 +91,18 @@ class RedisRuns:
         """
         await anyio.sleep(self.lease)
         while True:
-            with suppress(HubError):
+            # At the same time: shards that can't be reached must not hold up the others.
+            async with anyio.create_task_group() as tasks:
                 for shard in {self._keys.shard(topic) for topic in self._followed}:
-                    await self._end_shard(shard)
+                    tasks.start_soon(self._end_shard, shard)
             await anyio.sleep(self.lease / LOOKS)
 
     async def _end_shard(self, shard: int) -> None:
         """End the topics of a shard whose leases have ended."""
-        topics = await self._link.start(partial(self._ended, shard)).result()
-        for topic in topics:
-            await self._link.start(partial(self._script.run, "expire", topic, ())).result()
+        with suppress(HubError):
+            topics = await self._link.start(partial(self._ended, shard)).result()
+            for topic in topics:
+                await self._link.start(partial(self._script.run, "expire", topic, ())).result()
 
     async def _ended(self, shard: int, client: Client) -> list[str]:
         """Return the topics of a shard whose leases have ended."""
