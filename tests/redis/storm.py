@@ -159,6 +159,7 @@ class Storm(World):
                 self._begin_finals(over),
                 self._kick(over),
                 self._break(over, self.peace),
+                self._break_redis(over, self.peace),
             )
             self.is_calm = True
             await self._settle()
@@ -214,7 +215,7 @@ class Storm(World):
         await self._begin(topic)
         if self.chance.random() < 0.3:
             await self._begin_another(topic)
-        if self.chance.random() < 0.3:
+        if self.chance.random() < 0.3 and not self.is_calm:
             await asyncio.sleep(self.chance.uniform(0, 4))
             await self._stop_run(topic)
 
@@ -241,7 +242,7 @@ class Storm(World):
         was_there = text == "True"
         # Who had no answer may have stopped it before.
         topic.stopped.append(True if was_there else None if unsure else False)
-        self.done["runs stopped" if was_there else "runs that had ended already"] += 1
+        self.done["stops" if was_there else "stops that came too late"] += 1
 
     async def _kick(self, over: float) -> None:
         while time.monotonic() < over:
@@ -282,25 +283,36 @@ class Storm(World):
     # -- who breaks things -----------------------------------------------------------------------
 
     def _blows(self) -> list[Callable[[int], Awaitable[None]]]:
-        return [*super()._blows(), self._freeze_worker, self._kill_redis, self._pause_redis]
+        return [*super()._blows(), self._freeze_worker]
+
+    async def _break(self, over: float, peace: float) -> None:
+        async with asyncio.TaskGroup() as self._freezing:
+            await super()._break(over, peace)
 
     async def _freeze_worker(self, number: int) -> None:
         """For longer than a lease: it is taken for dead, and then it goes on."""
         if workers := self._running[number].workers():
-            pid = self.chance.choice(workers)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-                self.done["SIGSTOP of a worker"] += 1
-                await asyncio.sleep(LEASE * 1.3)
-                os.kill(pid, signal.SIGCONT)
+            self._freezing.create_task(self._freeze(self.chance.choice(workers)))
 
-    async def _kill_redis(self, number: int) -> None:
+    async def _freeze(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            self.done["SIGSTOP of a worker"] += 1
+            await asyncio.sleep(LEASE * 1.3)
+            os.kill(pid, signal.SIGCONT)
+
+    async def _break_redis(self, over: float, peace: float) -> None:
+        while time.monotonic() < over:
+            await self.chance.choice([self._kill_redis, self._pause_redis])()
+            await asyncio.sleep(self.chance.expovariate(1 / (4 * peace)))
+
+    async def _kill_redis(self) -> None:
         await asyncio.to_thread(self.redis.kill)
         self.done["SIGKILL of Redis"] += 1
         await asyncio.sleep(self.chance.uniform(0, LEASE / 10))
         await asyncio.to_thread(self.redis.start)
 
-    async def _pause_redis(self, number: int) -> None:
+    async def _pause_redis(self) -> None:
         """For a shorter time than would end a lease."""
         self.redis.pause()
         self.done["SIGSTOP of Redis"] += 1
@@ -317,6 +329,7 @@ class Storm(World):
 
     async def _settle(self) -> None:
         """Wait until all is as it should be; then stop what goes on."""
+        await _all(*(self._run() for _ in range(4)))
         await self._in_time("presence", self._presence_is_right)
         await self._in_time("dead runs", self._no_run_is_dead)
         await self._in_time("presence, again", self._presence_is_right)
@@ -402,7 +415,7 @@ class Storm(World):
         for topic in self.topics:
             reason = self._check_run(topic, steady)
             of_all[reason] += 1
-            self.done[f"runs {reason}"] += 1
+            self.done[f"runs that were {reason}"] += 1
             other = said.get(topic.name, reason)
             self.fault("wrong reasons", other != reason, f"{topic}: {reason}, said {other}")
         for follower in self.followers:
