@@ -174,7 +174,7 @@ class Run:
         except HubClosedError as exc:
             raise _ClosedError from exc
 
-    async def _append(self, body: bytes, key: str | None, final: bool) -> Position | bool:
+    async def _append(self, body: bytes, key: str, final: bool) -> Position | bool:
         """Append an event; return false if the topic does not have this runner any more."""
         try:
             return await self._log.append_of_run(
@@ -190,7 +190,9 @@ class Run:
         """
         try:
             if reason is not None:
-                append = partial(self._append, self._frames[reason], None, final=True)
+                # With a key, it knows its own end again if the answer to an attempt was lost.
+                key = f"{self.runner} end"
+                append = partial(self._append, self._frames[reason], key, final=True)
                 if await answer_of(append, lambda: False):
                     return reason
             return await answer_of(self._look_up, lambda: False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -46,16 +45,21 @@ class RedisRuns:
         self._followed = followed
         #: In seconds.
         self.lease: float = LEASE
+        # Whether runners had the time to renew their leases since Redis was away.
+        self._can_tell = False
 
     async def begin(self, topic: str, runner: str, last: bytes) -> None:
         """See :meth:`sse_asgi.hub.RunLog.begin_run`."""
-        arguments = (runner, self._milliseconds, last)
-        call = self._link.start(partial(self._script.run, "run", topic, arguments))
-        _, status = await call.result()
+        _, status = await self._link.start(partial(self._begin, topic, runner, last)).result()
         if status == -1:
             raise TopicEndedError(f"the topic {topic!r:.80} has ended")
         if status == -2:
             raise TopicRunningError(f"the topic {topic!r:.80} has a run")
+
+    async def _begin(self, topic: str, runner: str, last: bytes, client: Client) -> list[int]:
+        """Make a runner that of a topic, which ends if it has one that has died."""
+        arguments = (runner, self._milliseconds, last, int(self._can_tell))
+        return await self._script.run("run", topic, arguments, client)
 
     async def renew(self, runners: Mapping[str, str]) -> Collection[str]:
         """See :meth:`sse_asgi.hub.RunLog.renew_runs`."""
@@ -78,14 +82,21 @@ class RedisRuns:
     async def watch(self) -> None:
         """End the topics that are followed and whose runner has died, again and again.
 
-        The first time is later than a lease: if Redis was away, each runner may renew it first.
+        The first time is later than a lease. If Redis was away, each runner may renew it first.
         """
-        await anyio.sleep(self.lease)
         while True:
-            with suppress(HubError):
-                for shard in {self._keys.shard(topic) for topic in self._followed}:
-                    await self._end_shard(shard)
-            await anyio.sleep(self.lease / LOOKS)
+            await anyio.sleep(self.lease)
+            self._can_tell = True
+            try:
+                while True:
+                    # It asks for a shard even if none is followed, to see when Redis is away.
+                    for shard in {*map(self._keys.shard, self._followed)} or {0}:
+                        await self._end_shard(shard)
+                    await anyio.sleep(self.lease / LOOKS)
+            except HubError:
+                continue
+            finally:
+                self._can_tell = False
 
     async def _end_shard(self, shard: int) -> None:
         """End the topics of a shard whose leases have ended."""
