@@ -449,7 +449,9 @@ class Storm(World):
             # Nobody knows the process if there was no answer.
             "interrupted": topic.pid not in steady,
         }
-        self.fault("ends without a reason", not is_right.get(reason), f"{topic}: {reason}, {length}")
+        self.fault(
+            "ends without a reason", not is_right.get(reason), f"{topic}: {reason}, {length}"
+        )
         other = True in topic.stopped and reason != "stopped"
         self.fault("stopped, and it was not so", other, f"{topic}: {reason}")
         return reason
