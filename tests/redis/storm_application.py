@@ -31,11 +31,11 @@ END = "end"
 #: The name of the last event of a stream that is closed.
 KICKED = "kicked"
 
-# All in the same proportion.
+# A command fails sooner than Redis comes back, sometimes.
 runs.LEASE = presence.LEASE = LEASE
 presence.HEARTBEAT = LEASE / 3
 hub = Hub(
-    RedisLog(os.environ.get("REDIS_URL", "redis://localhost"), timeout=LEASE / 3),
+    RedisLog(os.environ.get("REDIS_URL", "redis://localhost"), timeout=LEASE / 10),
     presence=True,
     presence_grace=0.0,
 )
