@@ -302,9 +302,12 @@ class Storm(World):
             os.kill(pid, signal.SIGCONT)
 
     async def _break_redis(self, over: float, peace: float) -> None:
+        blows = [self._kill_redis, self._pause_redis, self._pause_redis]
         while time.monotonic() < over:
-            await self.chance.choice([self._kill_redis, self._pause_redis])()
-            await asyncio.sleep(self.chance.expovariate(1 / (4 * peace)))
+            self.chance.shuffle(blows)
+            for blow in blows:
+                await asyncio.sleep(self.chance.expovariate(1 / (2 * peace)))
+                await blow()
 
     async def _kill_redis(self) -> None:
         await asyncio.to_thread(self.redis.kill)
@@ -313,11 +316,11 @@ class Storm(World):
         await asyncio.to_thread(self.redis.start)
 
     async def _pause_redis(self) -> None:
-        """For a shorter time than would end a lease."""
+        """For longer than a command is tried, and a shorter time than would end a lease."""
         self.redis.pause()
         self.done["SIGSTOP of Redis"] += 1
         try:
-            await asyncio.sleep(self.chance.uniform(0, LEASE / 4))
+            await asyncio.sleep(self.chance.uniform(LEASE / 20, LEASE / 4))
         finally:
             self.redis.resume()
 
