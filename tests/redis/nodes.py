@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import random
 import re
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,14 +78,22 @@ def reset(writer: asyncio.StreamWriter) -> None:
 class Node(Process):
     """A server with its workers."""
 
-    def __init__(self, log: Path, port: int, redis_url: str | None, workers: int) -> None:
+    def __init__(
+        self,
+        log: Path,
+        port: int,
+        redis_url: str | None,
+        workers: int,
+        application: str = "application",
+        environment: Sequence[str] = (),
+    ) -> None:
         self.port = port
         self._workers = workers
-        place = () if redis_url is None else (f"REDIS_URL={redis_url}",)
+        place = [*environment, *([] if redis_url is None else [f"REDIS_URL={redis_url}"])]
         super().__init__(
             [
                 *("-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)),
-                *("--workers", str(workers), "--no-access-log", "tests.redis.application:app"),
+                *("--workers", str(workers), "--no-access-log", f"tests.redis.{application}:app"),
             ],
             log,
             program=("env", "-u", "REDIS_URL", *place, sys.executable),
@@ -115,6 +124,27 @@ def _lives(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+async def request(
+    port: int,
+    method: str,
+    path: str,
+    headers: str = "",
+    body: str = "",
+    patience: float = math.inf,
+) -> tuple[int, str]:
+    """The status and the body of a response, for which it waits so many seconds."""
+    with connection(await asyncio.open_connection("127.0.0.1", port)) as (reader, writer):
+        writer.write(
+            f"{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n"
+            f"{headers}content-length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        with anyio.fail_after(patience):
+            head, _, text = (await reader.read()).decode().partition("\r\n\r\n")
+        if not head:
+            raise EOFError
+        return int(head.split(" ")[1]), text
 
 
 class RoundRobin:
@@ -187,7 +217,7 @@ class Client:
         done = self._world.done
         while not self.done:
             self._world.done["connections"] += 1
-            with anyio.move_on_after(self._chance.expovariate(1 / STAY)) as stay:
+            with anyio.move_on_after(self._stay()) as stay:
                 try:
                     await self._read()
                 except EOFError:
@@ -198,14 +228,24 @@ class Client:
                 done["streams left by the client"] += 1
             if self._chance.random() < FORGETFUL:
                 done["ids forgotten"] += 1
-                self._last_id = None
-                self.events = {topic: [] for topic in self.topics}
+                self._forget()
             await asyncio.sleep(self._chance.uniform(0, AWAY))
 
-    async def _read(self) -> None:
+    def _stay(self) -> float:
+        """For how long it stays connected."""
+        return self._chance.expovariate(1 / STAY)
+
+    def _forget(self) -> None:
+        self._last_id = None
+        self.events = {topic: [] for topic in self.topics}
+
+    def _query(self) -> str:
         self._chance.shuffle(self._wanted)
-        query = urlencode([("topic", topic) for topic in self._wanted])
-        request = f"GET /events?{query} HTTP/1.1\r\nhost: test\r\n"
+        return urlencode([("topic", topic) for topic in self._wanted])
+
+    async def _read(self) -> int:
+        """Read a stream, until it or the client is at the end; the status."""
+        request = f"GET /events?{self._query()} HTTP/1.1\r\nhost: test\r\n"
         if self._last_id is not None:
             request += f"last-event-id: {self._last_id}\r\n"
         opened = await asyncio.open_connection("127.0.0.1", self._world.proxy.port)
@@ -216,16 +256,21 @@ class Client:
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200 "):
                 self._world.done[f"status {head[9:12].decode()} of a stream"] += 1
-                return
+                return int(head[9:12])
             decoder = EventStreamDecoder()
-            while not self.done:
+            while self._goes_on():
                 size = int(await reader.readuntil(b"\r\n"), 16)
                 chunk = (await reader.readexactly(size + 2))[:-2]
                 if not chunk:
                     self._world.done["streams ended"] += 1
-                    return
+                    break
                 for event in decoder.feed(chunk):
                     self._take(event)
+        return 200
+
+    def _goes_on(self) -> bool:
+        """Whether it wants more of a stream."""
+        return not self.done
 
     def _take(self, event: DecodedEvent) -> None:
         self._last_id = event.id
@@ -253,6 +298,10 @@ class World:
     rate: float = 30.0
     #: How long to leave the nodes alone between one blow and the next, on average, in seconds.
     peace: float | None = 1.0
+    #: The module that the nodes serve.
+    application: str = "application"
+    #: Further variables of their environment.
+    environment: Sequence[str] = ()
     #: What happened, and how often.
     done: Counter[str] = field(default_factory=Counter)
     #: What must not happen, and how often it did.
@@ -296,7 +345,10 @@ class World:
                 for node in self._running.values():
                     node.kill()
                 for node in [*self._ended, *self._running.values()]:
-                    self.details += [f"log: {line}" for line in node.complaints()]
+                    self.details += [f"log: {line}" for line in self._complaints(node)]
+
+    def _complaints(self, node: Node) -> list[str]:
+        return node.complaints()
 
     async def _live(self) -> None:
         everyone = [self._client(number) for number in range(self.clients)]
@@ -360,35 +412,20 @@ class World:
         raise AssertionError(f"{topic} {data} is never stored")
 
     async def _post(self, port: int, topic: str, data: str, *, wait: bool) -> str | None:
-        opened = await asyncio.open_connection("127.0.0.1", port)
-        with connection(opened) as (reader, writer):
-            body = f"{topic} {data}"
-            writer.write(
-                f"POST /topics/{topic} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n"
-                f"idempotency-key: {data}\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
-            )
-            if not wait:
-                await asyncio.sleep(self.chance.uniform(0, 0.003))
-                return None
-            head, _, event_id = (await reader.read()).decode().partition("\r\n\r\n")
-            if not head:
-                raise EOFError
-            status = head.split(" ")[1]
-            if status != "200":
-                self.done[f"status {status} of a publication"] += 1
-                return None
-            return event_id or None
+        path, body = f"/topics/{topic}", f"{topic} {data}"
+        headers = f"idempotency-key: {data}\r\n"
+        patience = math.inf if wait else self.chance.uniform(0, 0.003)
+        status, event_id = await request(port, "POST", path, headers, body, patience)
+        if status != 200:
+            self.done[f"status {status} of a publication"] += 1
+            return None
+        return event_id or None
 
     # -- who breaks things -----------------------------------------------------------------------
 
     async def _break(self, over: float, peace: float) -> None:
         """One thing after another, until the time is over and everything has happened."""
-        blows: list[Callable[[int], Awaitable[None]]] = [
-            self._kill_worker,
-            self._stop_worker,
-            self._kill_node,
-            self._restart_node,
-        ]
+        blows = self._blows()
         for turn in itertools.count():
             self.chance.shuffle(blows)
             for blow in blows:
@@ -398,6 +435,9 @@ class World:
                         await asyncio.to_thread(node.ready)
                     return
                 await blow(self.chance.randrange(len(self.nodes)))
+
+    def _blows(self) -> list[Callable[[int], Awaitable[None]]]:
+        return [self._kill_worker, self._stop_worker, self._kill_node, self._restart_node]
 
     async def _kill_worker(self, number: int) -> None:
         self._signal_worker(number, signal.SIGKILL)
@@ -425,7 +465,14 @@ class World:
 
     async def _start(self, number: int) -> None:
         log = self._directory / f"{len(self._ended)}-{number}.log"
-        node = Node(log, self.ports[number], self.redis_url, self.nodes[number])
+        node = Node(
+            log,
+            self.ports[number],
+            self.redis_url,
+            self.nodes[number],
+            self.application,
+            self.environment,
+        )
         self._running[number] = node
         assert await asyncio.to_thread(node.ready), node.log()
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
@@ -30,7 +31,7 @@ from hypothesis.stateful import (
 )
 
 from sse_asgi.decoder import DecodedEvent
-from sse_asgi.hub import Hub, Subscription
+from sse_asgi.hub import Hub, Subscription, TopicEndedError, TopicRunningError
 from sse_asgi.hub.redis import RedisLog
 from sse_asgi.hub.redis.link import Call
 
@@ -41,6 +42,7 @@ from ..hub_model import (
     Client,
     Topic,
     checkpoints,
+    raised,
     subscribe,
 )
 from .servers import Connection, RedisServer
@@ -72,6 +74,8 @@ class NodeClient(Client):
     node: int = 0
     #: The topics that there were when it had its first frame: others it has from the beginning.
     born: set[str] | None = None
+    #: What its last id says.
+    said: dict[str, int] = field(default_factory=dict)
 
 
 class TwoNodes(RuleBasedStateMachine):
@@ -223,7 +227,8 @@ class TwoNodes(RuleBasedStateMachine):
             keys = self.redis.command("KEYS", f"{self.prefix}:*")
             dumps = dict(zip(keys, self.at_once(*(("DUMP", key) for key in keys)), strict=True))
             topics = {
-                name: Topic(topic.epoch, list(topic.events)) for name, topic in self.topics.items()
+                name: Topic(topic.epoch, list(topic.events), topic.ended)
+                for name, topic in self.topics.items()
             }
             self.saved = dumps, topics
 
@@ -253,6 +258,7 @@ class TwoNodes(RuleBasedStateMachine):
                     assert before.events == topic.events, "events have gone in silence"
                 else:
                     self.renew(name, epoch, before.events)
+                    self.topics[name].ended = before.ended
                 assert position == self.id_of(name)
 
         self.call(restore)
@@ -365,7 +371,9 @@ class TwoNodes(RuleBasedStateMachine):
         self.number += 1
         return f"{topic}:{self.number}:{'x' * size}"
 
-    def appended(self, name: str, position: str, data: str, collapse_key: str | None) -> None:
+    def appended(
+        self, name: str, position: str, data: str, collapse_key: str | None, size: int = 0
+    ) -> None:
         """An event is there, after all that were."""
         found = ID.fullmatch(position)
         assert found is not None
@@ -375,7 +383,7 @@ class TwoNodes(RuleBasedStateMachine):
         topic = self.topics[name]
         self.collapse_keys[data] = collapse_key
         self.checks[data] = check
-        topic.events.append((data, len(f"data: {data}\n\n"), collapse_key, 0))
+        topic.events.append((data, size or len(f"data: {data}\n\n"), collapse_key, 0))
         assert position == self.id_of(name)
         self.mean(topic, topic.last)
         self.ids.append(position)
@@ -449,6 +457,63 @@ class TwoNodes(RuleBasedStateMachine):
                 await call.done.wait()
 
         self.call(publish)
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    @rule(
+        node=st.integers(0, 1),
+        other=st.integers(0, 1),
+        count=st.integers(0, 4),
+        reason=st.sampled_from(["finished", "stopped", "interrupted"]),
+        cut=st.booleans(),
+    )
+    def runs(self, node: int, other: int, count: int, reason: str, cut: bool) -> None:
+        """A topic of its own ends with a run of one node; the other one stops it, or ends it."""
+        self.number += 1
+        name = f"a{self.number} runs"
+        here, there = self.hub(node), self.hub(other)
+        allowed = anyio.Semaphore(0)
+
+        async def source(words: list[str]) -> AsyncIterator[str]:
+            for word in words:
+                await allowed.acquire()
+                yield word
+            await allowed.acquire()
+
+        async def run() -> None:
+            words = [self.new_data(name) for _ in range(count)]
+            more = [] if reason == "finished" else ["never"]
+            run = await here.run(name, source(words + more))
+            assert await raised(there.run(name, source([]))) is TopicRunningError
+            for offset, data in enumerate(words, 1):
+                if cut and offset == 1:
+                    self.redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                allowed.release()
+                while (position := await there.position(name)).rpartition("-")[2] != str(offset):
+                    await checkpoint()
+                self.appended(name, position, data, None)
+            if reason == "stopped":
+                assert await there.stop(name)
+            elif reason == "interrupted":
+                await self.expire(there, name)
+            allowed.release()  # it can say nothing more
+            assert await run.wait() == reason
+            size = len(f'event: end\ndata: {{"reason":"{reason}"}}\n\n')
+            position = await there.position(name)
+            self.appended(name, position, f"{name}:end:{reason}", None, size)
+            self.topics[name].ended = True
+            assert await raised(here.publish(name, "never")) is TopicEndedError
+            assert await raised(there.run(name, source([]))) is TopicEndedError
+            assert not await here.stop(name)
+
+        self.call(run)
+
+    async def expire(self, hub: Hub, name: str) -> None:
+        """The lease of a runner ends, and a node sees that."""
+        log: Any = hub._log
+        shard = log.keys.shard(name)
+        self.redis.command("ZADD", log.keys.runs(shard), "XX", 1, name)
+        await log._link.start(partial(log.script.run, "expire", name, ())).result()
 
     # -- subscribe -------------------------------------------------------------------------------
 
@@ -654,7 +719,8 @@ class TwoNodes(RuleBasedStateMachine):
     async def drain(self, client: NodeClient, *, mark: bool = True) -> None:
         """Read until it has everything; markers say that there is nothing more."""
         wanted = [name for name in self.topics if client.wants(name)]
-        marks = wanted if mark else []
+        marked = [name for name in wanted if mark and not self.topics[name].ended]
+        marks = marked
         patience = 0.05
         while not client.ended:
             for name in marks:
@@ -669,9 +735,16 @@ class TwoNodes(RuleBasedStateMachine):
             if all(
                 client.had.get(name) == (self.topics[name].epoch, self.topics[name].last)
                 for name in wanted
+                if not self.has_nothing(client, name)
             ):
                 return
-            marks = wanted if scope.cancelled_caught and mark else []
+            marks = marked if scope.cancelled_caught else []
+
+    def has_nothing(self, client: NodeClient, name: str) -> bool:
+        """Whether a topic had ended before the client came, which gets none of its events."""
+        if not self.topics[name].ended or (name not in client.had and client.born is None):
+            return self.topics[name].ended
+        return self.had(client, name)[1] == LIVE
 
     # -- what must hold --------------------------------------------------------------------------
 
@@ -686,9 +759,12 @@ class TwoNodes(RuleBasedStateMachine):
             if event.event == "gap":
                 self.take_gap(client, event, said)
             else:
-                name = event.data.split(":")[0]
+                name, data = event.data.split(":")[0], event.data
+                if event.event == "end":
+                    name = self.ended_by(client, said)
+                    data = f"{name}:end:{json.loads(event.data)['reason']}"
                 epoch, place = self.said_of(name, said)
-                assert self.data_at(epoch, place) == event.data
+                assert self.data_at(epoch, place) == data
                 before, offset = self.had(client, name)
                 assert offset != NOT_KNOWN, "a gap was not said"
                 if before == self.absent_epoch(name):
@@ -708,11 +784,27 @@ class TwoNodes(RuleBasedStateMachine):
                 client.had[name] = epoch, place
                 client.began.add(name)
             self.check_id(client, said)
+            client.said = said or client.said
             if event.id:
                 self.ids.append(event.id)
         for name, collapse_key, place in skipped:
             assert newest.get((name, collapse_key), 0) > place, "no newer one was sent"
         assert client.decoder.feed(b"") == []
+
+    def ended_by(self, client: NodeClient, said: dict[str, int]) -> str:
+        """The topic whose end is the news of an id."""
+        found = [
+            name
+            for name, epochs in self.epochs.items()
+            for epoch in epochs
+            if epoch in said
+            and client.said.get(epoch) != said[epoch]
+            and client.had.get(name) != (epoch, said[epoch])
+            and f"{name}:end:" in self.data_at(epoch, said[epoch])
+        ]
+        # Its first id also has those that had ended before it came.
+        known = [name for name in found if self.had(client, name)[1] != LIVE]
+        return (known or found)[-1]
 
     def data_at(self, epoch: str, offset: int) -> str:
         (part,) = (

@@ -244,6 +244,47 @@ async def test_a_shard_that_cannot_be_reached_does_not_hold_up_others(
                     await hub.run(run.topic, Answer()())
 
 
+async def test_the_answer_to_the_end_is_lost(server: RedisServer) -> None:
+    """Until the log gives up: the run has ended as its topic says."""
+    with FaultyProxy(server.port) as proxy:
+        log = RedisLog(proxy.url, timeout=0.5)
+        async with Hub(log) as hub, Hub(RedisLog(server.url)) as other:
+            answer = Answer("a")
+            run = await hub.run("t", answer())
+            async with connect(stream_of(other, "t", history=10)) as stream:
+                proxy.refuse()
+                proxy.cut_at('"reason":"finished"', "after")
+                answer.allow()
+                assert await receive(stream, 1) == ["a"]
+                assert await end_of(stream) == "finished"
+            assert proxy.cuts == 1
+            await anyio.sleep(1)
+            assert run.reason is None  # it does not know
+            await anyio.to_thread.run_sync(proxy.resume)
+            assert await reason_of(run) == "finished"
+
+
+@pytest.mark.usefixtures("short")
+async def test_redis_was_away_for_longer_than_a_lease(server: RedisServer) -> None:
+    """Whoever reaches it first does not take a runner for dead that could not reach it either."""
+    with FaultyProxy(server.port) as proxy, FaultyProxy(server.port) as first:
+        logs = RedisLog(proxy.url), RedisLog(first.url)
+        async with Hub(logs[0]) as hub, Hub(logs[1]) as other:
+            answer = Answer("a")
+            run = await hub.run("t", answer())
+            await other.position("t")
+            for each in (proxy, first):
+                each.refuse()
+                each.cut()
+            await anyio.sleep(1.5)
+            await anyio.to_thread.run_sync(first.resume)
+            with pytest.raises(TopicRunningError):
+                await other.run("t", Answer()())
+            await anyio.to_thread.run_sync(proxy.resume)
+            answer.allow()
+            assert await reason_of(run) == "finished"
+
+
 async def test_what_is_in_redis_afterwards(server: RedisServer) -> None:
     """No topic is noted as one with a run."""
     async with Hub(RedisLog(server.url)) as hub:

@@ -215,11 +215,17 @@ class TopicMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.append_one(top, body, key, collapse_key, final, runner)
 
-    @rule(data=st.data(), runner=st.sampled_from(["ada", "ben"]), lease=st.sampled_from([4, 60]))
-    def begin_run(self, data: Any, runner: str, lease: int) -> None:
+    @rule(
+        data=st.data(),
+        runner=st.sampled_from(["ada", "ben"]),
+        lease=st.sampled_from([4, 60]),
+        can_tell=st.booleans(),
+    )
+    def begin_run(self, data: Any, runner: str, lease: int, can_tell: bool) -> None:
         last = f"last {self.number}"[: self.max_bytes]
-        (status,) = self.run("run", self.draw_top(data), runner, lease, last)
-        self.end_if_due()
+        (status,) = self.run("run", self.draw_top(data), runner, lease, last, int(can_tell))
+        if can_tell:
+            self.end_if_due()
         if self.ended:
             assert status == -1
             self.lease = None

@@ -46,16 +46,24 @@ class RedisRuns:
         self._followed = followed
         #: In seconds.
         self.lease: float = LEASE
+        # Since when each part of Redis answers.
+        self._answers_since: dict[int, float] = {}
 
     async def begin(self, topic: str, runner: str, last: bytes) -> None:
         """See :meth:`sse_asgi.hub.RunLog.begin_run`."""
-        arguments = (runner, self._milliseconds, last)
-        call = self._link.start(partial(self._script.run, "run", topic, arguments))
-        _, status = await call.result()
+        _, status = await self._link.start(partial(self._begin, topic, runner, last)).result()
         if status == -1:
             raise TopicEndedError(f"the topic {topic!r:.80} has ended")
         if status == -2:
             raise TopicRunningError(f"the topic {topic!r:.80} has a run")
+
+    async def _begin(self, topic: str, runner: str, last: bytes, client: Client) -> list[int]:
+        """Make a runner that of a topic, which ends if it has one that has died."""
+        part = self._part(topic)
+        arguments = (runner, self._milliseconds, last, int(self._can_tell(part)))
+        reply = await self._script.run("run", topic, arguments, client)
+        self._answers(part)  # and from now on it is watched
+        return reply
 
     async def renew(self, runners: Mapping[str, str]) -> Collection[str]:
         """See :meth:`sse_asgi.hub.RunLog.renew_runs`."""
@@ -85,24 +93,47 @@ class RedisRuns:
                 lost += [topic for topic, (_, status) in replies.items() if not int(status)]
 
     async def watch(self) -> None:
-        """End the topics that are followed and whose runner has died, again and again.
+        """End the topics that are followed and whose runner has died, again and again."""
+        try:
+            while True:
+                parts = {self._part(topic) for topic in self._followed}
+                # At the same time: shards that can't be reached must not hold up the others.
+                async with anyio.create_task_group() as tasks:
+                    for part in parts | {0} | self._answers_since.keys():
+                        tasks.start_soon(self._look, part)
+                await anyio.sleep(self.lease / LOOKS)
+        finally:  # the client is lost
+            self._answers_since.clear()
 
-        The first time is later than a lease: if Redis was away, each runner may renew it first.
+    async def _look(self, part: int) -> None:
+        """End the topics of a part whose leases have ended, if they can be told from others."""
+        shards = {self._keys.shard(topic) for topic in self._followed}
+        if not self._link.is_single or not shards:
+            shards = {part}
+        try:
+            for shard in shards:
+                topics = await self._link.start(partial(self._ended, shard)).result()
+                self._answers(part)
+                for topic in topics if self._can_tell(part) else ():
+                    await self._link.start(partial(self._script.run, "expire", topic, ())).result()
+        except HubError:
+            self._answers_since.pop(part, None)
+
+    def _part(self, topic: str) -> int:
+        """Return the part of Redis that has a topic: its shard, or 0 if all are on one server."""
+        return 0 if self._link.is_single else self._keys.shard(topic)
+
+    def _answers(self, part: int) -> None:
+        """Note that a part of Redis answers."""
+        self._answers_since.setdefault(part, anyio.current_time())
+
+    def _can_tell(self, part: int) -> bool:
+        """Return whether a runner whose lease has ended is dead.
+
+        If its part of Redis was away, it had no time to renew it.
         """
-        await anyio.sleep(self.lease)
-        while True:
-            # At the same time: shards that can't be reached must not hold up the others.
-            async with anyio.create_task_group() as tasks:
-                for shard in {self._keys.shard(topic) for topic in self._followed}:
-                    tasks.start_soon(self._end_shard, shard)
-            await anyio.sleep(self.lease / LOOKS)
-
-    async def _end_shard(self, shard: int) -> None:
-        """End the topics of a shard whose leases have ended."""
-        with suppress(HubError):
-            topics = await self._link.start(partial(self._ended, shard)).result()
-            for topic in topics:
-                await self._link.start(partial(self._script.run, "expire", topic, ())).result()
+        since = self._answers_since.get(part, math.inf)
+        return anyio.current_time() - since >= self.lease
 
     async def _ended(self, shard: int, client: Client) -> list[str]:
         """Return the topics of a shard whose leases have ended."""

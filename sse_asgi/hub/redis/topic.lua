@@ -358,8 +358,11 @@ local function expire()
 end
 
 -- Make a runner that of the topic. Return 1; -1: the topic has ended; -2: it has another runner.
-local function run(runner, milliseconds, event)
-  expire()
+-- If the caller can tell that a runner whose lease has ended is dead, the topic of such a one ends.
+local function run(runner, milliseconds, event, can_tell)
+  if can_tell then
+    expire()
+  end
   local found = notes()['@']
   if has_ended() then
     return -1
@@ -398,7 +401,7 @@ elseif operation == 'read' then
 else
   local status = 0
   if operation == 'run' then
-    status = run(ARGV[10], tonumber(ARGV[11]), ARGV[12])
+    status = run(ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13] == '1')
   elseif operation == 'renew' then
     status = renew(ARGV[10], tonumber(ARGV[11]))
   else

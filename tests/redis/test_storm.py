@@ -1,0 +1,23 @@
+"""Runs, endings and kicks, while nodes and Redis are killed: see storm.py, which does it longer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from .storm import storm
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_a_storm(record_property: Callable[[str, object], None]) -> None:
+    """Nothing is lost, nothing comes twice, each run ends or goes on, and presence is right."""
+    world = storm(random.randrange(2**32))
+    record_property("summary", world.summary())
+    print(world.summary())
+    assert (dict(world.faults), world.details) == ({}, [])
+    assert world.done["deliveries"] > world.done["events"] > 0
+    assert world.done["runs that go on"] > 0
+    assert world.done["status 204 of a stream"] > 0
