@@ -14,6 +14,7 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
+from sse_asgi import HTTPError, current_thread_limiter
 from sse_asgi.hub import Hub, HubClosedError, HubError, MemoryLog, TopicEndedError
 from sse_asgi.testing import connect
 
@@ -59,7 +60,7 @@ async def test_leaving_the_hub_waits_for_its_sources() -> None:
 
 
 @on_mock_clock
-async def test_a_source_that_does_not_end_holds_nobody_up_for_ever() -> None:
+async def test_the_hub_waits_for_what_a_source_shields() -> None:
     began = trio.current_time()
 
     async def source() -> AsyncIterator[str]:
@@ -329,3 +330,35 @@ async def test_an_end_reaches_those_who_wait(hub: Hub) -> None:
         for each in (stream, second):
             assert await receive(each, 1) == ["a"]
             assert await end_of(each) == "finished"
+
+
+async def test_a_run_that_is_stopped_before_its_first_step(hub: Hub) -> None:
+    answer = Answer("a", at_once=True)
+    run = await hub.run("t", answer())
+    run.stop()
+    assert await reason_of(run) == "stopped"
+    assert not answer.begun.is_set()
+
+
+async def test_no_thread_is_left(hub: Hub) -> None:
+    """The source is closed all the same."""
+    closed: list[bool] = []
+
+    class Source:
+        def __iter__(self) -> Any:
+            raise AssertionError
+
+        def close(self) -> None:
+            closed.append(True)
+
+    limiter = current_thread_limiter()
+    before, limiter.total_tokens = limiter.total_tokens, 0
+    try:
+        with pytest.raises(HTTPError):
+            await hub.run("t", Source())
+    finally:
+        limiter.total_tokens = before
+    assert not await hub.stop("t")
+    with anyio.fail_after(10):
+        while not closed:
+            await anyio.sleep(0.001)

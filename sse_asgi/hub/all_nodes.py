@@ -128,7 +128,8 @@ class AllNodes:
 
         A topic has one run, on all nodes together. If the process dies, or can't reach the log for
         15 seconds while other nodes can, one of them ends the topic: within 20 seconds, if it has
-        subscribers there. While no node can reach the log, the run waits.
+        subscribers there, and has been connected for so long. While no node can reach the log, the
+        run waits.
 
         :param topic: the topic. It may have events already.
         :param source: an async iterable of event-likes without ids, such as an async generator. A

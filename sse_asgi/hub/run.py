@@ -62,7 +62,8 @@ class Run:
 
     __slots__ = (
         "_cleanup", "_ended", "_ending", "_error", "_frames", "_log", "_number", "_on_end",
-        "_reason", "_runtime", "_scope", "_source", "_traceback", "_wanted", "runner", "topic",
+        "_reason", "_runtime", "_scope", "_source", "_traceback", "_waits", "_wanted", "runner",
+        "topic",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,7 @@ class Run:
         self._frames = frames
         self._on_end = on_end
         self._number = 0
+        self._waits = False
         self._error: BaseException | None = None
         self._traceback: TracebackType | None = None
         self._reason: RunReason | None = None
@@ -259,7 +261,7 @@ class Run:
 
         :returns: ``None``: the topic has ended, and its log knows why.
         """
-        while True:
+        while not self._scope.cancel_called:  # it may be stopped before the first step
             try:
                 event = await self._source.step()
             except StopAsyncIteration:
@@ -269,6 +271,7 @@ class Run:
                     return None
             except _ClosedError:
                 return "interrupted"
+        return self._wanted
 
     async def _publish(self, body: bytes) -> Position | bool | None:
         self._number += 1
@@ -287,6 +290,13 @@ class Run:
             )
         except (TopicEndedError, TopicRunningError):
             return False
+        except HubClosedError:
+            raise
+        except HubError as exc:
+            if not self._waits:
+                logger.warning("a run waits for its log, in the topic %.80r: %s", self.topic, exc)
+            self._waits = True
+            raise
 
     async def _end_topic(self, reason: RunReason | None) -> RunReason | None:
         """End the topic, unless it has ended, and return why it has.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 from contextlib import suppress
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, cast, get_args
 import anyio
 
 from ..encoder import encode
-from ..errors import HubClosedError, HubError, TopicEndedError, TopicRunningError
+from ..errors import HTTPError, HubClosedError, HubError, TopicEndedError, TopicRunningError
 from ..runtime import current
 from ..runtime.detached import DetachedTask
-from ..source import open_source
+from ..source import discard, open_source
 from .names import check_topic
-from .run import Run, RunReason, close_source
+from .run import CLEANUP, Run, RunReason, close_source
 from .run_log import ANY_RUNNER
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .run import Readable
 
 __all__ = ["Runs"]
+
+logger: logging.Logger = logging.getLogger("sse_asgi")
 
 #: How often a lease is renewed while it lasts.
 RENEWALS = 5
@@ -58,7 +61,11 @@ class Runs:
 
     async def begin(self, topic: str, source: object) -> Run:
         """Begin a run. The source is closed if that fails."""
-        opened = open_source(source)
+        try:
+            opened = open_source(source)
+        except HTTPError:  # all threads for sync iterables are busy
+            await discard(source, CLEANUP)
+            raise
         try:
             check_topic(topic)
             self.check()
@@ -139,10 +146,16 @@ class Runs:
             while self._running:
                 await anyio.sleep(self._log.lease / RENEWALS)
                 runners = {topic: run.runner for topic, run in self._running.items()}
-                with suppress(HubError):
-                    for topic in await self._log.renew_runs(runners):
-                        run = self._running.get(topic)
-                        if run is not None and run.runner == runners[topic]:
-                            run.end(None)
+                try:
+                    lost = await self._log.renew_runs(runners)
+                except HubError:
+                    continue
+                except Exception:
+                    logger.exception("a log can't renew the leases of runs")
+                    continue
+                for topic in lost:
+                    run = self._running.get(topic)
+                    if run is not None and run.runner == runners[topic]:
+                        run.end(None)
         finally:
             self._renewing = None
