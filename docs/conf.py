@@ -22,6 +22,9 @@ python_maximum_signature_line_length = 88
 nitpick_ignore_regex = [
     ("py:.*", r"(?!sse_asgi\.)\w+\..*"),
     # And names that only type checkers need.
-    ("py:class", r"sse_asgi\.event\.DataT_co|ContentStream|BackgroundTask|Policy|_HasSet"),
+    (
+        "py:class",
+        r"sse_asgi\.event\.DataT_co|ContentStream|BackgroundTask|Policy|_HasSet|SharesPlaces",
+    ),
     ("py:class", "AbstractAsyncContextManager"),
 ]

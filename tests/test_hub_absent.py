@@ -9,10 +9,14 @@ from typing import Any
 import anyio
 import pytest
 import trio
+from anyio.lowlevel import checkpoint
 
+from sse_asgi import sse_app
 from sse_asgi.hub import Hub, MemoryLog
 from sse_asgi.testing import connect
 
+from .hub_ends import until_begun
+from .plain import Plain
 from .streams import on_mock_clock
 from .test_hub import back, gap, nothing_more, receive, stream_of
 
@@ -155,3 +159,18 @@ async def test_a_topic_that_stays_away() -> None:
     await hub.publish("b", "1")
     async with connect(stream_of(hub, "a", "b"), headers=back(event.id)) as stream:
         assert await receive(stream, 1) == ["1"]
+
+
+async def test_the_id_of_an_event_that_is_passed_on_without_waking_a_task() -> None:
+    """There is no task then, and one of the topics does not exist yet."""
+    hub = Hub()
+    async with Plain(sse_app(lambda: hub.subscribe("a", "b"))) as server:
+        await until_begun(hub, "a")
+        for number in range(3):
+            for _ in range(10):
+                await checkpoint()
+            await hub.publish("a", str(number))
+        await server.has(b"data: 2")
+        assert [line for line in server.body.split(b"\n") if line.startswith(b"data: ")] == [
+            b"data: 0", b"data: 1", b"data: 2",
+        ]  # fmt: skip
