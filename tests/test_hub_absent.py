@@ -9,15 +9,13 @@ from typing import Any
 import anyio
 import pytest
 import trio
-from anyio.lowlevel import checkpoint
 
-from sse_asgi import sse_app
 from sse_asgi.hub import Hub, MemoryLog
 from sse_asgi.testing import connect
 
+from .at_once import Cycle
 from .hub_ends import until_begun
-from .plain import Plain
-from .streams import on_mock_clock
+from .streams import http_scope, on_mock_clock
 from .test_hub import back, gap, nothing_more, receive, stream_of
 
 pytestmark = pytest.mark.anyio
@@ -161,16 +159,20 @@ async def test_a_topic_that_stays_away() -> None:
         assert await receive(stream, 1) == ["1"]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_id_of_an_event_that_is_passed_on_without_waking_a_task() -> None:
     """There is no task then, and one of the topics does not exist yet."""
-    hub = Hub()
-    async with Plain(sse_app(lambda: hub.subscribe("a", "b"))) as server:
+    hub, cycle = Hub(), Cycle()
+    app: Any = stream_of(hub, "a", "b")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, http_scope(), cycle.receive, cycle.send)
         await until_begun(hub, "a")
         for number in range(3):
-            for _ in range(10):
-                await checkpoint()
             await hub.publish("a", str(number))
-        await server.has(b"data: 2")
-        assert [line for line in server.body.split(b"\n") if line.startswith(b"data: ")] == [
-            b"data: 0", b"data: 1", b"data: 2",
-        ]  # fmt: skip
+            await anyio.sleep(0.001)
+        with anyio.fail_after(10):
+            await cycle.has(b"data: 2")
+        cycle.disconnect()
+    lines = cycle.body.splitlines()
+    assert [line for line in lines if b"data" in line] == [b"data: 0", b"data: 1", b"data: 2"]
+    assert all(line.count(b".") == 1 for line in lines if b"id" in line)
