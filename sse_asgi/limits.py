@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .errors import unavailable
@@ -154,5 +153,7 @@ class Limit:
         """Return what the log calls the places of a key, which may be long."""
         if not isinstance(key, (str, int)):
             raise TypeError(f"the key of a Limit with a hub must be a str or int, not {key!r:.80}")
+        from hashlib import blake2b  # slow to import, and few ask
+
         text = f"{type(key).__name__} {self._name} {key}"
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -50,8 +50,8 @@ class Beginning:
     """
 
     __slots__ = (
-        "_may_name_gone", "_positions", "_topics", "entered", "last_event_id", "matching", "starts",
-        "unsettled",
+        "_may_look", "_may_name_gone", "_positions", "_topics", "entered", "last_event_id",
+        "matching", "starts", "unsettled",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class Beginning:
         self._positions = None if last_event_id is None else parse(last_event_id)
         # With a pattern, the id may have positions in topics that no longer exist.
         self._may_name_gone = last_event_id is not None and matching is not None
+        self._may_look = self._may_name_gone
         self.starts: Mapping[str, Start] = starts
         self.matching: Start | None = matching
         #: Whether the subscription has entered its topics.
@@ -90,11 +91,21 @@ class Beginning:
         checks = {given.offset: check}
         return Page(window.epoch, window.first, window.last, (), checks, window.ended)
 
-    async def page(self, cursor: Cursor, start: Start, read: Read) -> Page | None:
-        """Return how far the log of a topic reaches, and what it needs to compare the check.
+    async def pages(self, read: Read) -> list[Found] | None:
+        """Return how far the logs reach of the topics in which there is no position yet.
 
-        :param read: reads the log; ``None``: the subscription is closed.
+        :param read: reads a log; ``None``: the subscription is closed.
         """
+        found: list[Found] = []
+        for cursor, start in tuple(self.unsettled):
+            page = await self._page(cursor, start, read)
+            if page is None:
+                return None
+            found.append((cursor, start, page))
+        return found
+
+    async def _page(self, cursor: Cursor, start: Start, read: Read) -> Page | None:
+        """Return how far the log of a topic reaches, and what it needs to compare the check."""
         page = self.at_hand(cursor, start) or await read(cursor, None, 0)
         window = cursor.channel.window
         if page is None or window is None:
@@ -106,6 +117,22 @@ class Beginning:
         is_in_window = window.first - 1 <= given.offset <= page.last
         return await read(cursor, given.offset, 0) if is_in_window else page
 
+    def looks_again(self, found: Sequence[Found]) -> bool:
+        """Return whether the log has to look for topics again, once, before cursors are placed.
+
+        The id has positions in topics that were not found, and one of them may be new: another node
+        knows of it, and this one does not yet.
+        """
+        looks = self._may_look and self._positions is not None and self._has_unknown(found)
+        self._may_look = False
+        return looks
+
+    def _has_unknown(self, found: Sequence[Found]) -> bool:
+        """Return whether the id has positions in topics that were not found."""
+        known = {page.epoch for _, _, page in found}
+        known |= {page.absence.epoch for _, _, page in found if page.absence is not None}
+        return self._positions is None or not self._positions.keys() <= known
+
     def settle(self, found: Sequence[Found]) -> tuple[list[tuple[Cursor, Page]], bool]:
         """Give cursors their positions.
 
@@ -114,9 +141,7 @@ class Beginning:
             has positions in topics that no longer exist.
         """
         del self.unsettled[: len(found)]
-        known = {page.epoch for _, _, page in found}
-        known |= {page.absence.epoch for _, _, page in found if page.absence is not None}
-        unknown = self._positions is None or not self._positions.keys() <= known
+        unknown = self._has_unknown(found)
         for cursor, start, page in found:
             self._place(cursor, start, page, unknown)
         missing = [(cursor, page) for cursor, _, page in found if not cursor.continues(page)]

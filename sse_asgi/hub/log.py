@@ -304,7 +304,10 @@ class Log(Protocol):
         ...
 
     async def follow_topics(self) -> None:
-        """Look up all topics, for :meth:`topics`, and from now on call ``created`` for new ones."""
+        """Look up all topics, for :meth:`topics`, and from now on call ``created`` for new ones.
+
+        If they are followed already, call it for those that are new until now.
+        """
         ...
 
     def follow(self, topic: str, after: Position) -> None:

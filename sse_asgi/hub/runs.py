@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast, get_args
 
@@ -70,7 +70,7 @@ class Runs:
             check_topic(topic)
             self.check()
             self._affinity.use()
-            runner = secrets.token_hex(8)
+            runner = os.urandom(8).hex()
             await self._log.begin_run(topic, runner, self._frames["interrupted"])
             try:
                 self._affinity.use()  # it may have been closed meanwhile

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ..types import EventLike, FrameReceiver
-    from .beginning import Found, Start
+    from .beginning import Start
     from .log import Page, Record
     from .registry import Registry
 
@@ -288,12 +288,11 @@ class Subscription(AsyncIterator[bytes]):
             await self._enter(beginning)
             if self._over:
                 return None
-        found: list[Found] = []
-        for cursor, start in tuple(beginning.unsettled):
-            page = await beginning.page(cursor, start, self._read)
-            if page is None:
-                return None
-            found.append((cursor, start, page))
+        if (found := await beginning.pages(self._read)) is None:
+            return None
+        if beginning.looks_again(found):
+            await self._retry(partial(self._registry.find, self.patterns))
+            return None
         missing, gone = beginning.settle(found)
         for cursor, _, _ in found:
             self._mark(cursor)

@@ -93,7 +93,6 @@ async def test_many_topics(new_hub: Callable[..., Hub]) -> None:
             await there.publish(topic, topic)
 
 
-@pytest.mark.xfail(reason="a node takes a topic that it does not know yet for one that is gone")
 async def test_a_client_with_a_pattern_comes_to_a_node_that_does_not_know_a_new_topic(
     new_hub: Callable[..., Hub],
 ) -> None:

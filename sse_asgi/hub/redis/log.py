@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisLog"]
 
+#: How often it is looked for new topics that readers have not brought yet, at most, in seconds.
+LOOK = 1.0
+
 #: The arguments of :meth:`RedisLog.read`.
 _Question: TypeAlias = tuple[str, "int | None", int]
 
@@ -113,6 +116,7 @@ class RedisLog:
         self._names: dict[str, None] | None = None
         self._name_streams: dict[int, NamesStream] = {}
         self._naming = anyio.Lock()
+        self._looked_at = -math.inf
         # The client, and the task group that is cancelled when it is lost.
         self._session: tuple[Client, TaskGroup] | None = None
         self._readers: list[Reader] = []
@@ -204,8 +208,10 @@ class RedisLog:
 
     async def follow_topics(self) -> None:
         """See :meth:`sse_asgi.hub.Log.follow_topics`."""
+        asked_at = anyio.current_time()
         async with self._naming:
             if self._names is not None:
+                await self._look_for_topics(asked_at)
                 return
             names: dict[str, None] = {}
             streams = [NamesStream(self, names, shard) for shard in range(self.keys.shards)]
@@ -215,6 +221,15 @@ class RedisLog:
             for shard, stream in enumerate(streams):
                 self._name_streams[shard] = stream
                 self.assign(shard, stream)
+
+    async def _look_for_topics(self, asked_at: float) -> None:
+        """Read the names that came until now, for all who have asked meanwhile, once a second."""
+        if asked_at <= self._looked_at:
+            return
+        await anyio.sleep(max(0.0, self._looked_at + LOOK - anyio.current_time()))
+        self._looked_at = anyio.current_time()
+        for stream in tuple(self._name_streams.values()):
+            await self.load(stream)
 
     def follow(self, topic: str, after: Position) -> None:
         """See :meth:`sse_asgi.hub.Log.follow`."""
