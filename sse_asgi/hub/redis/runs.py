@@ -96,12 +96,12 @@ class RedisRuns:
         """End the topics that are followed and whose runner has died, again and again."""
         try:
             while True:
+                await anyio.sleep(self.lease / LOOKS)
                 parts = {self._part(topic) for topic in self._followed}
                 # At the same time: shards that can't be reached must not hold up the others.
                 async with anyio.create_task_group() as tasks:
-                    for part in parts | {0} | self._answers_since.keys():
+                    for part in parts | self._answers_since.keys():
                         tasks.start_soon(self._look, part)
-                await anyio.sleep(self.lease / LOOKS)
         finally:  # the client is lost
             self._answers_since.clear()
 
