@@ -374,19 +374,19 @@ def status() -> dict[str, Any]:
     }
 
 
-def print_summary(at_exit: bool = False) -> None:
-    """Say what there has been, when the last stream and the lifespan are over: hypercorn ends the
-    lifespan while streams that it has cancelled are still being closed.
+def print_summary() -> None:
+    """Say what there has been, when the lifespan is over, and again when each stream that is left
+    then is. hypercorn ends the lifespan while streams that it has cancelled are still being closed,
+    and granian may leave some.
     """
-    if at_exit or sum(running.values()) == 0:
-        total = Counter(what for notes in history.values() for what in notes)
-        # In one piece, as there may be several processes.
-        sys.stdout.write(f"summary of {os.getpid()} {json.dumps(total)}\n")
-        sys.stdout.flush()
+    total = Counter(what for notes in history.values() for what in notes)
+    # In one piece, as there may be several processes.
+    sys.stdout.write(f"summary of {os.getpid()} {json.dumps(total)}\n")
+    sys.stdout.flush()
 
 
 if "daphne" in sys.modules:  # it has no lifespan
-    atexit.register(print_summary, at_exit=True)
+    atexit.register(print_summary)
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
