@@ -54,7 +54,7 @@ def back(last_event_id: str) -> dict[str, str]:
 
 async def receive(stream: Connection, count: int) -> list[str]:
     """The data of the next events."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         return [(await stream.receive()).data for _ in range(count)]
 
 
