@@ -75,12 +75,15 @@ class TopicStream:
             self.move(newest)
             top = Top(*newest, check)
             self._log.script.learn(self._topic, top)
-            first = self._log.keys.entry(records[0].position)
-            absence = self._log.absence(self._topic, first.generation // 1000)
-            if before.generation or self._begins(before, absence):
+            if before.generation or self._is_of_first_epoch(before, records[0]):
                 self._log.deliver(self._topic, records)
             else:
                 self._log.renew(self._topic, self._log.keys.position(self._topic, top))
+
+    def _is_of_first_epoch(self, before: Entry, first: Record) -> bool:
+        """Return whether an event is of the first epoch after a moment of absence."""
+        created = self._log.keys.entry(first.position).generation // 1000
+        return self._begins(before, self._log.absence(self._topic, created))
 
     def see(self, page: Page) -> None:
         """Move to the end of the topic if it has begun a new epoch, or does not exist any more.
