@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from sse_asgi.hub import Hub, HubClosedError, HubError, TopicEndedError, TopicRunningError
+from sse_asgi.hub import Hub, HubError, TopicEndedError, TopicRunningError
 from sse_asgi.hub.redis import RedisLog, runs
 from sse_asgi.hub.redis.link import Call
 from sse_asgi.testing import connect
@@ -22,6 +22,7 @@ from ..test_answers import Answers
 from ..test_hub import back, receive, stream_of
 from .faulty_proxy import FaultyProxy
 from .servers import Cluster, RedisServer
+from .test_presence import die
 
 pytestmark = [
     pytest.mark.anyio,
@@ -63,18 +64,6 @@ class TestOnACluster(Runs):
         return lambda **options: Hub(RedisLog(cluster.url, prefix=prefix, **options))
 
 
-def dies(hub: Hub) -> None:
-    """Let a hub do nothing any more, as if its process had died."""
-
-    def gone(command: object) -> object:
-        call: Call[Any] = Call()
-        call.fail(HubClosedError("it has died"))
-        return call
-
-    log: Any = hub._log
-    log._link.start = gone
-
-
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("is_quiet", [True, False])
 async def test_a_node_that_dies(new_hub: NewHub, is_quiet: bool) -> None:
@@ -87,7 +76,7 @@ async def test_a_node_that_dies(new_hub: NewHub, is_quiet: bool) -> None:
                 answer.allow()
             async with connect(stream_of(other, "t", history=10)) as stream:
                 assert await receive(stream, 1) == ["a"]
-                dies(hub)
+                die(hub)
                 assert await end_of(stream) == "interrupted"
             if not is_quiet:
                 answer.allow()  # it can't tell any more
@@ -109,7 +98,7 @@ async def test_a_node_dies_and_nobody_listens(new_hub: NewHub) -> None:
             await hub.run("t", forever(Answer()))
             async with connect(stream_of(hub, "t", history=10)) as stream:
                 assert await receive(stream, 1) == ["a"]
-            dies(hub)
+            die(hub)
         with anyio.fail_after(DEADLINE), pytest.raises(TopicEndedError):
             while True:  # until this node can tell that the other one is dead
                 with contextlib.suppress(TopicRunningError):
@@ -160,7 +149,7 @@ async def test_who_was_taken_for_dead_can_say_nothing_more(new_hub: NewHub) -> N
         async with connect(stream_of(other, "t", history=10)) as stream:
             assert await receive(stream, 1) == ["a"]
             start = log._link.start
-            dies(hub)
+            die(hub)
             hub._runs._renewing.cancel()  # type: ignore[union-attr]
             assert await end_of(stream) == "interrupted"
         log._link.start = start
@@ -296,53 +285,49 @@ async def test_what_is_in_redis_afterwards(server: RedisServer) -> None:
     assert not [key for key in server.command("KEYS", "*") if key.endswith(":runs")]
 
 
+@contextlib.asynccontextmanager
+async def run_node(server: RedisServer) -> AsyncIterator[Any]:
+    """Another process, which runs a source."""
+    command = [sys.executable, "-m", "tests.redis.run_node", server.url, "2.0"]
+    process = await anyio.open_process(command, stderr=None)
+    try:
+        assert process.stdout is not None
+        with anyio.fail_after(DEADLINE):
+            assert (await process.stdout.receive()).startswith(b"ready")
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.aclose()
+
+
 @pytest.mark.usefixtures("short")
 async def test_a_process_that_is_killed(server: RedisServer) -> None:
-    command = [sys.executable, "-m", "tests.redis.run_node", server.url, "2.0"]
-    async with Hub(RedisLog(server.url)) as hub:
-        process = await anyio.open_process(command, stderr=None)
-        try:
-            assert process.stdout is not None
+    async with Hub(RedisLog(server.url)) as hub, run_node(server) as process:
+        async with connect(stream_of(hub, "t", history=10_000)) as stream:
+            assert await receive(stream, 5) == list("01234")
+            process.kill()
             with anyio.fail_after(DEADLINE):
-                assert (await process.stdout.receive()).startswith(b"ready")
-            async with connect(stream_of(hub, "t", history=10_000)) as stream:
-                assert await receive(stream, 5) == list("01234")
-                process.kill()
-                with anyio.fail_after(DEADLINE):
-                    events = [event async for event in stream]
-                numbers = [int(event.data) for event in events[:-1]]
-                assert numbers == list(range(5, 5 + len(numbers)))
-                assert (events[-1].event, events[-1].data) == ("end", '{"reason":"interrupted"}')
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.aclose()
+                events = [event async for event in stream]
+            numbers = [int(event.data) for event in events[:-1]]
+            assert numbers == list(range(5, 5 + len(numbers)))
+            assert (events[-1].event, events[-1].data) == ("end", '{"reason":"interrupted"}')
 
 
 @pytest.mark.usefixtures("short")
 async def test_a_process_that_was_stopped(server: RedisServer) -> None:
     """It goes on after its topic was ended, and ends by itself."""
-    command = [sys.executable, "-m", "tests.redis.run_node", server.url, "2.0"]
-    async with Hub(RedisLog(server.url)) as hub:
-        process = await anyio.open_process(command, stderr=None)
-        try:
-            assert process.stdout is not None
+    async with Hub(RedisLog(server.url)) as hub, run_node(server) as process:
+        async with connect(stream_of(hub, "t", history=10_000)) as stream:
+            assert await receive(stream, 1) == ["0"]
+            process.send_signal(signal.SIGSTOP)
             with anyio.fail_after(DEADLINE):
-                assert (await process.stdout.receive()).startswith(b"ready")
-            async with connect(stream_of(hub, "t", history=10_000)) as stream:
-                assert await receive(stream, 1) == ["0"]
-                process.send_signal(signal.SIGSTOP)
-                with anyio.fail_after(DEADLINE):
-                    events = [event async for event in stream]
-                assert (events[-1].event, events[-1].data) == ("end", '{"reason":"interrupted"}')
-            process.send_signal(signal.SIGCONT)
-            with anyio.fail_after(DEADLINE):
-                assert await process.wait() == 0
-            assert await hub.position("t") == stream.last_event_id
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.aclose()
+                events = [event async for event in stream]
+            assert (events[-1].event, events[-1].data) == ("end", '{"reason":"interrupted"}')
+        process.send_signal(signal.SIGCONT)
+        with anyio.fail_after(DEADLINE):
+            assert await process.wait() == 0
+        assert await hub.position("t") == stream.last_event_id
 
 
 class TestAnswers(Answers):
