@@ -8,6 +8,7 @@ trio.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
+import trio.testing
 
 from sse_asgi import CloseReason, CloseReport, Shutdown, sse_app
 
@@ -549,6 +551,67 @@ def test_waits_that_end_by_themselves_are_no_interruption(
     check(ended, how, caplog)
     assert ended.took < 4
     steps.check("shielded", "cleaned up")
+
+
+class JumpingClock(trio.abc.Clock):
+    """Stands still, but jumps when trio has looked at it so many times."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.looks = math.inf
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        self.looks -= 1
+        if self.looks < 0:
+            self.looks, self.now = math.inf, self.now + 1
+        return self.now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return 0 if deadline <= self.now else 0.001
+
+
+def interrupt_at_a_timeout(clock: JumpingClock, looks: int) -> Steps:
+    """Have a client leave, and the timeout of the source come when trio has looked so often."""
+    steps = Steps()
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "a"
+                await anyio.sleep(0.5)
+        finally:
+            steps("cleaned up")
+
+    async def main() -> None:
+        async def receive() -> Any:
+            await trio.testing.wait_all_tasks_blocked()
+            clock.looks = looks
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            await anyio.lowlevel.checkpoint()
+
+        await sse_app(source, ping=None)(http_scope(), receive, send)
+
+    trio.run(main, clock=clock)
+    return steps
+
+
+@pytest.mark.parametrize("time", range(5))  # trio runs its tasks in any order
+def test_a_timeout_may_come_at_the_moment_of_the_interruption(
+    time: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before and after each step of it. The source does not go on."""
+    for looks in range(1000):
+        clock = JumpingClock()
+        interrupt_at_a_timeout(clock, looks).check("cleaned up")
+        assert caplog.records == []
+        if clock.looks < math.inf:  # all was over before
+            break
+    assert 5 < looks < 999
 
 
 # -- a source that yields while it is closed -------------------------------------------------------

@@ -138,7 +138,7 @@ class Interruption:
     def _note_groups(self) -> None:
         """Note the task groups of the source that an interruption reaches where it waits now."""
         runtime, task = self._runtime, self._task
-        inside = runtime.whose(self.cleanup, task) is Whose.INSIDE
+        inside = self._whose() is Whose.INSIDE
         groups = [] if inside else runtime.groups(task)
         self._groups = [group for group in groups if not runtime.has_ended(group)]
 
@@ -187,10 +187,12 @@ class Interruption:
         error: Any = getattr(value, "error", None)
         cancels = self._pump.waited and isinstance(error, self._runtime.cancelled)
         if cancels:
-            whose = self._runtime.whose(self.cleanup, self._task)
+            whose = self._whose()
             self.entered = self._life.closing and whose is not Whose.INSIDE
             if self.entered and whose is Whose.OUTSIDE:
                 self.cleanup.shield = True  # before trio looks at it, which it may do very early
+                if self._whose() is not Whose.OUTSIDE:
+                    self.cleanup.shield = False  # trio has seen the deadline of a scope within
         try:
             if not isinstance(value, Thrown):
                 trap = running.send(value)
@@ -205,6 +207,10 @@ class Interruption:
         if cancels and self._pump.waited:  # in the same step
             self._source_waits_again()
         return trap
+
+    def _whose(self) -> Whose:
+        """Return who has cancelled the source, in the moment before it learns that."""
+        return self._runtime.whose(self.cleanup, self._task)
 
     def _source_waits_again(self) -> None:
         """See whether what a cancelled source waits for is its cleanup."""
