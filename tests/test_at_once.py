@@ -380,7 +380,7 @@ async def test_a_stream_is_not_older_than_it_may_be_for_a_client_that_does_not_r
         lambda: recorder.source("a"),
         ping=0.02,
         send_timeout=None,
-        max_lifetime=0.1,
+        max_lifetime=0.5,
         cleanup_timeout=0.1,
         on_close=recorder.on_close,
     )

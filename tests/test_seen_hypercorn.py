@@ -87,7 +87,7 @@ async def test_the_start_of_the_response_is_interrupted(ends: str, anyio_backend
         shutdown=shutdown,
         cleanup_timeout=0.05,
         send_timeout=None,
-        max_lifetime=0.05 if "lifetime" in ends else None,
+        max_lifetime=0.3 if "lifetime" in ends else None,
     )
 
     async def app(*args: Any) -> None:
