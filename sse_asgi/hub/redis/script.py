@@ -33,6 +33,7 @@ REMEMBERED = 10_000
 
 #: How an array (0xDD) and a string (0xDB) begin in MessagePack: with the number of items or bytes.
 _begin = struct.Struct(">BI").pack
+#: The empty string, in its short form.
 _EMPTY = b"\xa0"
 
 #: Removes a name if its topic does not exist. Otherwise the name moves to the end of the stream. A
@@ -194,7 +195,7 @@ def _packed(values: Sequence[Sequence[Any]]) -> bytes:
     for arguments in values:
         append(_begin(0xDD, len(arguments)))
         for value in arguments:
-            if value == "":  # most are
+            if type(value) is str and not value:  # most are
                 append(_EMPTY)
                 continue
             text = value if type(value) is bytes else str(value).encode()
