@@ -84,7 +84,7 @@ class Plain:
             while wanted not in self.body:
                 await anyio.sleep(0.001)
 
-    async def is_stuck(self) -> None:
+    async def gets_stuck(self) -> None:
         """Wait until a message is not taken."""
         with anyio.fail_after(20):
             await self.waits.wait()

@@ -108,7 +108,7 @@ async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
 async def test_a_disconnect_is_seen_while_the_watchdog_sends(sends: str) -> None:
     recorder = Talkative()
     async with Plain(app_for(sends, recorder), stuck=SENDS[sends]()) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         server.disconnect()
         await server.returns()
         assert recorder.closed
@@ -125,7 +125,7 @@ async def test_a_drain_is_seen_while_the_watchdog_sends(sends: str, then: str) -
     patience = 0.2 if then == "it does not" else 100
     app = app_for(sends, recorder, shutdown=shutdown, cleanup_timeout=patience)
     async with Plain(app, stuck=SENDS[sends]()) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         shutdown.drain()
         with anyio.fail_after(5):
             while not recorder.closed:
@@ -152,7 +152,7 @@ async def test_a_scope_around_is_seen_while_the_watchdog_sends(sends: str) -> No
     recorder, scope = Talkative(), anyio.CancelScope()
     app = in_a_scope(app_for(sends, recorder), scope)
     async with Plain(app, stuck=SENDS[sends]()) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         scope.cancel()
         await server.returns()
         assert recorder.closed
@@ -166,7 +166,7 @@ async def test_a_scope_around_is_seen_while_the_watchdog_sends(sends: str) -> No
 async def test_a_cancelled_task_is_seen_while_the_watchdog_sends(sends: str) -> None:
     recorder = Talkative()
     async with Plain(app_for(sends, recorder), stuck=SENDS[sends]()) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         server.cancel()
         await server.returns()
         assert recorder.closed
@@ -178,7 +178,7 @@ async def test_the_end_of_its_grace_period_comes_while_the_watchdog_sends(sends:
     recorder, shutdown = Talkative(), Shutdown()
     app = app_for(sends, recorder, shutdown=shutdown, shutdown_grace_period=0.1)
     async with Plain(app, stuck=SENDS[sends]()) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         shutdown.drain()
         await anyio.sleep(0.02)
         assert not recorder.closed
@@ -192,7 +192,7 @@ async def test_max_lifetime_comes_while_the_watchdog_sends(sends: str) -> None:
     recorder = Talkative()
     app = app_for(sends, recorder, max_lifetime=1)  # long after what is sent
     async with Plain(app, stuck=SENDS[sends]()) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         with anyio.fail_after(5):
             while not recorder.closed:
                 await anyio.sleep(0.001)
@@ -211,7 +211,7 @@ async def test_what_receive_raises_comes_while_the_watchdog_sends(sends: str) ->
 
     app = app_for(sends, recorder, cleanup_timeout=0.1)
     async with Plain(app, stuck=SENDS[sends](), receive=receive) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         raises.set()
         await server.returns()
         error = server.error
@@ -295,7 +295,7 @@ async def test_a_disconnect_is_seen_while_the_host_sends() -> None:
         on_close=recorder.on_close,
     )  # fmt: skip
     async with Plain(app, stuck=is_an_event) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         server.disconnect()
         await server.returns()
     assert recorder.report.reason is CloseReason.CLIENT_DISCONNECTED
@@ -309,7 +309,7 @@ async def test_a_scope_around_is_seen_while_the_host_sends() -> None:
         on_close=recorder.on_close,
     )  # fmt: skip
     async with Plain(in_a_scope(app, scope), stuck=is_an_event) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         scope.cancel()
         await server.returns()
         assert not server.complete
@@ -376,7 +376,7 @@ async def test_a_disconnect_that_comes_while_the_last_chunk_is_on_its_way(sent: 
 
     app = sse_app(source, send_timeout=None, cleanup_timeout=0.2, on_close=recorder.on_close)
     async with Plain(app, stuck=is_the_end, receive=receive) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         said.set()
         await anyio.sleep(0.05)
         assert not server.returned
@@ -540,7 +540,7 @@ async def test_the_close_handler_is_told_while_the_watchdog_sends(sends: str) ->
         client_close_handler_callable=handler,
     )  # fmt: skip
     async with Plain(response, stuck=SENDS[sends]()) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         server.disconnect()
         await server.returns()
     assert told.is_set()

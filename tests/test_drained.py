@@ -119,7 +119,7 @@ async def test_a_send_under_way_may_come_to_its_end(stuck_at: int, then: str) ->
         cleanup_timeout=100 if then == "reads on" else 0.1,
     )  # fmt: skip
     async with Plain(app, stuck=stuck) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         shutdown.drain()
         await anyio.sleep(0.02)
         if then == "reads on":
@@ -176,7 +176,7 @@ async def test_the_source_is_not_asked_for_more_when_that_send_has_ended() -> No
         return bool(message.get("body") == b"data: 3\n\n")
 
     async with Plain(app, stuck=stuck) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         shutdown.drain()
         await trio.sleep(3)
         server.resume()
@@ -227,7 +227,7 @@ async def test_an_interrupted_send_that_nobody_knows_about_is_no_clean_end(sends
 
     app = sse_app(source, send_timeout=None, on_close=recorder.on_close)
     async with Plain(app, stuck=stuck) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         server.cancel()
         await server.returns()
         server.resume()

@@ -110,7 +110,7 @@ async def test_while_an_answer_is_not_taken(answer: str) -> None:
 
     app = sse_app(lambda: recorder.source(), send_timeout=None, on_close=recorder.on_close)
     async with Plain(app, receive=receive, stuck=is_the_start) as server:
-        await server.is_stuck()
+        await server.gets_stuck()
         await anyio.sleep(0.05)
         assert receive.calls < 1024 + 20  # so many may come in a row
         receive.gone = True

@@ -204,7 +204,7 @@ def test_an_answer_is_bounded_by_cleanup_timeout_at_a_drain(number: int, at: str
 async def test_a_client_that_leaves_meanwhile_is_seen_at_once(case: Case, at: str) -> None:
     async with Held(case, send_timeout=None, cleanup_timeout=0.2) as app:
         async with Plain(app, method=case.method, stuck=STUCK[at]) as server:
-            await server.is_stuck()
+            await server.gets_stuck()
             server.disconnect()
             await server.returns()
             assert server.error is None
@@ -218,7 +218,7 @@ async def test_a_scope_around_cancels_an_answer(case: Case) -> None:
         async with Plain(
             in_a_scope(app, scope), method=case.method, stuck=STUCK["the start"]
         ) as server:
-            await server.is_stuck()
+            await server.gets_stuck()
             scope.cancel()
             await server.returns()
             assert scope.cancelled_caught
@@ -289,8 +289,8 @@ async def test_answers_that_nobody_reads_take_no_place(case: Case, at: str) -> N
             Plain(app, method=case.method, path="/refused", stuck=STUCK[at]) as first,
             Plain(app, method=case.method, path="/refused", stuck=STUCK[at]) as second,
         ):
-            await first.is_stuck()
-            await second.is_stuck()
+            await first.gets_stuck()
+            await second.gets_stuck()
             assert app.connections == 0
             async with Plain(app) as server:
                 await server.has(b"data: a")
@@ -306,7 +306,7 @@ async def test_an_answer_to_who_comes_while_draining_takes_no_place(method: str)
         full, methods=["GET", "POST"], max_connections=1, shutdown=shutdown, cleanup_timeout=0.2
     )
     async with Plain(app, method="POST", stuck=STUCK["the start"]) as first:
-        await first.is_stuck()
+        await first.gets_stuck()
         assert app.connections == 0
         async with Plain(app, method=method) as second:
             await second.returns()
