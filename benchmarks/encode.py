@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from .peer import Before, Peer
 from .results import Session
-from .servers import Before, Peer
 
 DATA = {"small": "hello", "1 KiB": "x" * 1024, "10 lines": "\n".join(["a line of text"] * 10)}
 

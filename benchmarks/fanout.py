@@ -14,8 +14,9 @@ from .hub import LAST as LAST
 from .hub import Clients as Clients
 from .load import Load
 from .machine import Watch
+from .peer import Peer
 from .results import Session
-from .servers import Peer, serving
+from .servers import serving
 
 CLIENTS = 500
 WARM_UP, SECONDS = 0.7, 1.5

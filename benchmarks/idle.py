@@ -6,8 +6,9 @@ import time
 
 from .load import Load
 from .machine import rss
+from .peer import Peer
 from .results import Session
-from .servers import Peer, serving
+from .servers import serving
 
 CONNECTIONS = 2000
 

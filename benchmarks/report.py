@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .peer import ROOT
 from .results import BASES, BEFORE, Row, from_json, number
-from .servers import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
 IMAGES = PAGE.parent / "images"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from .machine import Shares
-from .servers import ALL, NotThereError, Peer
+from .peer import ALL, NotThereError, Peer
 
 #: Beyond these a figure can't be read: the distance of the samples from their median, as a share
 #: of it; the processor time that others had, on this machine or by the hypervisor, in cores; how

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .load import Load
 from .machine import Watch
+from .peer import Peer
 from .results import Session
-from .servers import Peer, serving
+from .servers import serving
 
 WARM_UP, SECONDS = 0.5, 1.5
 
