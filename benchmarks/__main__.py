@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BESIDE_PEERS = {
     "encode": "encode",
     "stream": "stream",
+    "places": "in_places",
     "fanout": "fanout",
     "idle": "idle",
     "ping": "ping",

@@ -39,11 +39,13 @@ class Peer:
     paths: frozenset[str] = frozenset({"stream", "wait", "events", "idle"})
     #: What stands once in each of its pings, by default a comment; nothing where it has none.
     ping: bytes = b"\n:"
+    #: The module in peers/ that is its server, if it has another name.
+    module: str = ""
 
     @property
     def program(self) -> str:
         """The module in peers/ that is its server."""
-        return self.name
+        return self.module or self.name
 
     @property
     def import_path(self) -> tuple[Path, ...]:

@@ -16,8 +16,9 @@ from .peer import ALL, NotThereError, Peer
 #: busy the load client may be.
 SPREAD, OTHERS, CLIENT = 0.15, 0.2, 0.9
 
-#: What ratios are told to.
-BASES = ("raw", "sse_starlette", "nchan")
+#: What ratios are told to; the second is the first in the same place (in_places.py).
+RAW_THERE = "raw_there"
+BASES = ("raw", RAW_THERE, "sse_starlette", "nchan")
 
 #: Ratios are told to this one too, if it is measured: the library as another checkout has it.
 BEFORE = "before"
@@ -151,11 +152,16 @@ class Session:
         return row
 
     def rounds(
-        self, peers: Iterable[Peer], measure: Measure, rows: Iterable[Row], count: int = 3
+        self,
+        peers: Iterable[Peer],
+        measure: Measure,
+        rows: Iterable[Row],
+        count: int = 3,
+        quick: int = 1,
     ) -> None:
-        """Measure all peers in turn, so many times; then print the rows."""
+        """Measure all peers in turn, so many times (``quick``: in a quick run); print the rows."""
         failed: set[str] = set()
-        for _ in range(self.count or (1 if self.quick else count)):
+        for _ in range(self.count or (quick if self.quick else count)):
             for peer in peers:
                 if peer.name in failed:
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,12 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+from .expressions import better_sse_event
 from .machine import CLIENT_CORE, SERVER_CORE, on_core
-from .peer import CACHE, ROOT, Nchan, Peer, environment_of
+from .peer import CACHE, ROOT, BetterSSE, Nchan, Peer, environment_of
+from .shapes import PLAIN, Shape
 
 
 @dataclass
@@ -30,6 +34,21 @@ class Server:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def worker(self) -> int:
+        """The process that serves: granian has it as a child."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(children[-1]) if children else self.pid
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Go on, and stop again."""
+        os.killpg(self.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(self.pid, signal.SIGSTOP)
 
     @property
     def client_pids(self) -> tuple[int, ...]:
@@ -52,13 +71,31 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(peer: Peer, *, server: str = "uvicorn", ping: float | None = None) -> Iterator[Server]:
-    """Run the server of a peer, on its core."""
+def serving(
+    peer: Peer,
+    *,
+    server: str = "uvicorn",
+    ping: float | None = None,
+    shape: Shape = PLAIN,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Server]:
+    """Run the server of a peer, on its core.
+
+    :param shape: what its streams send.
+    :param variables: more of its environment (peers/__init__.py).
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**environment_of(peer), "BENCHMARK_NODE": str(CACHE)}
-    environment.pop("BENCHMARK_PING", None)
+    environment = {
+        name: value
+        for name, value in environment_of(peer).items()
+        if not name.startswith("BENCHMARK_")
+    }
+    environment |= {**variables, "BENCHMARK_SHAPE": shape.name}
+    if isinstance(peer, BetterSSE):
+        environment["BENCHMARK_NODE"] = str(CACHE)
+        environment["BENCHMARK_EVENT"] = json.dumps(better_sse_event(shape))
     if ping is not None:
         environment["BENCHMARK_PING"] = str(ping)
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "output", "w+b") as output:
