@@ -22,6 +22,7 @@ BESIDE_PEERS = {
     "fanout": "fanout",
     "idle": "idle",
     "ping": "ping",
+    "connects": "connects",
     "shutdown": "shutdown",
     "import": "imports",
 }

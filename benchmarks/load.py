@@ -77,6 +77,14 @@ class Load:
                     raise RuntimeError(f"{path}: {bytes(self._buffer[:read])[:200]!r}")
                 waiting.discard(fd)
 
+    def ask(self, path: str) -> None:
+        """Ask for something that is no stream, and wait for the answer."""
+        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            head = connection.recv(1000)
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"{path}: {head[:200]!r}")
+
     def close(self, count: int) -> None:
         """Leave so many of the streams."""
         for fd in list(self._sockets)[:count]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from .expressions import better_sse_event
+from .load import Load
 from .machine import CLIENT_CORE, SERVER_CORE, on_core
 from .peer import CACHE, ROOT, BetterSSE, Nchan, Peer, environment_of
 from .shapes import PLAIN, Shape
@@ -63,11 +64,8 @@ class Server:
                     subprocess.Popen([*command, str(self.port), str(rate), str(burst)], cwd=ROOT)
                 )
             return
-        request = f"GET /publish?rate={rate}&burst={burst} HTTP/1.1\r\nHost: a\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
-            connection.sendall(request.encode())
-            if not connection.recv(100).startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(f"{self.peer.name} does not publish")
+        with Load(self.port) as load:
+            load.ask(f"/publish?rate={rate}&burst={burst}")
 
 
 @contextlib.contextmanager
