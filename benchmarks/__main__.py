@@ -23,6 +23,7 @@ BESIDE_PEERS = {
     "idle": "idle",
     "ping": "ping",
     "connects": "connects",
+    "hub-on-redis": "on_redis",
     "shutdown": "shutdown",
     "import": "imports",
 }
