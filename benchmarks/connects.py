@@ -53,7 +53,7 @@ def run(session: Session) -> None:
                     kib.add(peer.name, (rss(server.pid) - before) / (count - opened) / 1024)
                 add(rows[order], peer, server.pid, load)
 
-    session.rounds(session.with_path("idle"), measure, [none, *rows.values(), kib])
+    session.rounds(session.with_path("idle"), measure, [none, *rows.values(), kib], count=2)
 
 
 def add(row: Row, peer: Peer, pid: int, load: Load) -> None:

@@ -34,7 +34,7 @@ def run(session: Session) -> None:
             rates(session, peers, row, path, USUAL, where)
         count = place.idle // 4 if session.quick else place.idle
         row = session.row("places", f"an idle connection {place.title}, of {place.idle:,}", "KiB")
-        session.rounds(peers, memory(row, count, place.wave, where), [row], count=2)
+        session.rounds(peers, memory(row, count, place.wave, where), [row], count=1)
 
 
 def is_there(module: str) -> bool:

@@ -9,7 +9,7 @@ from .peer import Peer
 from .results import Session
 from .servers import serving
 
-INTERVAL, SECONDS = 1.0, 10.0
+INTERVAL, SECONDS = 1.0, 6.0
 
 #: What the figure is told for.
 TOLD = 20.0

@@ -19,7 +19,7 @@ from .servers import Server, serving
 from .shapes import STREAMED, Shape
 
 #: Seconds, and how many rounds.
-WARM_UP, SLICE, ROUNDS, QUICK = 0.3, 0.15, 11, 5
+WARM_UP, SLICE, ROUNDS, QUICK = 0.3, 0.15, 9, 5
 
 SOURCES = {"wait": "one stream that waits between events", "stream": "one stream that never waits"}
 
