@@ -22,6 +22,9 @@ PICTURES = {
     "2,000 idle connections, a ping": "ping",
 }
 
+#: What a peer did in place of a figure. Other reasons say what it does not have.
+FAILURES = ("failed", "hangs", "saturated")
+
 OURS = "sse_asgi"
 BAR, HEIGHT, LEFT, RIGHT = 360, 22, 130, 90
 
@@ -95,7 +98,8 @@ def head(row: Row) -> str:
 def cell(row: Row, peer: str) -> str:
     median = row.median(peer)
     if median is None:
-        return row.missing.get(peer, "").partition(" ")[0].rstrip(":") or "-"
+        why = row.missing.get(peer, "").partition(" ")[0].rstrip(":")
+        return why if why in FAILURES else "-"
     doubtful = " ±" if row.spread(peer) > 0.15 else ""
     return number(median) + doubtful
 

@@ -96,7 +96,7 @@ class Row:
             line = f"  {peer:<16}{number(median):>10} ±{self.spread(peer):<5.0%}"
             for base in self.bases():
                 ratio = self.ratio(peer, base)
-                line += f" {'' if ratio is None else f'x {base[:8]} {ratio:.2f}':>19}"
+                line += f" {'' if ratio is None else f'x {base[:9]} {ratio:.2f}':>19}"
             if (server := self.share(peer, "server")) is not None:
                 client, others, stolen = (
                     self.share(peer, who) or 0 for who in ("client", "others", "stolen")
