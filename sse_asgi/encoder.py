@@ -180,12 +180,12 @@ def encode_fields(
     :raises TypeError: for a field of the wrong type.
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
     """
+    lines = before = after = ""
     if data is not None:
         if type(data) is not str:
             data = data_text(data)
         # Nearly all data is one line, and looking for line ends is far cheaper than splitting.
         lines = _folded(data, "data: ") if "\n" in data or "\r" in data else data
-    before = after = ""
     if comment is not None:
         if type(comment) is not str or not comment.isprintable():
             comment = _folded(text("comment", comment), ": ")
