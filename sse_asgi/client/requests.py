@@ -27,7 +27,7 @@ CLOSING = 2.0
 DETAIL_SIZE, DETAIL_TIME = 2048, 5.0
 
 #: How many chunks of an iterator that is being closed are thrown away at most.
-LEFT_OVER = 100_000
+LEFT_OVER = 20_000
 
 #: What httpx2 and httpx call themselves.
 LIBRARIES = ("httpx2", "httpx")
