@@ -210,8 +210,8 @@ async def test_cut_at_every_byte(library: str, error: str | None) -> None:
         peer = Peer(library)
         peer.answers = [
             peer.stream(body[:size], error=error),
-            lambda request, peer=peer: peer.stream(rest[after(request)])(request),
-            lambda request, peer=peer: peer.stream(frames(9, 9))(request),
+            lambda request: peer.stream(rest[after(request)])(request),
+            peer.stream(frames(9, 9)),
             peer.gone(),
         ]
         async with peer.client() as client:

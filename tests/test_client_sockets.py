@@ -13,12 +13,14 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import anyio.to_thread
 import psutil
 import pytest
 
 from sse_asgi.client import EventSource, TooManyReconnectsError, backoff
 
 from .http_peer import LIBRARIES, collect, frames
+from .redis.faulty_proxy import FaultyProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -112,6 +114,55 @@ async def test_cut_at_every_byte_of_a_response(library: Any, how: str, framing: 
             server.ways = [cut_off(response, size, how), rest]
             async with EventSource(url, client=client, retry=0) as source:
                 assert await collect(source) == ["1", "2", "3"], size
+
+
+async def test_a_network_that_fails_in_all_ways(library: Any) -> None:
+    """Three hundred events, while connections are reset, refused, silent and half open."""
+    last = 300
+
+    async def numbers(stream: anyio.abc.SocketStream, had: int) -> None:
+        if had == last:
+            await stream.send(GONE)
+            return
+        await stream.send(HEAD + b"connection: close\r\n\r\n")
+        for number in range(had + 1, last + 1):
+            await stream.send(frames(number, number))
+            await anyio.sleep(0.002)
+
+    data: list[int] = []
+
+    async def fail(proxy: FaultyProxy) -> None:
+        in_thread = anyio.to_thread.run_sync
+        faults: list[list[Callable[[], None]]] = [
+            [proxy.cut],
+            [proxy.strand],
+            [proxy.refuse, proxy.cut],
+            [proxy.silence],
+            [proxy.silence, proxy.cut],
+        ]
+        for number, steps in enumerate(faults * 3):
+            while len(data) < min(15 * (number + 1), last):
+                await anyio.sleep(0.01)
+            for step in steps:
+                await in_thread(step)
+            await anyio.sleep(0.05)
+            await in_thread(proxy.resume)
+
+    async with Server(numbers).running() as url:
+        with FaultyProxy(int(url.rstrip("/").rpartition(":")[2])) as proxy:
+            async with (
+                library.AsyncClient(trust_env=False) as client,
+                EventSource(
+                    f"http://127.0.0.1:{proxy.port}/", client=client, retry=0, idle_timeout=0.5
+                ) as source,
+                anyio.create_task_group() as tasks,
+            ):
+                tasks.start_soon(fail, proxy)
+                async for event in source:
+                    data.append(int(event.data))
+                tasks.cancel_scope.cancel()
+            assert proxy.connections > 10
+    assert data == list(range(1, last + 1))
 
 
 async def test_bytes_that_come_one_by_one(library: Any) -> None:

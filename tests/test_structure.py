@@ -133,7 +133,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"redis"},
     ],
     "client": [
-        {"errors", "states", "types", "backoff", "answer"},
+        {"errors", "states", "types", "backoff", "answer", "http2"},
         {"gaps", "requests"},
         {"link"},
         {"source"},

@@ -111,6 +111,8 @@ class Link:
         except _Closed:
             await self.drop()
         except Exception as exc:
+            if isinstance(exc, IdleTimeoutError):
+                self._connection.distrust()
             await self.drop()
             self._fail(exc)
         except BaseException:

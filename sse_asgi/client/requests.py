@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from . import http2
 from .answer import Meaning, answer_of
 from .errors import ContentTypeError, EventSourceError, StatusError
 
@@ -56,14 +57,15 @@ class Connection:
     def __init__(self, response: Any) -> None:
         self._response = response
         self._chunks = response.aiter_bytes()
-        self._over = False
+        self._over = False  # nothing more is read
+        self._complete = False
 
     async def read(self) -> bytes | None:
         """Return the next bytes of the body; ``None``: this is its end."""
         try:
             chunk: bytes = await self._chunks.__anext__()
         except StopAsyncIteration:
-            self._over = True
+            self._over = self._complete = True
             return None
         except BaseException:
             self._over = True
@@ -81,11 +83,17 @@ class Connection:
                 pass
         return body[:DETAIL_SIZE].decode("utf-8", "replace")
 
+    def distrust(self) -> None:
+        """Let no other request take this connection."""
+        http2.distrust(self._response)
+
     async def close(self) -> None:
         """Close the response, whoever cancels this task meanwhile."""
         with anyio.move_on_after(CLOSING, shield=True):
             if not self._over:
                 await self._unwind()
+            if not self._complete:
+                await http2.reset(self._response)
             try:
                 await self._response.aclose()
             except Exception:  # noqa: S110  it is broken, and nobody needs it any more
