@@ -79,7 +79,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # The demo is a user: the public names of the package, and nothing else.
     "demo": {"__init__", "hub", "types"},
-    "__main__": {"demo"},
+    # Commands.
+    "command_line": set(),
+    "tail": NAMES | {"command_line", "decoder", "client"},
+    "__main__": {"command_line", "demo", "tail"},
 }  # fmt: skip
 
 #: The files of some rooms, from the ground up: each may import those of the lines before its own.
@@ -138,6 +141,11 @@ ORDER: dict[str, list[set[str]]] = {
         {"link"},
         {"source"},
     ],
+    "tail": [
+        {"options", "show"},
+        {"bench"},
+        {"command"},
+    ],
 }
 
 ADAPTERS = {"compat", "starlette", "fastapi"}
@@ -173,12 +181,13 @@ LATER: dict[str, set[str]] = {
     "event": {"msgspec"},
     "models": {"msgspec", "pydantic"},
     "client": {"httpx2"},
+    "tail": {"httpx2"},
     "__main__": {"uvicorn"},
 }
 
 #: The rooms whose sizes are bounded, and the most lines of a file, attributes of a class and lines
 #: of a function.
-BOUNDED = ("runtime", "servers", "supervisor", "hub", "client")
+BOUNDED = ("runtime", "servers", "supervisor", "hub", "client", "tail")
 LINES, ATTRIBUTES, FUNCTION = 400, 20, 60
 
 #: Functions that may be longer, and why.

@@ -19,6 +19,7 @@ from .errors import (
     StatusError,
     TooManyReconnectsError,
 )
+from .gaps import gap_of
 from .source import EventSource
 from .states import State, StateChange
 from .types import RequestHeaders
@@ -35,4 +36,5 @@ __all__ = [
     "StateChange",
     "StatusError",
     "TooManyReconnectsError",
+    "gap_of",
 ]

@@ -14,7 +14,7 @@ __all__ = ["gap_of"]
 
 
 def gap_of(event: DecodedEvent) -> GapError | None:
-    """Return what a gap event says; ``None``: an event of this name that is none."""
+    """Return what a gap event of a hub says, as an error; ``None``: it is another event."""
     try:
         data: Any = json.loads(event.data)
     except (ValueError, RecursionError):

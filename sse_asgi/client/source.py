@@ -62,6 +62,8 @@ class EventSource:
     :param gap: what becomes of a gap event of :class:`sse_asgi.hub.Hub`: an ``"event"`` like any
         other, or ``"raise"`` for a :class:`GapError`.
     :param gap_event: the name of gap events (``gap``).
+    :param on_bytes: is called with the bytes of the stream as they come, content encodings decoded,
+        before the events in them are: for a log, or to count. What it raises, the iteration raises.
     :param on_state_change: is called with a :class:`StateChange`. It must not wait. What it raises
         is logged.
     :raises ValueError: for a value out of its range, or both ``json`` and ``content``.
@@ -96,6 +98,7 @@ class EventSource:
         max_event_size: int = DEFAULT_MAX_EVENT_SIZE,
         gap: Literal["event", "raise"] = "event",
         gap_event: str = "gap",
+        on_bytes: Callable[[bytes], object] | None = None,
         on_state_change: Callable[[StateChange], object] | None = None,
     ) -> None:
         if json is not None and content is not None:
@@ -125,6 +128,7 @@ class EventSource:
         }
         # Made when the source is entered, as the client may be.
         self._link: Link | None = None
+        self._on_bytes = on_bytes
         self._max_event_size = max_event_size
         self._decoder: EventStreamDecoder | None = None
         self._events: deque[DecodedEvent] = deque()
@@ -234,7 +238,11 @@ class EventSource:
         try:
             decoder.feed(b"")  # raises if an event was too large after those of the last bytes
             chunk = await self._read(link)
-            self._events.extend(decoder.feed(chunk))
+            try:
+                self._events.extend(decoder.feed(chunk))
+            finally:
+                if chunk and self._on_bytes is not None:
+                    self._on_bytes(chunk)
         except EventTooLargeError:
             after = f"after the id {self._last_event_id!r:.80}" if self._last_event_id else "here"
             error = EventTooLargeError(

@@ -80,7 +80,7 @@ async def test_it_leaves(server: Server, tag: str, client: Any) -> None:
 
 
 async def test_an_id_that_is_not_ascii(server: Server, tag: str, client: Any) -> None:
-    url = server.address.url(f"/unicode_id?tag={tag}")
+    url = server.address.url(f"/unicode-id?tag={tag}")
     with anyio.fail_after(DEADLINE):
         async with client, EventSource(url, client=client) as source:
             assert [event.id async for event in source] == ["é-ü-ÿ"]
