@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -74,7 +75,6 @@ def test_colours() -> None:
 @given(st.builds(DecodedEvent, st.text(), st.text(), st.text()), st.booleans())
 def test_a_server_has_no_power_over_a_terminal(event: DecodedEvent, pretty: bool) -> None:
     text = as_text(event, WHEN, pretty=pretty, colours=False)
-    assert all(char.isprintable() or char in "\n\t" or char.isspace() for char in text) or True
     assert not set(text) & {chr(n) for n in (*range(9), *range(11, 32), *range(127, 160))}
 
 
@@ -255,7 +255,7 @@ async def test_what_can_not_be_followed(response: bytes, said: str) -> None:
 
 
 async def test_a_url_that_is_none() -> None:
-    status, _, err = await tail("http://[")
+    status, _, err = await tail("http://x:port/")
     assert (status, err.count("\n")) == (2, 1)
     status, _, err = await tail("ftp://x/")
     assert (status, err.count("\n")) == (1, 1), err
@@ -281,12 +281,12 @@ async def test_a_request(tmp_path: Path) -> None:
 
 async def test_timeout() -> None:
     async with Server(endless).running() as url:
-        status, out, _ = await tail(url, "--timeout", "2", "--json")
+        status, out, _ = await tail(url, "--timeout", "4", "--json")
     assert status == 3
     assert json.loads(out.splitlines()[0])["data"] == 1
 
 
-async def test_bench_in_a_terminal_of_its_own() -> None:
+async def test_bench_of_a_stream() -> None:
     async with Server(endless).running() as url:
         status, out, _ = await tail(url, "--bench", "-n", "150")
     assert status == 0
@@ -306,14 +306,11 @@ async def test_interrupted_and_piped() -> None:
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
         # Whoever reads has had enough.
-        async with await anyio.open_process(command(url, "-q"), env=environment()) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            await process.stdout.receive()
-            await process.stdout.aclose()
-            assert await process.wait() == 0
-            with pytest.raises(anyio.EndOfStream):
-                await process.stderr.receive()
+        program = shlex.join(command(url, "-q"))
+        piped = await anyio.run_process(
+            ["sh", "-c", f"{{ {program}; echo $? >&2; }} | head -n 1"], env=environment()
+        )
+    assert (piped.stdout.count(b"\n"), piped.stderr) == (1, b"0\n")
 
 
 async def test_in_a_terminal() -> None:

@@ -55,11 +55,12 @@ def as_text(event: DecodedEvent, when: datetime, *, pretty: bool, colours: bool)
     """Return a line with time, name, id and data; more lines if the data has more."""
     clock = f"{when:%H:%M:%S}.{when.microsecond // 1000:03}"
     name = printable(event.event)
-    id = f" {printable(event.id)}" if event.id else ""  # noqa: A001
+    parts = [(DIM, clock), (NAME, name), (ID, printable(event.id))]
     if colours:
-        clock, name, id = f"{DIM}{clock}{END}", f"{NAME}{name}{END}", id and f"{ID}{id}{END}"  # noqa: A001
+        parts = [(colour, f"{colour}{part}{END}" if part else "") for colour, part in parts]
+    head = " ".join(part for _, part in parts if part)
     lines = [printable(line) for line in _data_lines(event.data, pretty=pretty)]
-    return f"{clock} {name}{id} " + f"\n{INDENT}".join(lines)
+    return f"{head} " + f"\n{INDENT}".join(lines)
 
 
 def _data_lines(data: str, *, pretty: bool) -> list[str]:
