@@ -94,12 +94,13 @@ def test_printable() -> None:
         ("", ""),
         ("[" * 100_000, "[" * 100_000),
         ('"\\ud800"', "\ud800"),
+        ("\x1b[31m\x9b31m\u202e", "\x1b[31m\x9b31m\u202e"),
     ],
 )
 def test_json(data: str, value: Any) -> None:
     line = as_json(DecodedEvent("tick", data, "ü"), WHEN)
     line.encode()
-    assert "\n" not in line
+    assert line.isprintable()
     assert json.loads(line, parse_constant=pytest.fail) == {
         "time": "2026-01-02T03:04:05.678901+00:00", "event": "tick", "id": "ü", "data": value,
     }  # fmt: skip

@@ -16,6 +16,8 @@ __all__ = ["as_json", "as_text", "printable", "value_of"]
 #: What a server must not send to a terminal: control characters, and what turns text around.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
+_NOT_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 DIM, NAME, ID, END = "\x1b[2m", "\x1b[36m", "\x1b[33m", "\x1b[0m"
 
 #: In front of further lines of an event.
@@ -46,9 +48,9 @@ def as_json(event: DecodedEvent, when: datetime) -> str:
     except ValueError:
         data = event.data
     fields = {"time": when.isoformat(), "event": event.event, "id": event.id, "data": data}
-    # Lone surrogates, which JSON may escape and UTF-8 can't carry, stay escaped.
+    # JSON may escape what UTF-8 can't carry (lone surrogates), and what a terminal would obey.
     encoded = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return encoded if _is_utf8(encoded) else json.dumps(fields, separators=(",", ":"))
+    return _NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", encoded)
 
 
 def as_text(event: DecodedEvent, when: datetime, *, pretty: bool, colours: bool) -> str:
@@ -74,14 +76,5 @@ def _data_lines(data: str, *, pretty: bool) -> list[str]:
         else:
             if indent:
                 data = f"\n{data}"
-            if not _is_utf8(data):
-                data = data.encode("utf-8", "backslashreplace").decode()
+            data = data.encode("utf-8", "backslashreplace").decode()  # lone surrogates
     return data.split("\n")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

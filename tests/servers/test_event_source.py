@@ -65,15 +65,19 @@ async def test_it_reconnects_until_it_is_told_not_to(server: Server, tag: str, c
     ]
 
 
-async def test_it_leaves(server: Server, tag: str, client: Any) -> None:
+@pytest.mark.parametrize("way", ["break", "cancel"])
+async def test_it_leaves(server: Server, tag: str, client: Any, way: str) -> None:
     with anyio.fail_after(DEADLINE):
         async with client:
             async with EventSource(
                 server.address.url(f"/clock?tag={tag}"), client=client
             ) as source:
-                async for event in source:
-                    if event.data == "5":
-                        break
+                with anyio.CancelScope() as scope:
+                    async for event in source:
+                        if event.data == "5" and way == "break":
+                            break
+                        if event.data == "5":
+                            scope.cancel()
             # Before the client is closed: the source has let go of its connection itself.
             await anyio.to_thread.run_sync(server.wait_for_end, tag)
     assert "closed client_disconnected" in server.wait_for_end(tag)
