@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Link"]
 
-logger = logging.getLogger("sse_asgi")
+logger: logging.Logger = logging.getLogger("sse_asgi")
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Link:
         idle_timeout: float | None,
         tell: Callable[[StateChange], object] | None,
     ) -> None:
-        self.state = State.CONNECTING
+        self.state: State = State.CONNECTING
         self.backoff = backoff
         self._requests = requests
         self._max_reconnects = max_reconnects

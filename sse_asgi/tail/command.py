@@ -59,11 +59,11 @@ class Tail:
         self.options = options
         self.httpx2 = httpx2
         is_terminal = sys.stdout.isatty()
-        self.as_json = options.json or not (is_terminal or options.text or options.pretty)
-        self.colours = options.color == "always" or (
+        self.as_json: bool = options.json or not (is_terminal or options.text or options.pretty)
+        self.colours: bool = options.color == "always" or (
             options.color == "auto" and is_terminal and not os.environ.get("NO_COLOR")
         )
-        self.names = set(options.event or ())
+        self.names: set[str] = set(options.event or ())
         self.shown = 0
         self.bench = Bench(options.time_field, time.monotonic()) if options.bench else None
 
