@@ -64,8 +64,10 @@ class Tail:
             options.color == "auto" and is_terminal and not os.environ.get("NO_COLOR")
         )
         self.names: set[str] = set(options.event or ())
-        self.shown = 0
-        self.bench = Bench(options.time_field, time.monotonic()) if options.bench else None
+        self.shown: int = 0
+        self.bench: Bench | None = None
+        if options.bench:
+            self.bench = Bench(options.time_field, time.monotonic())
 
     async def run(self) -> int:
         """Follow the stream. Return the exit status."""
