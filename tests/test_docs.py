@@ -197,6 +197,31 @@ def serving(command: str, directory: Path) -> Iterator[str]:
             process.wait(HANG)
 
 
+def test_the_worker_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The client of docs/how-to/client.md, and the server to try it with."""
+    for block in blocks("docs/how-to/client.md"):
+        if name := re.match(r"# (server|worker)\.py\n", block.text):
+            (tmp_path / f"{name[1]}.py").write_text(block.text)
+    numbers: list[int] = []
+    worker = tmp_path / "worker.py"
+    with serving("uvicorn server:app", tmp_path) as url:
+        worker.write_text(worker.read_text().replace("http://127.0.0.1:8000/", url))
+        for _ in range(2):
+            with subprocess.Popen(
+                [sys.executable, worker],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "NO_PROXY": "*"},
+                stdout=subprocess.PIPE,
+            ) as process:
+                assert process.stdout is not None
+                numbers += [int(process.stdout.readline()) for _ in range(3)]
+                process.kill()
+    # It may have been killed between its print and its write, and after more than it printed here.
+    assert numbers[:3] == [1, 2, 3]
+    assert numbers[3:] == [numbers[3], numbers[3] + 1, numbers[3] + 2]
+    assert numbers[3] >= 3
+
+
 # The reference.
 
 
@@ -208,6 +233,7 @@ def serving(command: str, directory: Path) -> Iterator[str]:
         "sse_asgi.hub.redis",
         "sse_asgi.starlette",
         "sse_asgi.fastapi",
+        "sse_asgi.client",
         "sse_asgi.testing",
         "sse_asgi.decoder",
         "sse_asgi.encoder",
