@@ -161,6 +161,7 @@ LATER: dict[str, set[str]] = {
     "runtime": {"trio"},
     "servers": {"trio", "uvicorn", "hypercorn", "granian", "twisted", "daphne"},
     "event": {"msgspec"},
+    "testing": {"httpx", "httpx2"},
     "__main__": {"uvicorn"},
 }
 

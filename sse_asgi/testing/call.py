@@ -34,7 +34,9 @@ class AppCall:
     :param scope: the ASGI scope, of the type ``http``.
     :param is_full: says whether ``send`` has to wait for the client to read. After a change of
         its answer, call :meth:`notify`.
-    :param on_body: is given the body of each message, before :attr:`complete` is set.
+    :param on_body: is given the body of each message, before :attr:`complete` is set. If somebody
+        waits for it, call :meth:`notify`. Who is woken all the time for nothing may never be
+        cancelled on asyncio.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class AppCall:
         self._changed = anyio.Event()
         #: The message that has started the response.
         self.start: Message | None = None
+        #: How many bytes of the request the application has not received yet.
+        self.unreceived: int = 0
         #: Whether the client has gone.
         self.disconnected: bool = False
         #: Whether the response has ended regularly, by ``more_body=False``.
@@ -74,15 +78,11 @@ class AppCall:
         """Call the application, with the context variables of the caller."""
         self._task = DetachedTask(current(), self._run)
 
-    @property
-    def unreceived(self) -> int:
-        """How many bytes of the request the application has not received yet."""
-        return sum(map(len, self._request))
-
     def feed(self, body: bytes) -> None:
         """Send more of the body of the request. Each part becomes a message."""
         if body:
             self._request.append(body)
+            self.unreceived += len(body)
             self.notify()
 
     def end_request(self) -> None:
@@ -135,6 +135,7 @@ class AppCall:
         while not self._request_received:
             if self._request or self._request_complete:
                 body = self._request.popleft() if self._request else b""
+                self.unreceived -= len(body)
                 self._request_received = self._request_complete and not self._request
                 self.notify()
                 more = not self._request_received
@@ -158,16 +159,18 @@ class AppCall:
             if self.start is not None:
                 raise RuntimeError("the response has started already")
             self.start = message
+            self.notify()
         elif message["type"] == "http.response.body":
             if self.start is None:
                 raise RuntimeError("the response has not started")
             if self.complete:
                 raise RuntimeError("the response is complete")
             self._on_body(message.get("body", b""))
-            self.complete = not message.get("more_body", False)
+            if not message.get("more_body", False):
+                self.complete = True
+                self.notify()
         else:
             raise RuntimeError(f"unexpected ASGI message {message['type']!r}")
-        self.notify()
 
 
 def http_scope(

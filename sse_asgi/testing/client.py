@@ -220,6 +220,7 @@ class Connection:
             self._decode(body)
         else:
             self._body += body
+        self._call.notify()
 
     def _decode(self, body: bytes) -> None:
         if self._too_large is not None:
