@@ -182,6 +182,7 @@ LATER: dict[str, set[str]] = {
     "models": {"msgspec", "pydantic"},
     "client": {"httpx2"},
     "tail": {"httpx2"},
+    "testing": {"httpx", "httpx2"},
     "__main__": {"uvicorn"},
 }
 
