@@ -81,7 +81,9 @@ async def cost(app: ASGIApp) -> Cost:
         for cycle in some:
             cycle.disconnect()
         await asyncio.gather(*streams)
-        return Cost(*((later - first) / len(some) for first, later in zip(before, after)))
+        return Cost(
+            *((later - first) / len(some) for first, later in zip(before, after, strict=True))
+        )
 
     await run(cycles[:STREAMS])  # what is made at the first use
     return await run(cycles[STREAMS:])
@@ -99,8 +101,8 @@ def cost_of(app: ASGIApp) -> Cost:
         return runner.run(cost(app))
 
 
-#: What a stream may take beyond the task of a server that waits for the client: a tenth more than it
-#: takes now.
+#: What a stream may take beyond the task of a server that waits for the client. These are a tenth
+#: more than it takes now.
 AT_MOST = {"generator": Cost(5.0, 1, 36.3, 0.1), "hub": Cost(6.0, 1, 41.9, 0.1)}
 
 
@@ -109,9 +111,8 @@ def test_an_idle_stream_takes_one_task_and_little_memory(kind: str) -> None:
     hub = Hub()
     app = sse_app(forever if kind == "generator" else lambda: hub.subscribe("t"))
     least, cost = cost_of(bare), cost_of(app)
-    more = Cost(*(ours - its for ours, its in zip(cost, least)))
-
-    assert all(is_ <= may for is_, may in zip(more, AT_MOST[kind])), more
+    more = Cost(*(ours - its for ours, its in zip(cost, least, strict=True)))
+    assert all(is_ <= may for is_, may in zip(more, AT_MOST[kind], strict=True)), more
 
 
 def test_within_a_scope_it_takes_one_task_too() -> None:

@@ -22,6 +22,7 @@ from sse_asgi.supervisor.pings import Pings, pings_of
 
 from .at_once import Cycle
 from .streams import http_scope
+from .test_event_cost import steps
 
 PING = b":\n\n"
 
@@ -198,6 +199,17 @@ def test_streams_have_no_timers_of_their_own() -> None:
         assert last - first < len(cycles)  # where a timer for each would be set for each ping
     finally:
         loop.close()
+
+
+def test_steps_to_a_ping() -> None:
+    """All that the library does for one more ping, in calls of its functions."""
+    cycles = [Cycle() for _ in range(200)]
+    called = steps(lambda: asyncio.run(serve(cycles)))
+    pinged = sum(cycle.sent.count(PING) for cycle in cycles)
+    first = called.index("_ask_those_due")
+    last = len(called) - 1 - called[::-1].index("_ask_those_due")
+    assert called.count("ping") >= pinged
+    assert len(called[first:last]) / pinged <= 5.5
 
 
 def test_event_loops_in_threads_have_each_their_own() -> None:
