@@ -98,7 +98,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"connections"},
     ],
     "supervisor": [
-        {"life", "incoming"},
+        {"life", "incoming", "pings"},
         {"deadlines"},
         {"response", "recheck"},
         {"pump"},
