@@ -4,14 +4,15 @@ Three may send, one at a time:
 
 - The *host* waits until nobody else sends, and for the client (:meth:`Response.write`,
   :meth:`Response.end`).
-- Whoever has a frame while the host waits for something else sends it at once, if the server
-  allows that (:meth:`Response.try_write`).
+- Whoever has a frame while the host waits for something else sends it at once, if that can be done
+  (:meth:`Response.try_write`). If ``send`` waits then, it goes on in a task of its own.
 - What could not be sent at once is handed over to the *watchdog* (:meth:`Response.hand_over`),
   which sends it (:meth:`Response.flush`).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -22,12 +23,12 @@ from ..servers.base import send_at_once
 from .life import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from ..options import StreamOptions
     from ..runtime.base import Cancel, Runtime
     from ..servers.base import Server
-    from ..types import Message
+    from ..types import Message, Send
     from .deadlines import Deadlines
     from .life import Life
 
@@ -49,9 +50,9 @@ class Response:
     """
 
     __slots__ = (
-        "_backlog", "_backlog_events", "_flushed", "_life", "_pads_ends", "_preamble",
-        "_status_and_headers",
-        "_times", "bytes", "clock", "ended", "events", "flushing", "send", "server", "torn",
+        "_backlog", "_backlog_events", "_error", "_flushed", "_life", "_pads_ends", "_preamble",
+        "_start", "_status_and_headers", "_times", "begun", "bytes", "clock", "ended", "events",
+        "flushing", "prompt", "send", "server", "torn",
     )  # fmt: skip
 
     def __init__(
@@ -81,8 +82,16 @@ class Response:
         #: sent then, and the response is not complete.
         self.torn: bool = False
         self._pads_ends = is_stream and server.loses_empty_ends
-        #: Whether the watchdog is sending, or is about to.
+        #: Whether the watchdog is sending, or is about to, or a send that was begun at once waits.
         self.flushing: bool = False
+        #: Whether the last send that began has not waited for anything.
+        self.prompt: bool = False
+        # Starts a task for a send, and takes its first step; None: that can't be done here.
+        self._start: Callable[[Coroutine[Any, Any, None]], Any] | None = None
+        #: The task of a send that was begun at once, and waits.
+        self.begun: Any = None
+        # What such a send has raised.
+        self._error: BaseException | None = None
         self._flushed: anyio.Event | None = None
         self._backlog = b""
         self._backlog_events = 0
@@ -163,7 +172,7 @@ class Response:
     def ready(self) -> bool:
         """Return whether :meth:`accept` may be called."""
         times = self._times
-        return not (
+        return (self.prompt or self.server.sends_at_once) and not (
             self.flushing
             or self.ended
             or times.sending_since is not None
@@ -173,16 +182,26 @@ class Response:
 
     def accept(self, frame: bytes) -> None:
         """Send an event that the source has while the host waits for the source."""
-        if self.try_write(frame):
-            self.events += 1
-        else:
+        if not self.try_write(frame, 1):
             self.hand_over(frame, 1)
 
-    def try_write(self, frame: bytes) -> bool:
-        """Send a frame without waiting, whatever the host waits for. Return whether it was sent."""
-        times = self._times
+    def send_by(self, start: Callable[[Coroutine[Any, Any, None]], Any] | None) -> bool:
+        """Send at once by tasks from now on. Return whether that can be done.
+
+        :param start: starts a task, and takes its first step; ``None``: that can't be done.
+        """
+        self._start = start
+        return start is not None
+
+    def try_write(self, frame: bytes, events: int = 0) -> bool:
+        """Send a frame without waiting, whatever the host waits for.
+
+        :param events: how many events the frame has.
+        :returns: whether it was sent, or is on its way. If not, nothing has happened.
+        """
+        times, by_task = self._times, not self.server.sends_at_once
         if (
-            not self.server.sends_at_once
+            (by_task and (self._start is None or not self.prompt))
             or not times.started
             or self._preamble
             or self.flushing
@@ -192,14 +211,73 @@ class Response:
         ):
             return False
         message: Message = {"type": "http.response.body", "body": frame, "more_body": True}
+        if by_task:
+            self._begin(message, events)
+            return True
         try:
             if not send_at_once(self.send, message):
                 return False
         except Exception:
             return False  # the next one who sends will get it again
+        self.prompt = True
         times.last_write = self.clock()
         self.bytes += len(frame)
+        self.events += events
         return True
+
+    def _begin(self, message: Message, events: int) -> None:
+        """Send a message in a task of its own, which most of the time ends with its first step.
+
+        What is around the server's ``send`` may do anything. So what was begun is neither dropped
+        nor done a second time.
+        """
+        times = self._times
+        assert self._start is not None
+        times.sending_since = now = self.clock()
+        task = self._start(_sending(self.send, message))
+        if task.done() and not task.cancelled() and task.exception() is None:
+            times.sending_since = None
+            times.last_write = now
+            self.bytes += len(message["body"])
+            self.events += events
+            return
+        self.prompt, self.flushing, self.begun = False, True, task
+        if now + times.timing.looks < times.wakes:
+            times.wake(now + times.timing.looks)
+        task.add_done_callback(partial(self._has_ended, len(message["body"]), events))
+
+    def _has_ended(self, size: int, events: int, task: Any) -> None:
+        """Note how a send has ended that was begun at once."""
+        times = self._times
+        self.begun = times.sending_since = None
+        try:
+            task.result()
+        except Exception as exc:
+            self.ended, self._error = True, exc
+        except BaseException as exc:
+            self.interrupted()
+            self._error = exc
+        else:
+            times.last_write = self.clock()
+            self.bytes += size
+            self.events += events
+        if self._error is not None:
+            self._error.__traceback__ = None  # it has this frame: no cycle for the collector
+            times.handed_over = True  # the watchdog has to know
+        self.let_others_send()
+        if self.flushing:
+            times.wake(float("-inf"))
+
+    def take_error(self) -> Exception | None:
+        """Return what a send has raised when the stream was closing, unless its client is gone."""
+        error, self._error = self._error, None
+        if not isinstance(error, Exception):
+            return None
+        try:
+            self.fail(error)
+        except ClientGone:
+            return None
+        return error
 
     # -- by the watchdog -------------------------------------------------------------------------
 
@@ -215,6 +293,8 @@ class Response:
     async def flush(self, frame: bytes = b"") -> None:
         """Send what was handed over, or else ``frame``. The start goes before the first."""
         times = self._times
+        if self._error is not None:
+            self._raise()
         events, self._backlog_events = self._backlog_events, 0
         handed_over, self._backlog = self._backlog, b""
         times.handed_over = False
@@ -234,10 +314,24 @@ class Response:
 
     def let_others_send(self) -> None:
         """Let others send, unless something was handed over meanwhile."""
-        self.flushing = bool(self._backlog) and not self._life.closing
+        waits = bool(self._backlog) or self._error is not None
+        self.flushing = self.begun is not None or (waits and not self._life.closing)
         if self._flushed is not None and not self.flushing:
             self._flushed.set()
             self._flushed = None
+
+    def _raise(self) -> None:
+        """Raise what a send has raised that was begun at once."""
+        error, self._error = self._error, None
+        self._times.handed_over = False
+        try:
+            if isinstance(error, Exception):
+                self.fail(error)
+            assert error is not None
+            raise error
+        finally:
+            del error  # its traceback has this frame: no cycle for the collector
+            self.let_others_send()
 
     def take_backlog(self) -> tuple[bytes, int]:
         """Return what was handed over and was never sent, and how many events it has."""
@@ -267,6 +361,7 @@ class Response:
     async def _send(self, message: Message) -> None:
         times = self._times
         times.sending_since = now = self.clock()
+        self.prompt = True  # until whoever drives this sees that it waits
         if now + times.timing.looks < times.wakes:
             times.wake(now + times.timing.looks)
         try:
@@ -316,3 +411,7 @@ class Response:
     def _abort_send(self) -> None:
         if self._times.sending_since is not None:  # else something else has taken so long
             self.server.abort()
+
+
+async def _sending(send: Send, message: Message) -> None:
+    await send(message)  # which may be no coroutine function

@@ -11,6 +11,7 @@ so far (``response.py``).
 from __future__ import annotations
 
 import logging
+import math
 import types
 from contextlib import suppress
 from time import time
@@ -171,6 +172,10 @@ class Stream:
             self._watchdog.tasks = None
             self._shutdown.forget(self)
         try:
+            if self._response.begun is not None:  # it was cancelled
+                await self._runtime.outlast(self._response.flushed(), math.inf)
+            if (error := self._response.take_error()) is not None:
+                self._life.fail(error)
             await self._end()
         finally:
             self._response.server.detach()
@@ -221,7 +226,7 @@ class Stream:
     @types.coroutine
     def _host(self) -> Generator[Any, Any, None]:
         """Send what the source has, and close it, whatever happens."""
-        pump, times, life = self._pump, self._times, self._life
+        pump, times, life, response = self._pump, self._times, self._life, self._response
         runtime = self._runtime
         task_type = runtime.task_type
         try:
@@ -250,7 +255,8 @@ class Stream:
                                 # makes the source raise.
                                 value = Thrown(exc)
                             if not pump.stepping and times.sending_since is not None:
-                                times.last_write = self._response.clock()
+                                times.last_write = response.clock()
+                                response.prompt = False
                             if value is None:
                                 trap = running.send(None)
                             else:
