@@ -94,7 +94,8 @@ ORDER: dict[str, list[set[str]]] = {
     "supervisor": [
         {"life", "incoming"},
         {"deadlines"},
-        {"response", "recheck"},
+        {"sender", "recheck"},
+        {"response"},
         {"pump"},
         {"interruption"},
         {"watchdog"},

@@ -13,22 +13,21 @@ Three may send, one at a time:
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from ..reasons import CloseReason
-from ..runtime.base import nothing
 from ..servers.base import send_at_once
 from .life import State
+from .sender import ClientGone, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from ..options import StreamOptions
-    from ..runtime.base import Cancel, Runtime
     from ..servers.base import Server
-    from ..types import Message, Send
+    from ..types import Message
     from .deadlines import Deadlines
     from .life import Life
 
@@ -38,11 +37,7 @@ __all__ = ["PING", "ClientGone", "Response"]
 PING = b":\n\n"
 
 
-class ClientGone(Exception):
-    """The client has left: ``send`` has raised it, or ``receive`` has returned it."""
-
-
-class Response:
+class Response(Sender):
     """A response as it is sent.
 
     :param status_and_headers: what the start of the response has.
@@ -50,9 +45,8 @@ class Response:
     """
 
     __slots__ = (
-        "_backlog", "_backlog_events", "_error", "_flushed", "_life", "_pads_ends", "_preamble",
-        "_start", "_status_and_headers", "_times", "begun", "bytes", "clock", "ended", "events",
-        "flushing", "prompt", "send", "server", "torn",
+        "_backlog", "_backlog_events", "_flushed", "_life", "_pads_ends", "_preamble",
+        "_status_and_headers", "bytes", "events", "flushing",
     )  # fmt: skip
 
     def __init__(
@@ -66,32 +60,14 @@ class Response:
         *,
         is_stream: bool,
     ) -> None:
-        self.server: Server = server
-        #: ASGI ``send``. The pump calls it by itself where a coroutine more would be felt.
-        self.send: Any = server.send
+        super().__init__(server, times, clock)
         self._life = life
-        self._times = times
-        #: The clock of the event loop.
-        self.clock: Callable[[], float] = clock
         #: What comes first in the body, until it was sent.
         self._preamble: bytes = options.preamble
         self._status_and_headers = status_and_headers
-        #: Whether the last message was sent, or nothing can be sent any more: ``send`` has raised.
-        self.ended: bool = False
-        #: Whether a send was interrupted, and nobody knows how far it came. Nothing more can be
-        #: sent then, and the response is not complete.
-        self.torn: bool = False
         self._pads_ends = is_stream and server.loses_empty_ends
         #: Whether the watchdog is sending, or is about to, or a send that was begun at once waits.
         self.flushing: bool = False
-        #: Whether the last send that began has not waited for anything.
-        self.prompt: bool = False
-        # Starts a task for a send, and takes its first step; None: that can't be done here.
-        self._start: Callable[[Coroutine[Any, Any, None]], Any] | None = None
-        #: The task of a send that was begun at once, and waits.
-        self.begun: Any = None
-        # What such a send has raised.
-        self._error: BaseException | None = None
         self._flushed: anyio.Event | None = None
         self._backlog = b""
         self._backlog_events = 0
@@ -185,14 +161,6 @@ class Response:
         if not self.try_write(frame, 1):
             self.hand_over(frame, 1)
 
-    def send_by(self, start: Callable[[Coroutine[Any, Any, None]], Any] | None) -> bool:
-        """Send at once by tasks from now on. Return whether that can be done.
-
-        :param start: starts a task, and takes its first step; ``None``: that can't be done.
-        """
-        self._start = start
-        return start is not None
-
     def try_write(self, frame: bytes, events: int = 0) -> bool:
         """Send a frame without waiting, whatever the host waits for.
 
@@ -212,7 +180,11 @@ class Response:
             return False
         message: Message = {"type": "http.response.body", "body": frame, "more_body": True}
         if by_task:
-            self._begin(message, events)
+            if not self._begin(message, partial(self._taken, len(frame), events)):
+                self.flushing = True
+                return True
+            self.bytes += len(frame)
+            self.events += events
             return True
         try:
             if not send_at_once(self.send, message):
@@ -225,59 +197,14 @@ class Response:
         self.events += events
         return True
 
-    def _begin(self, message: Message, events: int) -> None:
-        """Send a message in a task of its own, which most of the time ends with its first step.
-
-        What is around the server's ``send`` may do anything. So what was begun is neither dropped
-        nor done a second time.
-        """
-        times = self._times
-        assert self._start is not None
-        times.sending_since = now = self.clock()
-        task = self._start(_sending(self.send, message))
-        if task.done() and not task.cancelled() and task.exception() is None:
-            times.sending_since = None
-            times.last_write = now
-            self.bytes += len(message["body"])
-            self.events += events
-            return
-        self.prompt, self.flushing, self.begun = False, True, task
-        if now + times.timing.looks < times.wakes:
-            times.wake(now + times.timing.looks)
-        task.add_done_callback(partial(self._has_ended, len(message["body"]), events))
-
-    def _has_ended(self, size: int, events: int, task: Any) -> None:
-        """Note how a send has ended that was begun at once."""
-        times = self._times
-        self.begun = times.sending_since = None
-        try:
-            task.result()
-        except Exception as exc:
-            self.ended, self._error = True, exc
-        except BaseException as exc:
-            self.interrupted()
-            self._error = exc
-        else:
-            times.last_write = self.clock()
+    def _taken(self, size: int, events: int, well: bool) -> None:
+        """Note that a frame was sent, or has failed to be, that could not be sent at once."""
+        if well:
             self.bytes += size
             self.events += events
-        if self._error is not None:
-            self._error.__traceback__ = None  # it has this frame: no cycle for the collector
-            times.handed_over = True  # the watchdog has to know
         self.let_others_send()
         if self.flushing:
-            times.wake(float("-inf"))
-
-    def take_error(self) -> Exception | None:
-        """Return what a send has raised when the stream was closing, unless its client is gone."""
-        error, self._error = self._error, None
-        if not isinstance(error, Exception):
-            return None
-        try:
-            self.fail(error)
-        except ClientGone:
-            return None
-        return error
+            self._times.wake(float("-inf"))
 
     # -- by the watchdog -------------------------------------------------------------------------
 
@@ -293,13 +220,12 @@ class Response:
     async def flush(self, frame: bytes = b"") -> None:
         """Send what was handed over, or else ``frame``. The start goes before the first."""
         times = self._times
-        if self._error is not None:
-            self._raise()
         events, self._backlog_events = self._backlog_events, 0
         handed_over, self._backlog = self._backlog, b""
         times.handed_over = False
         self.flushing = True
         try:
+            self._raise()
             if not times.started:
                 await self._send_start()
             await self._send_body(handed_over or frame)
@@ -319,19 +245,6 @@ class Response:
         if self._flushed is not None and not self.flushing:
             self._flushed.set()
             self._flushed = None
-
-    def _raise(self) -> None:
-        """Raise what a send has raised that was begun at once."""
-        error, self._error = self._error, None
-        self._times.handed_over = False
-        try:
-            if isinstance(error, Exception):
-                self.fail(error)
-            assert error is not None
-            raise error
-        finally:
-            del error  # its traceback has this frame: no cycle for the collector
-            self.let_others_send()
 
     def take_backlog(self) -> tuple[bytes, int]:
         """Return what was handed over and was never sent, and how many events it has."""
@@ -357,61 +270,3 @@ class Response:
         await self._send({"type": "http.response.body", "body": frame, "more_body": more})
         self._preamble = b""
         self.bytes += len(frame)
-
-    async def _send(self, message: Message) -> None:
-        times = self._times
-        times.sending_since = now = self.clock()
-        self.prompt = True  # until whoever drives this sees that it waits
-        if now + times.timing.looks < times.wakes:
-            times.wake(now + times.timing.looks)
-        try:
-            if self.server.is_lost():
-                raise ConnectionError
-            await self.send(message)
-        except Exception as exc:
-            self.fail(exc)
-            raise
-        except BaseException:
-            self.interrupted()
-            raise
-        times.sending_since = None
-        times.last_write = self.clock()
-
-    def fail(self, error: Exception) -> None:
-        """Note that ``send`` has raised.
-
-        :raises ClientGone: for an :class:`OSError`, which some servers raise when the client is
-            gone (ASGI HTTP specification 2.4); and for anything if the connection is closed.
-        """
-        self._times.sending_since = None
-        self.ended = True  # whatever it is, the response is beyond repair
-        if isinstance(error, OSError) or self.server.is_gone():
-            raise ClientGone from None
-
-    def interrupted(self) -> None:
-        """Note that a send was interrupted."""
-        times = self._times
-        times.sending_since = None
-        if self.server.sends_at_once:  # nothing was written
-            self.ended = times.starting = False
-        else:
-            self.torn = True
-
-    # -- the connection --------------------------------------------------------------------------
-
-    def abort_in(self, seconds: float, runtime: Runtime) -> Cancel:
-        """Abort the connection if a send is under way in so many seconds.
-
-        This is for servers whose sends can't be cancelled. On others nothing happens.
-        """
-        if self.server.shields_sends:  # on trio this takes a task
-            return runtime.after(seconds, self._abort_send)
-        return nothing
-
-    def _abort_send(self) -> None:
-        if self._times.sending_since is not None:  # else something else has taken so long
-            self.server.abort()
-
-
-async def _sending(send: Send, message: Message) -> None:
-    await send(message)  # which may be no coroutine function

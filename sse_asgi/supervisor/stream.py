@@ -11,7 +11,6 @@ so far (``response.py``).
 from __future__ import annotations
 
 import logging
-import math
 import types
 from contextlib import suppress
 from time import time
@@ -172,10 +171,6 @@ class Stream:
             self._watchdog.tasks = None
             self._shutdown.forget(self)
         try:
-            if self._response.begun is not None:  # it was cancelled
-                await self._runtime.outlast(self._response.flushed(), math.inf)
-            if (error := self._response.take_error()) is not None:
-                self._life.fail(error)
             await self._end()
         finally:
             self._response.server.detach()
