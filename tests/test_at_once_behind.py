@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
+import re
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import cycle as cycle_through
@@ -15,6 +17,7 @@ from typing import Any, Self
 
 import anyio
 import pytest
+import uvicorn
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -453,6 +456,8 @@ class Locked(Middleware):
         self.free.set()
         self.shield = shield
         self.swallows = swallows
+        #: What is raised when the wait is over.
+        self.error: Exception | None = None
 
     async def send(self, message: Any, send: Send) -> None:
         if not self.free.is_set():
@@ -463,6 +468,8 @@ class Locked(Middleware):
                     return
             with anyio.CancelScope(shield=self.shield):
                 await self.free.wait()
+            if self.error is not None:
+                raise self.error
         await send(message)
 
 
@@ -675,17 +682,19 @@ async def test_what_a_send_raises_ends_the_stream(waits: bool, text: bytes, erro
     assert hub.subscribers() == 0
 
 
-async def test_an_error_of_what_was_begun_is_raised_although_the_stream_was_closing() -> None:
+async def test_an_error_of_what_was_begun_is_raised_although_the_stream_closes(
+    right_then: bool,
+) -> None:
     async with Begun() as begun:
-
-        async def fails(message: Any, send: Send) -> None:
-            raise LookupError
-
-        begun.app.send = fails  # type: ignore[method-assign]
+        begun.app.error = LookupError("of the middleware")
+        if not right_then:
+            await asyncio.sleep(0.01)
         begun.shutdown.drain()
+        await asyncio.sleep(0.01)
         begun.app.free.set()
-        await asyncio.wait([begun.task], timeout=10)
-    assert begun.task.done()
+    assert begun.task.exception() is begun.app.error
+    assert data(begun.cycle) == ["0"]
+    assert not begun.cycle.complete
 
 
 async def test_a_send_that_cancels_itself_ends_the_stream() -> None:
@@ -705,3 +714,53 @@ async def test_a_send_that_cancels_itself_ends_the_stream() -> None:
     assert task.done()
     assert data(cycle) == ["0"]
     assert hub.subscribers() == 0
+
+
+# -- a real server ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_on_uvicorn_a_slow_client_gets_everything_once_and_holds_up_nobody(http: Any) -> None:
+    hub = Hub(max_events=1000, max_bytes=2**26)
+    apps: dict[str, Any] = {}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        apps[scope["path"]] = NeedsItsTask(sse_app(lambda: hub.subscribe("t"), ping=0.01))
+        await cors(apps[scope["path"]])(scope, receive, send)
+
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, http=http, lifespan="off", log_level="error")
+    )
+
+    async def connect(path: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(server.servers[0].sockets[0].getsockname())
+        reader, writer = await asyncio.open_connection(sock=sock)
+        writer.write(b"GET %s HTTP/1.1\r\nhost: x\r\norigin: https://x.org\r\n\r\n" % path)
+        return reader, writer
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve)
+            await until(lambda: server.started)
+            clients = [await connect(b"/slow"), await connect(b"/quick")]
+            (slow, _), (quick, _) = clients
+            await until(lambda: hub.subscribers("t") == 2)
+            for number in range(100):
+                await hub.publish("t", f"{number} " + "x" * 50_000)
+                await quick.readuntil(b"data: %d " % number)
+            assert len(apps["/slow"].body) < len(apps["/quick"].body)
+            for number in range(100):
+                await slow.readuntil(b"data: %d " % number)
+            await hub.publish("t", "last")
+            for reader, _ in clients:
+                await reader.readuntil(b"data: last")
+            for each in apps.values():
+                numbers = re.findall(rb"^data: (\S+)", each.body, re.MULTILINE)
+                assert numbers == [*(b"%d" % number for number in range(100)), b"last"]
+            hub.close()
+            for reader, writer in clients:
+                await reader.readuntil(b"0\r\n\r\n")  # the end of the response
+                writer.close()
+            server.should_exit = True
