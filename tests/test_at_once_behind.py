@@ -12,6 +12,7 @@ import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import chain, repeat
 from itertools import cycle as cycle_through
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from sse_asgi import CloseReason, Shutdown, sse_app
 from sse_asgi.hub import Hub
+from sse_asgi.runtime.asyncio import AsyncioRuntime
 
 from .at_once import Cycle
 from .entry_points import ENTRY_POINTS
@@ -302,6 +304,44 @@ async def test_nothing_is_lost_and_nothing_comes_twice(middleware: Any) -> None:
     assert 1 <= recorder.report.events <= 30
     if middleware is not gzip:
         assert recorder.report.bytes >= len(cycle.body)  # a last ping may find nobody
+
+
+def waits_from_the_third_on(app: Any) -> NowAndThen:
+    return NowAndThen(app, chain([("goes on", "goes on")] * 2, repeat(("waits", "goes on"))))
+
+
+@by_task
+@pytest.mark.parametrize(
+    "middleware",
+    [Lets, PassThrough, waits_from_the_third_on],
+    ids=["lets others run", "base http", "waits from the third on"],
+)
+async def test_no_task_is_made_in_vain_behind_a_middleware_that_waits(
+    middleware: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, cycle, made = Hub(), Cycle(), 0
+    starter = AsyncioRuntime.starter
+
+    def counting(runtime: AsyncioRuntime) -> Any:
+        start: Any = starter(runtime)
+
+        def start_one(coroutine: Any) -> Any:
+            nonlocal made
+            made += 1
+            return start(coroutine)
+
+        return start_one
+
+    monkeypatch.setattr(AsyncioRuntime, "starter", counting)
+    async with serving(middleware(sse_app(lambda: hub.subscribe("t"), ping=0.01)), cycle):
+        await until(lambda: hub.subscribers("t"))
+        for number in range(10):
+            await hub.publish("t", str(number))
+            await cycle.has(f"data: {number}".encode())
+            await asyncio.sleep(0.005)
+        pings = cycle.body.count(b":\n\n")
+        await until(lambda: cycle.body.count(b":\n\n") > pings + 5)
+    assert made <= 1
 
 
 # -- a send that waits only now and then -----------------------------------------------------------
