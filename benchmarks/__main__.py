@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .servers import Before
+    from .peer import Before
 
 #: Compared with the peers. Each module has a ``run`` that takes the session.
 BESIDE_PEERS = {
     "encode": "encode",
     "stream": "stream",
+    "places": "in_places",
     "fanout": "fanout",
     "idle": "idle",
     "ping": "ping",
+    "connects": "connects",
+    "hub-on-redis": "on_redis",
     "shutdown": "shutdown",
     "import": "imports",
 }
@@ -62,7 +65,7 @@ def main() -> None:
         report([Path(name) for name in options.names[1:]])
         return
 
-    from .servers import ALL, Before, NotThereError
+    from .peer import ALL, Before, NotThereError
 
     default = [*BESIDE_PEERS] if options.against else [*BESIDE_PEERS, *IN_PROCESS]
     names = options.names or default

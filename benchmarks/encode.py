@@ -1,104 +1,74 @@
-"""The encoder, compared with an f-string and other encoders. In process: no server, no socket."""
+"""The encoder, compared with an f-string and other encoders. In process: no server, no socket.
+
+An event is built in what is measured, and then encoded.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import time
-from collections.abc import Callable
+import timeit
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
 
-from .results import Session
-from .servers import Before, Peer
+from .expressions import Code, InexpressibleError, code_of, frame_of
+from .peer import Before, Peer
+from .results import Row, Session
+from .shapes import BYTES, ENCODED, Shape
 
-DATA = {"small": "hello", "1 KiB": "x" * 1024, "10 lines": "\n".join(["a line of text"] * 10)}
+PEERS = ("raw", "sse_asgi", "sse_starlette", "fastapi_sse", "litestar")
 
-OPERATIONS = 20_000
-
-#: Makes a frame of the data, without a name and with one.
-Encoders: TypeAlias = tuple[Callable[[str], bytes], Callable[[str], bytes]]
-
-
-def raw() -> Encoders:
-    def lines(data: str) -> str:  # as one writes it who knows that there may be several
-        return data.replace("\n", "\ndata: ") if "\n" in data else data
-
-    return (
-        lambda data: f"data: {lines(data)}\n\n".encode(),
-        lambda data: f"event: tick\ndata: {lines(data)}\n\n".encode(),
-    )
-
-
-def sse_asgi() -> Encoders:
-    from sse_asgi import encoder
-
-    return _ours(encoder)
-
-
-def before(folder: Path) -> Encoders:
-    """The package of a folder, under another name: what it imports of itself is relative."""
-    package = ModuleType("sse_asgi_before")
-    package.__path__ = [str(folder / "sse_asgi")]
-    sys.modules[package.__name__] = package
-    return _ours(importlib.import_module(f"{package.__name__}.encoder"))
-
-
-def _ours(encoder: Any) -> Encoders:
-    encode = encoder.encode
-    return encode, lambda data: encode({"event": "tick", "data": data})
-
-
-def sse_starlette() -> Encoders:
-    from sse_starlette.event import ensure_bytes
-
-    return (
-        lambda data: ensure_bytes(data, "\n"),
-        lambda data: ensure_bytes({"event": "tick", "data": data}, "\n"),
-    )
-
-
-def fastapi_sse() -> Encoders:
-    from fastapi.sse import format_sse_event
-
-    return (
-        lambda data: format_sse_event(data_str=data),
-        lambda data: format_sse_event(data_str=data, event="tick"),
-    )
-
-
-def litestar() -> Encoders:
-    from litestar.response.sse import ServerSentEventMessage
-
-    return (
-        lambda data: ServerSentEventMessage(data, sep="\n").encode(),
-        lambda data: ServerSentEventMessage(data, event="tick", sep="\n").encode(),
-    )
-
-
-ENCODERS = {each.__name__: each for each in (raw, sse_asgi, sse_starlette, fastapi_sse, litestar)}
+#: Rounds, and how often an event is encoded in each.
+ROUNDS, OPERATIONS = 9, 5000
 
 
 def run(session: Session) -> None:
-    peers = [peer for peer in session.peers if peer.program in ENCODERS]
-    encoders = {
-        peer.name: before(peer.folder) if isinstance(peer, Before) else ENCODERS[peer.program]()
-        for peer in peers
-    }
-    for named, what in enumerate(("a str", "a dict with data and a name")):
-        for size, data in DATA.items():
-            row = session.row("encode", f"encode {what}, {size}", "events/s", more_is_better=True)
+    peers = [peer for peer in session.peers if peer.program in PEERS]
+    packages = {peer.name: package_of(peer) for peer in peers}
+    for shape in ENCODED:
+        row = session.row("encode", f"encode {shape.name}", "events/s", more_is_better=True)
+        codes: dict[str, Code] = {}
+        for peer in peers:
+            try:
+                codes[peer.name] = checked(peer, shape, packages[peer.name])
+            except InexpressibleError as exc:
+                row.missing[peer.name] = str(exc)
+        able = [peer for peer in peers if peer.name in codes]
+        session.rounds(able, partial(measure, codes, row), [row], ROUNDS)
 
-            def measure(peer: Peer, named: int = named, data: str = data, row: Any = row) -> None:
-                row.add(peer.name, rate(encoders[peer.name][named], data))
 
-            session.rounds(peers, measure, [row], count=9)
+def checked(peer: Peer, shape: Shape, package: str) -> Code:
+    """Return what is measured.
+
+    :raises InexpressibleError: the peer can't send such an event.
+    """
+    if peer.program == "raw" and shape.kind == BYTES:
+        raise InexpressibleError("has nothing to encode")
+    code = code_of(peer.program, shape, package)
+    if peer.program in ("raw", "sse_asgi"):
+        frame = eval(code.frame, dict(code.names))
+        if frame != frame_of(shape):
+            raise AssertionError(f"{peer.name} encodes {shape.name} as {frame!r:.200}")
+    return code
 
 
-def rate(function: Callable[[Any], bytes], value: Any) -> float:
-    """How many a second of processor time."""
-    began = time.process_time()
-    for _ in range(OPERATIONS):
-        function(value)
-    return OPERATIONS / (time.process_time() - began)
+def measure(codes: dict[str, Code], row: Row, peer: Peer) -> None:
+    code = codes[peer.name]
+    timer = timeit.Timer(code.frame, timer=time.process_time, globals=dict(code.names))
+    row.add(peer.name, OPERATIONS / timer.timeit(OPERATIONS))
+
+
+def package_of(peer: Peer) -> str:
+    """Return what the library is imported as: another checkout of it under another name."""
+    return before(peer.folder) if isinstance(peer, Before) else "sse_asgi"
+
+
+def before(folder: Path) -> str:
+    """Have the package of a folder under another name: what it imports of itself is relative."""
+    package = ModuleType("sse_asgi_before")
+    package.__path__ = [str(folder / "sse_asgi")]
+    sys.modules[package.__name__] = package
+    importlib.import_module(f"{package.__name__}.encoder")
+    return package.__name__

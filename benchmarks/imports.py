@@ -8,8 +8,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
+from .peer import Peer
 from .results import Session
-from .servers import Peer
 
 MODULES = {
     "sse_asgi": "sse_asgi",

@@ -16,7 +16,10 @@ from typing import Self
 from .peers.texts import MARK, SENT_AT, SIZE
 
 #: Seconds. What comes meanwhile is no more than a socket's buffer takes.
-NAP = 0.005
+NAP, NAP_OF_ONE = 0.005, 0.0005
+
+#: So many streams may be asked for at once: a server's backlog has room for them.
+UNDER_WAY = 1000
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -45,25 +48,42 @@ class Load:
 
     def open(self, path: str, count: int = 1, patience: float = 60.0) -> None:
         """Ask for a stream so many times, and wait until the head of each response is there."""
-        request = f"GET {path} HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n".encode()
-        waiting = set()
+        request = (
+            f"GET {path} HTTP/1.1\r\nHost: a\r\nOrigin: http://b\r\n"  # of a page, for CORS
+            "Accept: text/event-stream\r\n\r\n"
+        ).encode()
+        waiting: set[int] = set()
+        deadline = time.monotonic() + patience
         for _ in range(count):
+            while len(waiting) >= UNDER_WAY:
+                self._hear_heads(path, waiting, deadline)
             each = socket.create_connection(("127.0.0.1", self._port), timeout=patience)
             each.sendall(request)
             each.setblocking(False)
             self._sockets[each.fileno()] = each
             self._epoll.register(each, select.EPOLLIN)
             waiting.add(each.fileno())
-        deadline = time.monotonic() + patience
         while waiting:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(waiting)} of {count} streams of {path} did not open")
-            for fd, _ in self._epoll.poll(1.0):
-                read = self._read(fd)
-                if fd in waiting and read:
-                    if not self._buffer.startswith(b"HTTP/1.1 200"):
-                        raise RuntimeError(f"{path}: {bytes(self._buffer[:read])[:200]!r}")
-                    waiting.discard(fd)
+            self._hear_heads(path, waiting, deadline)
+
+    def _hear_heads(self, path: str, waiting: set[int], deadline: float) -> None:
+        """Read what has come, and forget those of ``waiting`` that the head of a response is of."""
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{len(waiting)} streams of {path} did not open")
+        for fd, _ in self._epoll.poll(1.0):
+            read = self._read(fd)
+            if fd in waiting and read:
+                if not self._buffer.startswith(b"HTTP/1.1 200"):
+                    raise RuntimeError(f"{path}: {bytes(self._buffer[:read])[:200]!r}")
+                waiting.discard(fd)
+
+    def ask(self, path: str) -> None:
+        """Ask for something that is no stream, and wait for the answer."""
+        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            head = connection.recv(1000)
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"{path}: {head[:200]!r}")
 
     def close(self, count: int) -> None:
         """Leave so many of the streams."""
@@ -93,11 +113,11 @@ class Load:
         buffer, poll, sockets = self._buffer, self._epoll.poll, self._sockets
         began = time.monotonic()
         deadline = began + seconds
-        # Many streams are left alone for a moment, so that a read finds more than one event.
-        nap = NAP if len(sockets) > 1 else 0
+        # Streams are left alone for a moment, so that a read finds more than one event: else the
+        # client may be what takes longest.
+        nap = NAP if len(sockets) > 1 else NAP_OF_ONE
         while (left := deadline - time.monotonic()) > 0:
-            if nap:
-                time.sleep(nap)
+            time.sleep(nap)
             for fd, _ in poll(left):
                 try:
                     read = sockets[fd].recv_into(buffer)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from .idle import CONNECTIONS
 from .load import Load
 from .machine import Watch
+from .peer import Peer
 from .results import Session
-from .servers import Peer, serving
+from .servers import serving
 
-INTERVAL, SECONDS = 1.0, 10.0
+INTERVAL, SECONDS = 1.0, 6.0
 
 #: What the figure is told for.
 TOLD = 20.0

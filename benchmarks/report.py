@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .results import BASES, BEFORE, Row, from_json, number
-from .servers import ROOT
+from .peer import ROOT
+from .results import BASES, BEFORE, RAW_THERE, Row, from_json, number
 
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
 IMAGES = PAGE.parent / "images"
@@ -15,12 +15,15 @@ BEGIN, END = "<!-- figures -->", "<!-- end of the figures -->"
 
 #: What there is a picture of: the beginning of the title, and the name of the file.
 PICTURES = {
-    "one stream that never waits": "stream",
+    "one stream that never waits, a dict (id, event, data)": "stream",
     "fan-out to 500 clients, flat out, ten": "fanout",
     "fan-out to 500 clients, 20 events/s: processor": "rate",
-    "idle connection": "idle",
+    "idle connection, of 2,000": "idle",
     "2,000 idle connections, a ping": "ping",
 }
+
+#: What a peer did in place of a figure. Other reasons say what it does not have.
+FAILURES = ("failed", "hangs", "saturated")
 
 OURS = "sse_asgi"
 BAR, HEIGHT, LEFT, RIGHT = 360, 22, 130, 90
@@ -52,13 +55,16 @@ def summary(content: dict[str, Any]) -> str:
 
 def ratios(rows: list[Row]) -> str:
     """Return the table of our results, with their ratios to what one would choose otherwise."""
-    bases = (BEFORE, *BASES) if any(BEFORE in row.samples for row in rows) else BASES
+    bases = [base for base in (BEFORE, *BASES) if any(base in row.samples for row in rows)]
     heads = " | ".join(f"x {base.replace('_', '-')}" for base in bases)
-    lines = [f"| | {OURS} | {heads} |", "|---|---:" + "|---:" * len(bases) + "|"]
+    lines = [
+        f"| ↑ more is better, ↓ less | {OURS} | {heads} |",
+        "|---|---:" + "|---:" * len(bases) + "|",
+    ]
     for row in rows:
         if row.median(OURS) is None:
             continue
-        cells = [title(row), cell(row, OURS)]
+        cells = [head(row), cell(row, OURS)]
         for base in bases:
             ratio = row.ratio(OURS, base)
             cells.append("" if ratio is None else f"{ratio:.2f}")
@@ -69,11 +75,13 @@ def ratios(rows: list[Row]) -> str:
 def medians(rows: list[Row], content: dict[str, Any]) -> str:
     """The figures of all."""
     peers = list(content["versions"])
+    if any(RAW_THERE in row.samples for row in rows):
+        peers.insert(peers.index("raw") + 1, RAW_THERE)
     lines = [
         f"| median | {' | '.join(peers)} |",
         "|---" + "|---:" * len(peers) + "|",
     ]
-    lines += [f"| {title(row)} | {' | '.join(cell(row, p) for p in peers)} |" for row in rows]
+    lines += [f"| {head(row)} | {' | '.join(cell(row, p) for p in peers)} |" for row in rows]
     text = "All of them (`±` where the samples are more than 15 % from their median):\n\n"
     return text + "\n".join(lines)
 
@@ -82,10 +90,16 @@ def title(row: Row) -> str:
     return f"{row.title}, {row.unit}" if row.unit else row.title
 
 
+def head(row: Row) -> str:
+    """Return the title for a table, with an arrow that says which way is better."""
+    return f"{title(row)} {'↑' if row.more_is_better else '↓'}"
+
+
 def cell(row: Row, peer: str) -> str:
     median = row.median(peer)
     if median is None:
-        return row.missing.get(peer, "").partition(" ")[0].rstrip(":") or "-"
+        why = row.missing.get(peer, "").partition(" ")[0].rstrip(":")
+        return why if why in FAILURES else "-"
     doubtful = " ±" if row.spread(peer) > 0.15 else ""
     return number(median) + doubtful
 

@@ -9,15 +9,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from .machine import Shares
-from .servers import ALL, NotThereError, Peer
+from .peer import ALL, NotThereError, Peer
 
 #: Beyond these a figure can't be read: the distance of the samples from their median, as a share
 #: of it; the processor time that others had, on this machine or by the hypervisor, in cores; how
 #: busy the load client may be.
 SPREAD, OTHERS, CLIENT = 0.15, 0.2, 0.9
 
-#: What ratios are told to.
-BASES = ("raw", "sse_starlette", "nchan")
+#: What ratios are told to; the second is the first in the same place (in_places.py).
+RAW_THERE = "raw_there"
+BASES = ("raw", RAW_THERE, "sse_starlette", "nchan")
 
 #: Ratios are told to this one too, if it is measured: the library as another checkout has it.
 BEFORE = "before"
@@ -95,7 +96,7 @@ class Row:
             line = f"  {peer:<16}{number(median):>10} ±{self.spread(peer):<5.0%}"
             for base in self.bases():
                 ratio = self.ratio(peer, base)
-                line += f" {'' if ratio is None else f'x {base[:8]} {ratio:.2f}':>19}"
+                line += f" {'' if ratio is None else f'x {base[:9]} {ratio:.2f}':>19}"
             if (server := self.share(peer, "server")) is not None:
                 client, others, stolen = (
                     self.share(peer, who) or 0 for who in ("client", "others", "stolen")
@@ -151,11 +152,16 @@ class Session:
         return row
 
     def rounds(
-        self, peers: Iterable[Peer], measure: Measure, rows: Iterable[Row], count: int = 3
+        self,
+        peers: Iterable[Peer],
+        measure: Measure,
+        rows: Iterable[Row],
+        count: int = 3,
+        quick: int = 1,
     ) -> None:
-        """Measure all peers in turn, so many times; then print the rows."""
+        """Measure all peers in turn, so many times (``quick``: in a quick run); print the rows."""
         failed: set[str] = set()
-        for _ in range(self.count or (1 if self.quick else count)):
+        for _ in range(self.count or (quick if self.quick else count)):
             for peer in peers:
                 if peer.name in failed:
                     continue

@@ -6,8 +6,9 @@ import importlib.util
 import time
 
 from .load import Load
+from .peer import BESIDE_UVICORN, Peer
 from .results import Row, Session
-from .servers import BESIDE_UVICORN, Peer, serving
+from .servers import serving
 
 STREAMS = 500
 

@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from .event import ServerSentEvent, data_text, id_text, json_text, milliseconds, single_line, text
+from .event import (
+    JSONServerSentEvent,
+    ServerSentEvent,
+    data_text,
+    id_text,
+    json_text,
+    milliseconds,
+    single_line,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,25 +63,55 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`; for ``bytes`` that do not end
         with a blank line; for a ``str`` that is a frame already, such as ``"data: text\n\n"``.
     """
-    # A short path for what most streams send. For a wrong value, encode_fields raises the error.
-    if type(event) is str:
-        lines = event
-        if "\n" in event or "\r" in event:
-            if event[-1] in "\r\n":  # few do, and to look is cheap
-                _refuse_frame(event)
-            lines = _folded(event, sep, "data: ")
+    # What most streams send is encoded here. An f-string for each form, since joining parts of text
+    # costs more, as calls do. Errors are for encode_fields to raise, which looks at each field.
+    kind: Any = type(event)
+    fields: Any
+    data: Any
+    if kind is str:
+        data = event
+        if "\n" in data or "\r" in data:
+            if data[-1] in "\r\n":  # few do, and to look is cheap
+                _refuse_frame(data)
+            data = _folded(data, "data: ")
+        frame = f"data: {data}\n\n"
         try:
-            return f"data: {lines}{sep}{sep}".encode()
+            return (frame if sep == "\n" else frame.replace("\n", sep)).encode()
         except UnicodeEncodeError:
             return encode_fields(sep, event)
-    if type(event) is dict and len(event) == 2:
-        data, name = event.get("data"), event.get("event")
-        if type(data) is str and type(name) is str and name.isprintable():
-            lines = _folded(data, sep, "data: ") if "\n" in data or "\r" in data else data
-            try:
-                return f"event: {name}{sep}data: {lines}{sep}{sep}".encode()
-            except UnicodeEncodeError:
-                return encode_fields(sep, data, name)
+    if kind is dict or kind is ServerSentEvent or kind is JSONServerSentEvent:
+        fields = event if kind is dict else vars(event)
+        data, name, id_ = fields.get("data"), fields.get("event"), fields.get("id")
+        checked = kind is not dict or (  # an event was checked when it was built
+            (name is None or (type(name) is str and name.isprintable()))
+            and (id_ is None or type(id_) is int or (type(id_) is str and id_.isprintable()))
+        )
+        if checked and len(fields) <= 3 and type(data) is str:
+            lines = _folded(data, "data: ") if "\n" in data or "\r" in data else data
+            frame = ""  # there are other fields
+            if id_ is None:
+                if name is None:
+                    if len(fields) == 1:
+                        frame = f"data: {lines}\n\n"
+                elif len(fields) == 2:
+                    frame = f"event: {name}\ndata: {lines}\n\n"
+            elif name is None:
+                if len(fields) == 2:
+                    frame = f"id: {id_}\ndata: {lines}\n\n"
+            elif len(fields) == 3:
+                frame = f"id: {id_}\nevent: {name}\ndata: {lines}\n\n"
+            if frame:
+                try:
+                    return (frame if sep == "\n" else frame.replace("\n", sep)).encode()
+                except UnicodeEncodeError:
+                    pass
+        retry, comment = fields.get("retry"), fields.get("comment")
+        known = (data is not None) + (name is not None) + (id_ is not None)
+        if (
+            len(fields) == known + (retry is not None) + (comment is not None)
+            or fields.keys() <= _FIELDS  # this costs more
+        ):
+            return encode_fields(sep, data, name, id_, retry, comment)
     if isinstance(event, bytes):
         if event.endswith(_BLANK_LINE) or event in _NOTHING:
             return event
@@ -80,38 +119,7 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
             "bytes must be whole frames, which end with a blank line: yield a str to send data, "
             f"and relay(chunks) to pass on the bytes of another stream; not {_end_of(event)}"
         )
-    if isinstance(event, dict):
-        try:
-            return encode_fields(sep, **event)
-        except TypeError:
-            if event.keys() <= _FIELDS:
-                raise
-            raise TypeError(
-                f"an event has no field {_unknown(event.keys())}; its fields are "
-                f"{', '.join(_NAMES)}"
-            ) from None
-    if isinstance(event, ServerSentEvent):
-        return encode_fields(sep, event.data, event.event, event.id, event.retry, event.comment)
-    if isinstance(event, str):
-        _refuse_frame(event)
-        return encode_fields(sep, event)
-    try:
-        fields = _fields_of(event)
-    except AttributeError:
-        if isinstance(event, Mapping):
-            return encode(dict(event), sep)
-        kind = type(event).__name__
-        if hasattr(event, "__await__"):
-            raise TypeError(f"an event can't be a {kind}: await it first: {event!r:.80}") from None
-        raise TypeError(
-            f"an event must be a ServerSentEvent, dict, str or bytes, not {kind}: {event!r:.80}; "
-            "to send it as data, give ServerSentEvent(data=...)"
-        ) from None
-    raw_data = getattr(event, "raw_data", ...)
-    if raw_data is not ...:  # FastAPI's ServerSentEvent: what is not raw is JSON, even a str
-        data = raw_data if fields[0] is None else json_text(fields[0])
-        return encode_fields(sep, data, *fields[1:])
-    return encode_fields(sep, *fields)
+    return _encode_other(event, sep)
 
 
 def encode_ping(event: Any, sep: str, encode_event: Callable[[Any, str], bytes] = encode) -> bytes:
@@ -164,27 +172,63 @@ def encode_fields(
     :raises TypeError: for a field of the wrong type.
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
     """
-    if data is not None and type(data) is not str:
-        data = data_text(data)
+    if data is not None:
+        if type(data) is not str:
+            data = data_text(data)
+        # Nearly all data is one line, and looking for line ends is far cheaper than splitting.
+        lines = _folded(data, "data: ") if "\n" in data or "\r" in data else data
     before = after = ""
-    if event is not None:
-        before = f"event: {single_line('event', event)}{sep}"
-    if id is not None:
-        before = f"id: {id_text(id)}{sep}{before}"
     if comment is not None:
-        before = f": {_folded(text('comment', comment), sep, ': ')}{sep}{before}"
+        before = f": {_folded(text('comment', comment), ': ')}\n"
+    if id is not None:
+        if type(id) is not str or not id.isprintable():
+            id = id_text(id)  # noqa: A001
+        before = f"{before}id: {id}\n"
+    if event is not None:
+        if type(event) is not str or not event.isprintable():
+            event = single_line("event", event)
+        before = f"{before}event: {event}\n"
     if retry is not None:
-        after = f"retry: {milliseconds(retry)}{sep}"
-    if data is None:
-        return f"{before}{after}{sep}".encode()
-    # Nearly all data is one line, and looking for line ends is far cheaper than splitting.
-    lines = _folded(data, sep, "data: ") if "\n" in data or "\r" in data else data
+        after = f"retry: {milliseconds(retry)}\n"
+    frame = f"{before}{after}\n" if data is None else f"{before}data: {lines}\n{after}\n"
     try:
-        return f"{before}data: {lines}{sep}{after}{sep}".encode()
+        return (frame if sep == "\n" else frame.replace("\n", sep)).encode()
     except UnicodeEncodeError:
         # Only the data was not checked before, since encoding checks it anyway.
         text("data", data)
         raise
+
+
+def _encode_other(event: Any, sep: str) -> bytes:
+    """Encode an event-like that is of no kind that most streams send: see :func:`encode`."""
+    if isinstance(event, dict):
+        if event.keys() <= _FIELDS:
+            return encode_fields(sep, **event)
+        raise TypeError(
+            f"an event has no field {_unknown(event.keys())}; its fields are {', '.join(_NAMES)}"
+        )
+    if isinstance(event, ServerSentEvent):
+        return encode_fields(sep, event.data, event.event, event.id, event.retry, event.comment)
+    if isinstance(event, str):
+        _refuse_frame(event)
+        return encode_fields(sep, event)
+    try:
+        fields = _fields_of(event)
+    except AttributeError:
+        if isinstance(event, Mapping):
+            return encode(dict(event), sep)
+        kind = type(event).__name__
+        if hasattr(event, "__await__"):
+            raise TypeError(f"an event can't be a {kind}: await it first: {event!r:.80}") from None
+        raise TypeError(
+            f"an event must be a ServerSentEvent, dict, str or bytes, not {kind}: {event!r:.80}; "
+            "to send it as data, give ServerSentEvent(data=...)"
+        ) from None
+    raw_data = getattr(event, "raw_data", ...)
+    if raw_data is not ...:  # FastAPI's ServerSentEvent: what is not raw is JSON, even a str
+        data = raw_data if fields[0] is None else json_text(fields[0])
+        return encode_fields(sep, data, *fields[1:])
+    return encode_fields(sep, *fields)
 
 
 def _refuse_frame(event: str) -> None:
@@ -209,11 +253,11 @@ def _end_of(frame: str | bytes) -> str:
     return shown if len(shown) <= 80 else f"{shown[:40]} ... {shown[-35:]}"
 
 
-def _folded(value: str, sep: str, prefix: str) -> str:
-    """Join the lines of ``value`` by ``sep``, with ``prefix`` before each line except the first."""
+def _folded(value: str, prefix: str) -> str:
+    """Return the lines of ``value``, ended by LF, with ``prefix`` before each except the first."""
     if "\r" in value:
         value = value.replace("\r\n", "\n").replace("\r", "\n")
-    return value.replace("\n", sep + prefix)
+    return value.replace("\n", "\n" + prefix)
 
 
 def _unknown(names: Iterable[object]) -> str:

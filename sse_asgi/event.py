@@ -51,15 +51,11 @@ class ServerSentEvent(Generic[DataT_co]):
     After construction ``data`` is the text that will be sent, or ``None``.
     """
 
-    # Not slots=True, which copies the class: the __setattr__ of a frozen class refers to the
-    # original, and fails for subclasses of the copy.
-    __slots__ = ("comment", "data", "event", "id", "retry")
-
-    data: str | None
-    event: str | None
-    id: str | None
-    retry: int | None
-    comment: str | None
+    data: str | None = None
+    event: str | None = None
+    id: str | None = None
+    retry: int | None = None
+    comment: str | None = None
 
     def __init__(
         self,
@@ -70,23 +66,19 @@ class ServerSentEvent(Generic[DataT_co]):
         retry: int | None = None,
         comment: str | None = None,
     ) -> None:
-        _set_data(self, None if data is None else data_text(data))
-        _set_event(self, None if event is None else single_line("event", event))
-        _set_id(self, None if id is None else id_text(id))
-        _set_retry(self, None if retry is None else milliseconds(retry))
-        _set_comment(self, None if comment is None else text("comment", comment))
-
-    def __setstate__(self, state: tuple[dict[str, Any] | None, dict[str, Any]]) -> None:
-        """Restore a copied or unpickled event, past the frozen ``__setattr__``."""
-        for part in state:
-            for name, value in (part or {}).items():
-                object.__setattr__(self, name, value)
-
-
-# These go past the frozen __setattr__, and are faster than object.__setattr__.
-_set_data, _set_event, _set_id, _set_retry, _set_comment = (
-    vars(ServerSentEvent)[name].__set__ for name in ("data", "event", "id", "retry", "comment")
-)
+        # This goes past the frozen __setattr__. Slots would need a call for each field, which costs
+        # as much as all the checks. The encoder reads the fields from here, too.
+        fields = self.__dict__
+        if data is not None:
+            fields["data"] = data_text(data)
+        if event is not None:
+            fields["event"] = single_line("event", event)
+        if id is not None:
+            fields["id"] = id_text(id)
+        if retry is not None:
+            fields["retry"] = milliseconds(retry)
+        if comment is not None:
+            fields["comment"] = text("comment", comment)
 
 
 class JSONServerSentEvent(ServerSentEvent[DataT_co]):
@@ -97,8 +89,6 @@ class JSONServerSentEvent(ServerSentEvent[DataT_co]):
     :raises TypeError: for ``data`` that has no JSON form.
     :raises ValueError: for NaN or infinity, and for what :class:`ServerSentEvent` refuses.
     """
-
-    __slots__ = ()
 
     def __init__(
         self,

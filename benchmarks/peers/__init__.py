@@ -7,4 +7,9 @@
   is 0: in bursts of so many, between which the event loop runs.
 - ``/idle``: a stream without events. Pings are sent each ``BENCHMARK_PING`` seconds, if that is
   set, else as often as the peer does by itself.
+- ``/gc?freeze``, ``/gc?disable``: set the garbage collector. ``raw`` and ``sse_asgi`` have it.
+
+``BENCHMARK_SHAPE`` says what events are like (``shapes.py``), and ``BENCHMARK_PLACE`` what is
+around the stream (``places.py``). ``BENCHMARK_REDIS`` is the URL of a Redis for the hub of
+``sse_asgi``.
 """

@@ -1,5 +1,5 @@
 // better-sse on Node's own HTTP server, with its defaults; a channel for the fan-out.
-// It writes JSON unless it is told otherwise.
+// It writes JSON unless it is told otherwise. BENCHMARK_EVENT has what a stream sends.
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { setImmediate as iteration, setTimeout as sleep } from "node:timers/promises";
@@ -8,18 +8,18 @@ import { once } from "node:events";
 const { createSession, createChannel } = createRequire(process.env.BENCHMARK_NODE + "/")("better-sse");
 
 const REST = " " + "x".repeat(78) + "$";
-const TEXT = "0".repeat(20) + REST;
+const EVENT = JSON.parse(process.env.BENCHMARK_EVENT);
 const now = () => process.hrtime.bigint().toString().padStart(20, "0") + REST;
 
 const channel = createChannel();
-const options = { serializer: (text) => text };
+const options = { serializer: EVENT.json ? JSON.stringify : (text) => text };
 const ping = process.env.BENCHMARK_PING;
 if (ping !== undefined) options.keepAlive = Number(ping) * 1000;
 
 async function stream(request, response, pause) {
   const session = await createSession(request, response, options);
   while (session.isConnected) {
-    session.push(TEXT);
+    session.push(EVENT.data, EVENT.event, EVENT.id);
     if (response.writableNeedDrain) await once(response, "drain");
     else if (pause) await iteration();
   }

@@ -1,34 +1,71 @@
-"""What the servers in Python share: sources, and the publisher. Nothing here encodes or sends."""
+"""What the servers in Python share: sources, the publisher, and the garbage collector's settings.
+
+Nothing here encodes or sends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs
 
-from .texts import TEXT, text_now
+from ..shapes import BY_NAME, PLAIN
+from .texts import text_now
+
+#: What is sent.
+SHAPE = BY_NAME[os.environ.get("BENCHMARK_SHAPE", PLAIN.name)]
+
+#: Where the stream is: one of ``places.PLACES``, or just on a server.
+PLACE = os.environ.get("BENCHMARK_PLACE", "")
 
 #: Seconds between pings; ``None``: what the peer does by itself.
 PING = float(os.environ["BENCHMARK_PING"]) if "BENCHMARK_PING" in os.environ else None
 
 
-async def never_waits() -> AsyncIterator[str]:
+async def never_waits(build: Callable[[], Any]) -> AsyncIterator[Any]:
     while True:
-        yield TEXT
+        yield build()
 
 
-async def waits() -> AsyncIterator[str]:
+async def waits(build: Callable[[], Any]) -> AsyncIterator[Any]:
     while True:
-        yield TEXT
+        yield build()
         await asyncio.sleep(0)
 
 
 async def idle() -> AsyncIterator[str]:
     await asyncio.get_running_loop().create_future()
     yield "never"
+
+
+def sync_never_waits(build: Callable[[], Any]) -> Iterator[Any]:
+    while True:
+        yield build()
+
+
+def sync_waits(build: Callable[[], Any]) -> Iterator[Any]:
+    while True:
+        yield build()
+        time.sleep(0)
+
+
+def sync_idle() -> Iterator[str]:
+    threading.Event().wait()
+    yield "never"
+
+
+def set_gc(query: bytes) -> None:
+    """Do what a request asks for: ``freeze`` what there is, or ``disable`` the collector."""
+    if query == b"freeze":
+        gc.collect()
+        gc.freeze()
+    elif query == b"disable":
+        gc.disable()
 
 
 class Queues:

@@ -1,6 +1,6 @@
 """``fastapi.sse``, with its defaults; a queue each for the fan-out.
 
-``raw_data`` because ``data`` would be written as JSON.
+``raw_data`` for text because ``data`` would be written as JSON.
 """
 
 from __future__ import annotations
@@ -11,26 +11,28 @@ import fastapi.routing
 from fastapi import FastAPI, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from .common import PING, Queues, idle, never_waits, start_publishing, waits
+from ..expressions import code_of
+from .common import PING, SHAPE, Queues, idle, never_waits, start_publishing, waits
 
 if PING is not None:
     # There is no option for it.
     fastapi.routing._PING_INTERVAL = PING  # type: ignore[attr-defined]
 
+build = code_of("fastapi_sse", SHAPE).builder()
 queues = Queues()
 app = FastAPI()
 
 
 @app.get("/stream", response_class=EventSourceResponse)
 async def stream() -> AsyncIterator[ServerSentEvent]:
-    async for text in never_waits():
-        yield ServerSentEvent(raw_data=text)
+    async for event in never_waits(build):
+        yield event
 
 
 @app.get("/wait", response_class=EventSourceResponse)
 async def wait() -> AsyncIterator[ServerSentEvent]:
-    async for text in waits():
-        yield ServerSentEvent(raw_data=text)
+    async for event in waits(build):
+        yield event
 
 
 @app.get("/events", response_class=EventSourceResponse)

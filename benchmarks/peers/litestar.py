@@ -7,19 +7,21 @@ from typing import Any
 from litestar import Litestar, Request, get
 from litestar.response import ServerSentEvent
 
-from .common import Queues, idle, never_waits, start_publishing, waits
+from ..expressions import code_of
+from .common import SHAPE, Queues, idle, never_waits, start_publishing, waits
 
+build = code_of("litestar", SHAPE).builder()
 queues = Queues()
 
 
 @get("/stream")
 async def stream() -> ServerSentEvent:
-    return ServerSentEvent(never_waits())
+    return ServerSentEvent(never_waits(build))
 
 
 @get("/wait")
 async def wait() -> ServerSentEvent:
-    return ServerSentEvent(waits())
+    return ServerSentEvent(waits(build))
 
 
 @get("/events")

@@ -1,8 +1,9 @@
 """No library: what a good engineer writes by hand, for nothing but this. The limit.
 
-A stream is one send for each event. The fan-out encodes an event once; each client has a queue,
-and all that is in it goes out in one send. There is no ping but where it is measured, no limit on
-how long a client may not read, and no check of what is in an event.
+A stream is one send for each event; it does not notice when its client has gone. The fan-out
+encodes an event once; each client has a queue, and all that is in it goes out in one send. One task
+sends the pings of all connections. There is no limit on how long a client may not read, and no
+check of what is in an event.
 """
 
 from __future__ import annotations
@@ -12,15 +13,22 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
-from .common import PING, never_waits, start_publishing, waits
+from ..expressions import code_of
+from .common import PING, PLACE, SHAPE, never_waits, set_gc, start_publishing, waits
+from .middleware import placed
 
 HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
 
+build = code_of("raw", SHAPE).builder()
+
 queues: set[asyncio.Queue[bytes]] = set()
 stopping: set[asyncio.Future[None]] = set()
+#: The ``send`` of each connection that gets pings, and the task that sends them.
+pinged: set[Any] = set()
+pinging: list[asyncio.Task[None]] = []
 
 
-async def app(scope: Any, receive: Any, send: Any) -> None:
+async def bare(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
         return
@@ -33,13 +41,16 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     elif path == "/publish":
         start_publishing(publish, scope["query_string"])
         await send({"type": "http.response.body", "body": b""})
+    elif path == "/gc":
+        set_gc(scope["query_string"])
+        await send({"type": "http.response.body", "body": b""})
     else:
-        await stream(waits() if path == "/wait" else never_waits(), send)
+        await stream(waits(build) if path == "/wait" else never_waits(build), send)
 
 
-async def stream(source: AsyncIterator[str], send: Any) -> None:
-    async for text in source:
-        await send(body(f"data: {text}\n\n".encode()))
+async def stream(source: AsyncIterator[bytes], send: Any) -> None:
+    async for frame in source:
+        await send(body(frame))
 
 
 async def publish(text: str) -> None:
@@ -75,7 +86,9 @@ async def send_what_is_published(send: Any) -> None:
 
 async def wait(receive: Any, send: Any) -> None:
     """Nothing, until the client goes or the server is told to stop."""
-    pinging = asyncio.ensure_future(ping(send)) if PING else None
+    if not pinging:
+        pinging.append(asyncio.ensure_future(ping()))
+    pinged.add(send)
     gone: Any = asyncio.current_task()
     stopping.add(gone)
     try:
@@ -84,14 +97,14 @@ async def wait(receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b""})
     finally:
         stopping.discard(gone)
-        if pinging:
-            pinging.cancel()
+        pinged.discard(send)
 
 
-async def ping(send: Any) -> None:
+async def ping() -> None:
     while True:
-        await asyncio.sleep(PING or 0)
-        await send(body(b":\n\n"))
+        await asyncio.sleep(PING or 15)
+        for send in list(pinged):
+            await send(body(b":\n\n"))
 
 
 async def lifespan(receive: Any, send: Any) -> None:
@@ -114,3 +127,6 @@ async def lifespan(receive: Any, send: Any) -> None:
 
 def body(data: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+app = placed(bare, PLACE)

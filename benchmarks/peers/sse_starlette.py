@@ -8,17 +8,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .common import PING, Queues, idle, never_waits, start_publishing, waits
+from ..expressions import code_of
+from .common import PING, PLACE, SHAPE, Queues, idle, never_waits, start_publishing, waits
+from .middleware import placed
 
+build = code_of("sse_starlette", SHAPE).builder()
 queues = Queues()
 
 
 async def stream(request: Request) -> Response:
-    return EventSourceResponse(never_waits())
+    return EventSourceResponse(never_waits(build))
 
 
 async def wait(request: Request) -> Response:
-    return EventSourceResponse(waits())
+    return EventSourceResponse(waits(build))
 
 
 async def events(request: Request) -> Response:
@@ -34,12 +37,15 @@ async def publish(request: Request) -> Response:
     return Response()
 
 
-app = Starlette(
-    routes=[
-        Route("/stream", stream),
-        Route("/wait", wait),
-        Route("/events", events),
-        Route("/idle", rest),
-        Route("/publish", publish),
-    ]
+app = placed(
+    Starlette(
+        routes=[
+            Route("/stream", stream),
+            Route("/wait", wait),
+            Route("/events", events),
+            Route("/idle", rest),
+            Route("/publish", publish),
+        ]
+    ),
+    PLACE,
 )
