@@ -12,7 +12,6 @@ Three may send, one at a time:
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -180,7 +179,7 @@ class Response(Sender):
             return False
         message: Message = {"type": "http.response.body", "body": frame, "more_body": True}
         if by_task:
-            if not self._begin(message, partial(self._taken, len(frame), events)):
+            if not self._begin(message, self._taken, len(frame), events):
                 self.flushing = True
                 return True
             self.bytes += len(frame)

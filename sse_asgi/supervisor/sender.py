@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.base import nothing
@@ -30,7 +31,8 @@ class Sender:
     """Sends the messages of one response."""
 
     __slots__ = (
-        "_error", "_start", "_times", "begun", "clock", "ended", "prompt", "send", "server", "torn",
+        "_error", "_sending", "_start", "_times", "begun", "clock", "ended", "prompt", "send",
+        "server", "torn",
     )  # fmt: skip
 
     def __init__(self, server: Server, times: Deadlines, clock: Callable[[], float]) -> None:
@@ -49,6 +51,8 @@ class Sender:
         self.prompt: bool = False
         # None: no task takes its first step at once here.
         self._start: Start | None = None
+        # Makes a coroutine of a send.
+        self._sending: Any = None
         #: The task of a send that was begun at once, and waits.
         self.begun: Any = None
         # What such a send has raised.
@@ -101,21 +105,25 @@ class Sender:
         :param start: starts a task, and takes its first step; ``None``: that can't be done.
         """
         self._start = start
+        if start is not None:
+            send = self.send
+            self._sending = send if iscoroutinefunction(send) else partial(_sending, send)
         return start is not None
 
-    def _begin(self, message: Message, has_ended: Callable[[bool], object]) -> bool:
+    def _begin(self, message: Message, has_ended: Callable[..., object], *args: Any) -> bool:
         """Send a message in a task of its own, which most of the time ends with its first step.
 
         What is around the server's ``send`` may do anything. So what was begun is neither dropped
         nor done a second time.
 
-        :param has_ended: called when it has ended, if that is later, and told whether all is well.
+        :param has_ended: called when it has ended, if that is later, with the arguments and whether
+            all is well.
         :returns: whether it was sent.
         """
         times = self._times
         assert self._start is not None
         times.sending_since = now = self.clock()
-        task = self._start(_sending(self.send, message))
+        task = self._start(self._sending(message))
         if task.done() and not task.cancelled() and task.exception() is None:
             times.sending_since = None
             times.last_write = now
@@ -123,10 +131,12 @@ class Sender:
         self.prompt, self.begun = False, task
         if now + times.timing.looks < times.wakes:
             times.wake(now + times.timing.looks)
-        task.add_done_callback(partial(self._has_ended, has_ended))
+        task.add_done_callback(partial(self._has_ended, has_ended, args))
         return False
 
-    def _has_ended(self, has_ended: Callable[[bool], object], task: Any) -> None:
+    def _has_ended(
+        self, has_ended: Callable[..., object], args: tuple[Any, ...], task: Any
+    ) -> None:
         times = self._times
         self.begun = times.sending_since = None
         try:
@@ -141,7 +151,7 @@ class Sender:
         if self._error is not None:
             self._error.__traceback__ = None  # it has this frame: no cycle for the collector
             times.handed_over = True  # the watchdog has to know
-        has_ended(self._error is None)
+        has_ended(*args, self._error is None)
 
     def _raise(self) -> None:
         """Raise what such a send has raised."""
@@ -183,4 +193,4 @@ class Sender:
 
 
 async def _sending(send: Send, message: Message) -> None:
-    await send(message)  # which may be no coroutine function
+    await send(message)
