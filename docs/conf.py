@@ -24,7 +24,7 @@ nitpick_ignore_regex = [
     # And names that only type checkers need.
     (
         "py:class",
-        r"sse_asgi\.event\.DataT_co|ContentStream|BackgroundTask|Policy|_HasSet",
+        r"sse_asgi\.event\.DataT_co|sse_asgi\.decoder\.ModelT|ContentStream|BackgroundTask|Policy|_HasSet",
     ),
     ("py:class", "AbstractAsyncContextManager|SharesPlaces"),
 ]

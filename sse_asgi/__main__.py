@@ -1,32 +1,33 @@
-"""``python -m sse_asgi``: a page that shows the load of this machine and a log file, live."""
+"""``python -m sse_asgi``: a page that shows the load of this machine and a log file, live.
+
+``python -m sse_asgi tail URL`` follows a stream from a terminal.
+"""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import math
 import os
 import signal
 import socket
 import stat
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from .command_line import PROG, Parser, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-PROG = "python -m sse_asgi"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2 and one line, without the usage."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the demo until SIGINT or SIGTERM. Return the exit status."""
+    """Serve the demo until SIGINT or SIGTERM, or run ``tail``. Return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["tail"]:
+        from .tail.command import main as tail
+
+        return tail(arguments[1:])
     parser = _make_parser()
     options = parser.parse_args(arguments)
     try:
@@ -59,14 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
-        print(f"sse_asgi demo on {_url(options.host, listener)} (Ctrl-C to stop)", flush=True)
+        url = _url(options.host, listener)
+        print(f"sse_asgi demo on {url} (Ctrl-C to stop)")
+        print(f"Its events in a terminal: {PROG} tail {url}events", flush=True)
         server.run(sockets=[listener])
     return 0
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=PROG, description="Serve a page that shows this machine live, by Server-Sent Events."
+    parser = Parser(
+        prog=PROG,
+        description="Serve a page that shows this machine live, by Server-Sent Events.",
+        epilog=f"'{PROG} tail URL' follows a stream: see '{PROG} tail --help'.",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address or name to listen on (%(default)s)"
@@ -76,7 +81,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ping",
-        type=_seconds,
+        type=seconds,
         default=15.0,
         metavar="SECONDS",
         help="send a comment after so many seconds of silence; 0: never (%(default)s)",
@@ -95,16 +100,6 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text!r}")
     return port
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text!r}")
-    return seconds
 
 
 def _log_file(text: str) -> str:

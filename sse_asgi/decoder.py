@@ -9,12 +9,15 @@ stays whole, and there is no decoder state to keep.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .errors import DEFAULT_MAX_EVENT_SIZE, EventTooLargeError
+from .models import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+ModelT = TypeVar("ModelT")
 
 __all__ = ["DEFAULT_MAX_EVENT_SIZE", "MAX_RECONNECTION_TIME", "DecodedEvent", "EventStreamDecoder"]
 
@@ -40,6 +43,26 @@ class DecodedEvent:
     event: str = "message"
     data: str = ""
     id: str = ""
+
+    @overload
+    def json(self) -> Any: ...
+
+    @overload
+    def json(self, model: type[ModelT]) -> ModelT: ...
+
+    @overload
+    def json(self, model: Any) -> Any: ...
+
+    def json(self, model: Any = None) -> Any:
+        """Return the value of the data, which is JSON.
+
+        :param model: what it becomes: a Pydantic model, a msgspec struct, or with Pydantic any type
+            that it knows, such as a dataclass or ``list[int]``. By default it is what
+            :func:`json.loads` makes of it.
+        :raises ValueError: the data is not JSON, or not what the model takes.
+        :raises TypeError: the type needs Pydantic, which is not installed.
+        """
+        return parse_json(self.data, model)
 
 
 class EventStreamDecoder:

@@ -82,11 +82,19 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
     if kind is dict or kind is ServerSentEvent or kind is JSONServerSentEvent:
         fields = event if kind is dict else vars(event)
         data, name, id_ = fields.get("data"), fields.get("event"), fields.get("id")
-        checked = kind is not dict or (  # an event was checked when it was built
-            (name is None or (type(name) is str and name.isprintable()))
-            and (id_ is None or type(id_) is int or (type(id_) is str and id_.isprintable()))
-        )
-        if checked and len(fields) <= 3 and type(data) is str:
+        if (
+            len(fields) <= 3
+            and type(data) is str
+            and (
+                kind is not dict  # an event was checked when it was built
+                or (
+                    (name is None or (type(name) is str and name.isprintable()))
+                    and (
+                        id_ is None or type(id_) is int or (type(id_) is str and id_.isprintable())
+                    )
+                )
+            )
+        ):
             lines = _folded(data, "data: ") if "\n" in data or "\r" in data else data
             frame = ""  # there are other fields
             if id_ is None:
@@ -172,14 +180,16 @@ def encode_fields(
     :raises TypeError: for a field of the wrong type.
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
     """
+    lines = before = after = ""
     if data is not None:
         if type(data) is not str:
             data = data_text(data)
         # Nearly all data is one line, and looking for line ends is far cheaper than splitting.
         lines = _folded(data, "data: ") if "\n" in data or "\r" in data else data
-    before = after = ""
     if comment is not None:
-        before = f": {_folded(text('comment', comment), ': ')}\n"
+        if type(comment) is not str or not comment.isprintable():
+            comment = _folded(text("comment", comment), ": ")
+        before = f": {comment}\n"
     if id is not None:
         if type(id) is not str or not id.isprintable():
             id = id_text(id)  # noqa: A001
@@ -189,7 +199,9 @@ def encode_fields(
             event = single_line("event", event)
         before = f"{before}event: {event}\n"
     if retry is not None:
-        after = f"retry: {milliseconds(retry)}\n"
+        if type(retry) is not int or retry < 0:
+            retry = milliseconds(retry)
+        after = f"retry: {retry}\n"
     frame = f"{before}{after}\n" if data is None else f"{before}data: {lines}\n{after}\n"
     try:
         return (frame if sep == "\n" else frame.replace("\n", sep)).encode()

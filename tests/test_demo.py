@@ -786,6 +786,7 @@ class Program:
         self.greeting = process.stdout.readline()
         assert self.greeting, f"it did not start: {process.communicate(timeout=HANG)[1]}"
         (self.url,) = (word for word in self.greeting.split() if word.startswith("http://"))
+        self.hint = process.stdout.readline()
 
     def stop(self, signal_number: int) -> tuple[int, str, str]:
         """Send the signal; return the exit status and what it printed after the greeting."""

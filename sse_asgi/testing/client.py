@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import unquote
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from ..decoder import DEFAULT_MAX_EVENT_SIZE, DecodedEvent, EventStreamDecoder
 from ..errors import EventTooLargeError
-from ..runtime import current
-from ..runtime.detached import DetachedTask
+from .call import BUFFER_SIZE, AppCall, check_application, http_scope
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,10 +18,6 @@ if TYPE_CHECKING:
     from ..types import ASGIApp, Headers, Message, Scope
 
 __all__ = ["Connection", "connect"]
-
-#: How many bytes the client may leave unread before ``send`` waits: the high-water mark of the
-#: transports of asyncio, and so of most servers.
-BUFFER_SIZE = 65536
 
 
 def connect(
@@ -61,24 +53,11 @@ def connect(
     :raises TypeError: ``app`` is not an ASGI application.
     :raises ValueError: for a ``max_event_size`` less than 1.
     """
-    _check_application(app)
+    check_application(app, "connect")
     raw_path, _, query = path.partition("?")
-    full_scope: Scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method.upper(),
-        "scheme": "http",
-        "path": unquote(raw_path),
-        "raw_path": raw_path.encode(),
-        "root_path": "",
-        "query_string": query.encode(),
-        "headers": _raw_headers(headers),
-        "client": ("127.0.0.1", 50000),
-        "server": ("testserver", 80),
-        "state": {},
-        **(scope or {}),
-    }
+    full_scope = http_scope(
+        method.upper(), raw_path.encode(), query.encode(), _raw_headers(headers), scope
+    )
     if not any(name == b"host" for name, _ in full_scope["headers"]):
         full_scope["headers"] = [(b"host", _host(full_scope)), *full_scope["headers"]]
     return Connection(app, full_scope, body, max_event_size)
@@ -88,17 +67,9 @@ class Connection:
     """The client's end of a connection: what :func:`connect` returns."""
 
     def __init__(self, app: ASGIApp, scope: Scope, body: bytes, max_event_size: int) -> None:
-        self._app = app
-        self._scope = scope
-        self._request: Message | None = {
-            "type": "http.request",
-            "body": body,
-            "more_body": False,
-        }
-        self._task: DetachedTask | None = None
-        self._changed = anyio.Event()
-
-        self._start: Message | None = None
+        self._call = AppCall(app, scope, is_full=self._is_full, on_body=self._on_body)
+        self._call.feed(body)
+        self._call.end_request()
         self._comments: list[str] = []
         self._body = bytearray()
         self._decoder = EventStreamDecoder(
@@ -109,9 +80,6 @@ class Connection:
         self._unread = 0
 
         self._stalled = False
-        self._disconnected = False
-        self._complete = False
-        self._returned = False
 
     # -- the client ------------------------------------------------------------------------------
 
@@ -146,12 +114,12 @@ class Connection:
     @property
     def complete(self) -> bool:
         """Whether the response has ended regularly, by ``more_body=False``."""
-        return self._complete
+        return self._call.complete
 
     @property
     def returned(self) -> bool:
         """Whether the application has returned, or raised."""
-        return self._returned
+        return self._call.returned
 
     async def receive(self) -> DecodedEvent:
         """Wait for the next event, and return it.
@@ -165,16 +133,16 @@ class Connection:
         while not self._events:
             if self._too_large is not None:
                 raise self._too_large.with_traceback(None)
-            if (error := self._take_error()) is not None:
+            if (error := self._call.take_error()) is not None:
                 raise error
-            if self._complete or self._disconnected:
+            if self._call.complete or self._call.disconnected:
                 raise anyio.EndOfStream
-            if self._returned:
+            if self._call.returned:
                 raise anyio.IncompleteRead
-            await self._changed.wait()
+            await self._call.wait_for_change()
         event, size = self._events.popleft()
         self._unread -= size
-        self._notify()
+        self._call.notify()
         return event
 
     async def read(self) -> bytes:
@@ -183,10 +151,10 @@ class Connection:
         :raises anyio.IncompleteRead: the application has returned before the end of the response.
         :raises BaseException: the exception that the application has raised.
         """
-        while not self._complete:
-            if self._returned:
-                raise self._take_error() or anyio.IncompleteRead
-            await self._changed.wait()
+        while not self._call.complete:
+            if self._call.returned:
+                raise self._call.take_error() or anyio.IncompleteRead
+            await self._call.wait_for_change()
         return bytes(self._body)
 
     def __aiter__(self) -> Self:
@@ -205,29 +173,27 @@ class Connection:
     def resume(self) -> None:
         """Go on reading."""
         self._stalled = False
-        self._notify()
+        self._call.notify()
 
     async def disconnect(self) -> None:
         """Disconnect, and wait until the application has returned."""
-        self._disconnected = True
-        self._notify()
-        while not self._returned:
-            await self._changed.wait()
+        self._call.disconnect()
+        await self._call.wait_until_returned()
 
     # -- the context manager ---------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if self._task is not None:
+        if self._call.running:
             raise RuntimeError("a connection is entered once: call connect() again")
-        self._task = DetachedTask(current(), self._run)
+        self._call.run()
         try:
-            while self._start is None and not self._returned:
-                await self._changed.wait()
+            while self._call.start is None and not self._call.returned:
+                await self._call.wait_for_change()
         except BaseException:
-            await self._cancel()
+            await self._call.cancel()
             raise
-        if self._start is None:
-            raise self._take_error() or anyio.IncompleteRead
+        if self._call.start is None:
+            raise self._call.take_error() or anyio.IncompleteRead
         return self
 
     async def __aexit__(
@@ -240,69 +206,21 @@ class Connection:
             if exc is None:
                 await self.disconnect()
         finally:
-            await self._cancel()
-        if exc is None and (error := self._take_error()) is not None:
+            await self._call.cancel()
+        if exc is None and (error := self._call.take_error()) is not None:
             raise error
 
-    async def _cancel(self) -> None:
-        """Cancel the application, unless it has returned, and wait until it has."""
-        if self._task is not None:
-            self._task.cancel()
-            await self._task.join()
+    # -- the body --------------------------------------------------------------------------------
 
-    def _take_error(self) -> BaseException | None:
-        """Return the exception of the application, once."""
-        if self._task is None or self._task.error is None:
-            return None
-        error, self._task.error = self._task.error, None
-        return error
+    def _is_full(self) -> bool:
+        return self._stalled or self._unread >= BUFFER_SIZE
 
-    # -- the server ------------------------------------------------------------------------------
-
-    async def _run(self) -> None:
-        try:
-            await self._app(self._scope, self._receive, self._send)
-        finally:
-            self._returned = True
-            self._notify()
-
-    async def _receive(self) -> Message:
-        if self._request is not None:
-            message, self._request = self._request, None
-            return message
-        while not (self._disconnected or self._complete):
-            await self._changed.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Message) -> None:
-        await checkpoint()
-        while (self._stalled or self._unread >= BUFFER_SIZE) and not self._disconnected:
-            await self._changed.wait()
-        if self._disconnected:
-            if self._scope["asgi"].get("spec_version", "2.0") >= "2.4":
-                raise OSError("the client has disconnected")
-            return
-        if message["type"] == "http.response.start":
-            if self._start is not None:
-                raise RuntimeError("the response has started already")
-            self._start = message
-        elif message["type"] == "http.response.body":
-            self._send_body(message)
-        else:
-            raise RuntimeError(f"unexpected ASGI message {message['type']!r}")
-        self._notify()
-
-    def _send_body(self, message: Message) -> None:
-        if self._start is None:
-            raise RuntimeError("the response has not started")
-        if self._complete:
-            raise RuntimeError("the response is complete")
-        body = message.get("body", b"")
+    def _on_body(self, body: bytes) -> None:
         if self.headers.get("content-type", "").startswith("text/event-stream"):
             self._decode(body)
         else:
             self._body += body
-        self._complete = not message.get("more_body", False)
+        self._call.notify()
 
     def _decode(self, body: bytes) -> None:
         if self._too_large is not None:
@@ -318,43 +236,11 @@ class Connection:
             # An error of the test, not of the application, which sends on.
             self._too_large = EventTooLargeError(f"{exc}: see connect(..., max_event_size=...)")
 
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
-
     @property
     def _started(self) -> Message:
-        if self._start is None:
+        if self._call.start is None:
             raise RuntimeError("enter the connection first: async with connect(...) as stream")
-        return self._start
-
-
-def _check_application(app: object) -> None:
-    """Refuse what is not an ASGI application, above all what :func:`~sse_asgi.sse_app` takes.
-
-    :raises TypeError: it is not.
-    """
-    if not callable(app):
-        name = getattr(app, "__qualname__", type(app).__qualname__)
-        raise TypeError(
-            f"connect() needs an ASGI application, not {app!r:.80}: for a generator function "
-            f"{name!r}, pass sse_app({name}), and do not call the function"
-            if inspect.isgenerator(app) or inspect.isasyncgen(app) or inspect.iscoroutine(app)
-            else f"connect() needs an ASGI application, which is callable, not {app!r:.80}"
-        )
-    try:
-        signature = inspect.signature(app)
-    except (TypeError, ValueError):  # some builtins have no signature
-        return
-    try:
-        signature.bind("scope", "receive", "send")
-    except TypeError:
-        name = getattr(app, "__qualname__", type(app).__qualname__)
-        raise TypeError(
-            f"connect() needs an ASGI application, which takes scope, receive and send, and {name} "
-            f"takes {signature}: pass sse_app({name}) if it makes events, or the application that "
-            f"it is a route of"
-        ) from None
+        return self._call.start
 
 
 def _host(scope: Scope) -> bytes:

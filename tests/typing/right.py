@@ -24,6 +24,7 @@ from sse_asgi import (
     SSERequest,
     sse_app,
 )
+from sse_asgi.client import DecodedEvent, EventSource, StateChange
 from sse_asgi.fastapi import sse_responses
 from sse_asgi.starlette import EventSourceResponse
 from sse_asgi.testing import connect
@@ -209,3 +210,27 @@ async def test() -> None:
         assert_type(stream.status_code, int)
         event = await stream.receive()
         assert_type(event.data, str)
+
+
+# The client.
+
+
+def fields() -> dict[str, str]:
+    return {}
+
+
+async def fields_async() -> list[tuple[bytes, bytes]]:
+    return []
+
+
+async def follow(changes: list[StateChange]) -> None:
+    async with EventSource(
+        "http://x/", headers={"a": "b"}, on_state_change=changes.append
+    ) as source:
+        async for event in source:
+            assert_type(event, DecodedEvent)
+            assert_type(event.json(Item), Item)
+            assert_type(event.json(list[int]), list[int])
+            print(event.json()["name"])
+    EventSource("http://x/", headers=fields)
+    EventSource("http://x/", headers=fields_async, method="POST", json=[1], retry_on={502})

@@ -1,0 +1,244 @@
+"""How many instructions of the processor something takes: a count, whatever else a machine does.
+
+``python -m tests.instructions`` runs under callgrind, which tells the total of each process when it
+ends. So each figure is of two processes, forked when all is loaded, of which one does it more
+often. Everything is measured beside what one would write by hand for just this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from sse_asgi import ServerSentEvent, sse_app
+from sse_asgi.encoder import encode
+
+from .at_once import Cycle
+from .streams import http_scope
+
+FEW, MANY = 200, 600
+
+data, name, id_, comment = "hello world, this is a token", "tick", "1234", "a comment"
+retry = 3000
+
+Action = Callable[[int], object]
+
+
+def times(function: Callable[[], object]) -> Action:
+    def act(count: int) -> None:
+        for _ in range(count):
+            function()
+
+    return act
+
+
+def lines(text: str) -> str:
+    """Join the lines of data, as one writes it who knows that there may be several."""
+    return text.replace("\n", "\ndata: ") if "\n" in text else text
+
+
+def raw(text: str) -> bytes:
+    return f"data: {lines(text)}\n\n".encode()
+
+
+#: An event, built and encoded; and an f-string for just these fields.
+ENCODED: dict[str, tuple[Callable[[], bytes], Callable[[], bytes]]] = {
+    "a str": (lambda: encode(data), lambda: raw(data)),
+    "a dict of 1": (lambda: encode({"data": data}), lambda: raw(data)),
+    "a dict of 2": (
+        lambda: encode({"event": name, "data": data}),
+        lambda: f"event: {name}\ndata: {lines(data)}\n\n".encode(),
+    ),
+    "a dict of 3": (
+        lambda: encode({"id": id_, "event": name, "data": data}),
+        lambda: f"id: {id_}\nevent: {name}\ndata: {lines(data)}\n\n".encode(),
+    ),
+    "a dict of 4": (
+        lambda: encode({"id": id_, "event": name, "data": data, "retry": retry}),
+        lambda: f"id: {id_}\nevent: {name}\ndata: {lines(data)}\nretry: {retry}\n\n".encode(),
+    ),
+    "a dict of 5": (
+        lambda: encode(
+            {"comment": comment, "id": id_, "event": name, "data": data, "retry": retry}
+        ),
+        lambda: (
+            f": {comment}\nid: {id_}\nevent: {name}\n"
+            f"data: {lines(data)}\nretry: {retry}\n\n".encode()
+        ),
+    ),
+    "a ServerSentEvent of 1": (lambda: encode(ServerSentEvent(data)), lambda: raw(data)),
+    "a ServerSentEvent of 3": (
+        lambda: encode(ServerSentEvent(data, event=name, id=id_)),
+        lambda: f"id: {id_}\nevent: {name}\ndata: {lines(data)}\n\n".encode(),
+    ),
+}
+
+
+class Beside:
+    """Something else that happens in the event loop, for a source to wait for."""
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.create_future()
+        loop.call_soon(self._waiting.set_result, None)
+        await self._waiting
+
+
+async def waits(count: int) -> AsyncIterator[Any]:
+    beside = Beside()
+    for _ in range(count):
+        await beside.wait()
+        yield {"id": id_, "event": name, "data": data}
+
+
+async def never_waits(count: int) -> AsyncIterator[Any]:
+    for _ in range(count):
+        yield {"id": id_, "event": name, "data": data}
+
+
+async def by_hand(source: AsyncIterator[Any], cycle: Cycle) -> None:
+    send = cycle.send
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    async for event in source:
+        frame = f"id: {event['id']}\nevent: {event['event']}\ndata: {event['data']}\n\n".encode()
+        await send({"type": "http.response.body", "body": frame, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def ours(source: AsyncIterator[Any], cycle: Cycle) -> None:
+    await sse_app(lambda: source)(http_scope(), cycle.receive, cycle.send)
+
+
+async def by_a_response(source: AsyncIterator[Any], cycle: Cycle) -> None:
+    from starlette.requests import Request
+    from starlette.routing import request_response
+
+    from sse_asgi.starlette import EventSourceResponse
+
+    async def endpoint(request: Request) -> EventSourceResponse:
+        return EventSourceResponse(source)
+
+    app = request_response(endpoint)
+    await app(http_scope(), cycle.receive, cycle.send)
+
+
+def streaming(
+    serve: Callable[[AsyncIterator[Any], Cycle], Awaitable[None]],
+    source: Callable[[int], AsyncIterator[Any]],
+) -> Action:
+    """One stream of so many events."""
+    return lambda count: asyncio.run(_serve(serve, source(count), Cycle()))
+
+
+async def _serve(
+    serve: Callable[[AsyncIterator[Any], Cycle], Awaitable[None]],
+    source: AsyncIterator[Any],
+    cycle: Cycle,
+) -> None:
+    await serve(source, cycle)
+
+
+one_event = sse_app(lambda: waits(1))
+
+
+async def open_ours(cycle: Cycle) -> None:
+    await one_event(http_scope(), cycle.receive, cycle.send)
+
+
+async def open_by_hand(cycle: Cycle) -> None:
+    await by_hand(waits(1), cycle)
+
+
+def opening(serve: Callable[[Cycle], Awaitable[None]]) -> Action:
+    """So many streams of one event, one after another, while another one is open."""
+
+    async def act(count: int) -> None:
+        other = Cycle()
+        stays = asyncio.ensure_future(_serve(ours, forever(), other))
+        await other.has(b"data")
+        for _ in range(count):
+            await serve(Cycle())
+        other.disconnect()
+        await stays
+
+    return lambda count: asyncio.run(act(count))
+
+
+async def forever() -> AsyncIterator[str]:
+    yield data
+    await asyncio.Event().wait()
+
+
+#: What is counted, and beside what.
+MEASURED: dict[str, tuple[Action, Action]] = {
+    **{f"encode {what}": (times(us), times(them)) for what, (us, them) in ENCODED.items()},
+    "an event that was waited for": (streaming(ours, waits), streaming(by_hand, waits)),
+    "the same by EventSourceResponse": (
+        streaming(by_a_response, waits),
+        streaming(by_hand, waits),
+    ),
+    "an event that was there": (streaming(ours, never_waits), streaming(by_hand, never_waits)),
+    "a stream": (opening(open_ours), opening(open_by_hand)),
+}
+
+
+def count() -> dict[str, tuple[int, int]]:
+    """Return the instructions for each, and of what it is beside.
+
+    :raises FileNotFoundError: there is no valgrind.
+    """
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        raise FileNotFoundError("valgrind")
+    command = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    run = subprocess.run(
+        [*command, sys.executable, "-m", "tests.instructions"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )
+    totals = {
+        int(pid): int(total)
+        for pid, total in re.findall(r"==(\d+)== Collected : (\d+)", run.stderr)
+    }
+    found: dict[str, tuple[int, int]] = {}
+    for line in run.stdout.splitlines():
+        what, *pids = line.split(";")
+        few, many, few_by_hand, many_by_hand = (totals[int(pid)] for pid in pids)
+        apart = MANY - FEW
+        found[what] = (many - few) // apart, (many_by_hand - few_by_hand) // apart
+    return found
+
+
+def main() -> None:
+    for actions in MEASURED.values():
+        for act in actions:
+            act(50)  # what is made at the first use
+    for what, actions in MEASURED.items():
+        pids = [forked(act, times) for act in actions for times in (FEW, MANY)]
+        print(what, *pids, sep=";")
+
+
+def forked(act: Action, count: int) -> int:
+    """Do that in a process of its own. Return its number."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        act(count)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+if __name__ == "__main__":
+    main()
