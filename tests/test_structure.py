@@ -100,7 +100,8 @@ ORDER: dict[str, list[set[str]]] = {
     "supervisor": [
         {"life", "incoming", "pings"},
         {"deadlines"},
-        {"response", "recheck"},
+        {"sender", "recheck"},
+        {"response"},
         {"pump"},
         {"interruption"},
         {"watchdog"},

@@ -273,6 +273,21 @@ class Runtime(ABC):
         cancel = self.after(seconds, again)
         return lambda: cancel()
 
+    def starter(self) -> Callable[[Coroutine[Any, Any, None]], Any] | None:
+        """Return a function that starts a task, and takes its first step at once.
+
+        The function returns the task, a future of asyncio's. It may be called in another task or in
+        a callback. All of its tasks have the context variables that the caller of this has now.
+        :meth:`cancel` cancels them.
+
+        :returns: ``None`` if that can't be done: on trio, and on Python 3.11.
+        """
+        return None
+
+    def cancel(self, task: Any) -> None:
+        """Cancel a task until it ends, except while it has put up a shield of anyio's."""
+        raise NotImplementedError
+
     async def outlast(self, awaitable: Awaitable[object], seconds: float) -> bool:
         """Await something, whoever cancels this task meanwhile.
 

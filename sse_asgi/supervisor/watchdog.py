@@ -253,9 +253,13 @@ class Watchdog:
             done = anyio.Event()
             self.tasks.start_soon(self.run, done)
 
+        def passes(trap: Any) -> bool:
+            self._response.prompt = False
+            return self._runtime.passes(trap)
+
         try:
             with self._runtime.scope() as self._sending:
-                await driven(self._response.flush(frame), waits, self._runtime.passes)
+                await driven(self._response.flush(frame), waits, passes)
         finally:
             self._sending = None
             if done is not None:
@@ -270,10 +274,11 @@ class Watchdog:
     # -- what takes no task: to wake one costs ten times as much -----------------------------------
 
     def _set_up_at_once(self) -> None:
-        """Have pings and events sent by callbacks from now on, if the server allows that."""
+        """Have pings and events sent by callbacks from now on, if that can be done."""
         self._is_set_up = True
-        if self._response.server.sends_at_once:
-            self._source.give_to(self._response)
+        response = self._response
+        if response.server.sends_at_once or response.send_by(self._runtime.starter()):
+            self._source.give_to(response)
             # A function of the application's may want a task around it.
             if self._options.ping_message_factory is None:
                 times = self._times
@@ -341,8 +346,7 @@ class Watchdog:
         elif times.sending_since is not None and reason is not CloseReason.CLIENT_DISCONNECTED:
             self._abort_in(TRY_AGAIN)
         self._interruption.now()
-        if self._sending is not None:
-            self._sending.cancel()
+        self._cancel_send()
 
     def fail(self, error: BaseException) -> None:
         """Close the stream with an exception of the user's that is not the source's."""
@@ -356,8 +360,7 @@ class Watchdog:
             self._recheck.stop()
             self._recheck = None  # it knows the request, as does what follows
         self._incoming.reader = None  # it knows the stream: no cycle for the collector
-        if self._sending is not None:
-            self._sending.cancel()
+        self._cancel_send()
         if self._pings is not None:
             self._pings.forget(self)
         self._stop_listening()
@@ -373,6 +376,13 @@ class Watchdog:
         with anyio.move_on_after(seconds, shield=True):
             await self._response.flushed()
         do_not_abort()
+
+    def _cancel_send(self) -> None:
+        """Cancel a send that is not the host's."""
+        if self._sending is not None:
+            self._sending.cancel()
+        if self._response.begun is not None:
+            self._runtime.cancel(self._response.begun)
 
     def _stop_listening(self) -> None:
         # Not the scope of the group: an exception that leaves a task is kept in a cycle.
