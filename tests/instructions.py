@@ -188,7 +188,7 @@ def publishing() -> Action:
 
     async def act(count: int) -> None:
         async with Hub() as hub:
-            app = sse_app(lambda: hub.subscribe("news", history="all"))
+            app = sse_app(lambda: hub.subscribe("news"))
 
             async def listen(cycle: Cycle) -> None:
                 await app(http_scope(), cycle.receive, cycle.send)
