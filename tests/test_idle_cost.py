@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -108,11 +110,20 @@ AT_MOST = {"generator": Cost(5.0, 1, 36.3, 0.1), "hub": Cost(6.0, 1, 41.9, 0.1)}
 
 @pytest.mark.parametrize("kind", AT_MOST)
 def test_an_idle_stream_takes_one_task_and_little_memory(kind: str) -> None:
+    # In a process of its own: what others have left in this one changes what is allocated.
+    code = f"from tests.test_idle_cost import more; print(*more({kind!r}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    cost = Cost(*map(float, run.stdout.split()))
+    assert all(is_ <= may for is_, may in zip(cost, AT_MOST[kind], strict=True)), cost
+
+
+def more(kind: str) -> Cost:
+    """What a stream takes beyond the task of a server."""
     hub = Hub()
     app = sse_app(forever if kind == "generator" else lambda: hub.subscribe("t"))
+    tracemalloc.start()
     least, cost = cost_of(bare), cost_of(app)
-    more = Cost(*(ours - its for ours, its in zip(cost, least, strict=True)))
-    assert all(is_ <= may for is_, may in zip(more, AT_MOST[kind], strict=True)), more
+    return Cost(*(ours - its for ours, its in zip(cost, least, strict=True)))
 
 
 def test_within_a_scope_it_takes_one_task_too() -> None:
