@@ -82,44 +82,30 @@ def encode(event: EventLike, sep: str = "\n") -> bytes:
     if kind is dict or kind is ServerSentEvent or kind is JSONServerSentEvent:
         fields = event if kind is dict else vars(event)
         data, name, id_ = fields.get("data"), fields.get("event"), fields.get("id")
-        if (
-            len(fields) <= 3
-            and type(data) is str
-            and (
-                kind is not dict  # an event was checked when it was built
-                or (
-                    (name is None or (type(name) is str and name.isprintable()))
-                    and (
-                        id_ is None or type(id_) is int or (type(id_) is str and id_.isprintable())
-                    )
-                )
+        if type(data) is str and (
+            kind is not dict  # an event was checked when it was built
+            or (
+                (name is None or (type(name) is str and name.isprintable()))
+                and (id_ is None or type(id_) is int or (type(id_) is str and id_.isprintable()))
             )
         ):
             lines = _folded(data, "data: ") if "\n" in data or "\r" in data else data
-            frame = ""  # there are other fields
             if id_ is None:
                 if name is None:
-                    if len(fields) == 1:
-                        frame = f"data: {lines}\n\n"
-                elif len(fields) == 2:
-                    frame = f"event: {name}\ndata: {lines}\n\n"
+                    known, frame = 1, f"data: {lines}\n\n"
+                else:
+                    known, frame = 2, f"event: {name}\ndata: {lines}\n\n"
             elif name is None:
-                if len(fields) == 2:
-                    frame = f"id: {id_}\ndata: {lines}\n\n"
-            elif len(fields) == 3:
-                frame = f"id: {id_}\nevent: {name}\ndata: {lines}\n\n"
-            if frame:
+                known, frame = 2, f"id: {id_}\ndata: {lines}\n\n"
+            else:
+                known, frame = 3, f"id: {id_}\nevent: {name}\ndata: {lines}\n\n"
+            if len(fields) == known or (frame := _with_others(frame, fields, known)):
                 try:
                     return (frame if sep == "\n" else frame.replace("\n", sep)).encode()
                 except UnicodeEncodeError:
                     pass
-        retry, comment = fields.get("retry"), fields.get("comment")
-        known = (data is not None) + (name is not None) + (id_ is not None)
-        if (
-            len(fields) == known + (retry is not None) + (comment is not None)
-            or fields.keys() <= _FIELDS  # this costs more
-        ):
-            return encode_fields(sep, data, name, id_, retry, comment)
+        if fields.keys() <= _FIELDS:
+            return encode_fields(sep, **fields)
     if isinstance(event, bytes):
         if event.endswith(_BLANK_LINE) or event in _NOTHING:
             return event
@@ -187,21 +173,13 @@ def encode_fields(
         # Nearly all data is one line, and looking for line ends is far cheaper than splitting.
         lines = _folded(data, "data: ") if "\n" in data or "\r" in data else data
     if comment is not None:
-        if type(comment) is not str or not comment.isprintable():
-            comment = _folded(text("comment", comment), ": ")
-        before = f": {comment}\n"
+        before = f": {_folded(text('comment', comment), ': ')}\n"
     if id is not None:
-        if type(id) is not str or not id.isprintable():
-            id = id_text(id)  # noqa: A001
-        before = f"{before}id: {id}\n"
+        before = f"{before}id: {id_text(id)}\n"
     if event is not None:
-        if type(event) is not str or not event.isprintable():
-            event = single_line("event", event)
-        before = f"{before}event: {event}\n"
+        before = f"{before}event: {single_line('event', event)}\n"
     if retry is not None:
-        if type(retry) is not int or retry < 0:
-            retry = milliseconds(retry)
-        after = f"retry: {retry}\n"
+        after = f"retry: {milliseconds(retry)}\n"
     frame = f"{before}{after}\n" if data is None else f"{before}data: {lines}\n{after}\n"
     try:
         return (frame if sep == "\n" else frame.replace("\n", sep)).encode()
@@ -209,6 +187,26 @@ def encode_fields(
         # Only the data was not checked before, since encoding checks it anyway.
         text("data", data)
         raise
+
+
+def _with_others(frame: str, fields: Mapping[str, Any], known: int) -> str:
+    """Return a frame with the fields that few events have: a comment, and the retry.
+
+    :param known: how many of the fields the frame has.
+    :returns: the frame; ``""``: :func:`encode_fields` has to look at what there is.
+    """
+    comment, retry = fields.get("comment"), fields.get("retry")
+    if comment is not None:
+        if type(comment) is not str or not comment.isprintable():
+            return ""
+        frame = f": {comment}\n{frame}"
+        known += 1
+    if retry is not None:
+        if type(retry) is not int or retry < 0:
+            return ""
+        frame = f"{frame[:-1]}retry: {retry}\n\n"
+        known += 1
+    return frame if len(fields) == known else ""
 
 
 def _encode_other(event: Any, sep: str) -> bytes:
