@@ -33,9 +33,9 @@ written anew, without those that are about JavaScript and origins.
 {totals}
 
 ✓: as the standard says. n/a: not its job. A number: it does something else, told below the tables.
-"on purpose": this client does something else too, and the last section says why. Tests run all cases
-with all clients, and fail if anything is not as it stands here: `tests/test_conformance.py` and
-`tests/browser/test_conformance.py`.
+"on purpose": this client does something else too, and the last section says why. Tests run all
+cases with all clients, and fail if anything is not as it stands here: `tests/test_conformance.py`
+and `tests/browser/test_conformance.py`.
 """
 
 
