@@ -62,7 +62,7 @@ def lines(name: str, body: bytes | tuple[bytes | float, ...], *events: Entry) ->
 
 def one_by_one(body: bytes) -> tuple[bytes | float, ...]:
     """Each byte by itself, as far as the network leaves it so."""
-    return tuple(part for byte in body for part in (bytes([byte]), 0.003))
+    return tuple(part for byte in body for part in (bytes([byte]), 0.02))
 
 
 lines("LF", b"data: 1\ndata: 2\n\n", event("1\n2"))

@@ -31,6 +31,11 @@ window.follow = follow;
 """
 
 
+#: In seconds, how long no request must have come before chunks are sent one by one: a client that
+#: is busy with other cases would read several at once.
+QUIET = 0.25
+
+
 class Server:
     """Serves the cases at `/0`, `/1` and so on, in a thread of its own."""
 
@@ -38,6 +43,7 @@ class Server:
         self.received: dict[int, list[Received]] = defaultdict(list)
         self._cases = cases
         self._ended: dict[int, float] = {}
+        self._latest = 0.0  # when the latest request came
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,6 +110,7 @@ class Server:
             return
         number = int(digits)
         had = self.received[number]
+        self._latest = time.monotonic()
         after = time.monotonic() - self._ended.get(number, 0.0)
         answers = self._cases[number].answers
         answer = answers[min(len(had), len(answers) - 1)]
@@ -123,6 +130,9 @@ class Server:
         if answer.end != "silent":
             writer.write(head_of(answer, f"/{number:03}/"))
         chunked = answer.end in ("chunked", "cut")
+        if len(answer.chunks) > 1:
+            while time.monotonic() - self._latest < QUIET:
+                await asyncio.sleep(QUIET / 5)
         for chunk in answer.chunks:
             if isinstance(chunk, bytes):
                 writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
