@@ -21,14 +21,14 @@ has a client do with each. What counts is all that can be seen: events with thei
 ids, when the source opens and fails, each request, its `Last-Event-ID`, and how long it waited. The
 cases are those of
 [web-platform-tests](https://github.com/web-platform-tests/wpt/tree/master/eventsource) and others,
-written anew, without those that are about JavaScript and origins.
+written anew, without those that are about JavaScript, origins and cookies.
 
 - **sse_asgi**: [`EventSource`](../how-to/client.md) of this library, through httpx2 and httpx, on
   asyncio and trio.
 - **Chromium** {chromium}: the `EventSource` of a browser.
 - **eventsource** {eventsource}: the package for Node.
 - **httpx2** {httpx2}: `AsyncClient.sse`, which reads one response and never connects again. What
-  needs another response is not its job. It counts as a failure that it raises an error.
+  needs another response is not its job. If it raises an error, it has failed the connection.
 
 {totals}
 
