@@ -19,9 +19,9 @@ This page tells what clients of event streams make of the same {cases} cases: st
 answers, byte by byte, and what [WHATWG HTML 9.2](https://html.spec.whatwg.org/multipage/server-sent-events.html)
 has a client do with each. What counts is all that can be seen: events with their types, data and
 ids, when the source opens and fails, each request, its `Last-Event-ID`, and how long it waited. The
-cases are those of
-[web-platform-tests](https://github.com/web-platform-tests/wpt/tree/master/eventsource) and others,
-written anew, without those that are about JavaScript, origins and cookies.
+cases are written anew. They cover the subjects of
+[web-platform-tests](https://github.com/web-platform-tests/wpt/tree/master/eventsource) and more,
+but not JavaScript, origins and cookies.
 
 - **sse_asgi**: [`EventSource`](../how-to/client.md) of this library, through httpx2 and httpx, on
   asyncio and trio.
