@@ -68,7 +68,17 @@ def test_a_delay_is_never_shorter_than_was_asked(
         ("text/event-stream;charset=latin-1", Meaning.STREAM),  # it is UTF-8 all the same
         (" TEXT/Event-Stream\t;x", Meaning.STREAM),
         ("text/event-streams", Meaning.WRONG_TYPE),
+        # Of several, the last counts that is a type.
         ("text/event-stream, text/html", Meaning.WRONG_TYPE),
+        ("text/html, text/event-stream", Meaning.STREAM),
+        ("text/html; a=b,text/event-stream;c=d , nothing, */*, */, /b", Meaning.STREAM),
+        ('text/event-stream; a="b, text/html"', Meaning.STREAM),
+        ('text/event-stream; a="b\\", text/html', Meaning.STREAM),
+        ('text/html; a="b, text/event-stream', Meaning.WRONG_TYPE),
+        ("text/ event-stream", Meaning.WRONG_TYPE),
+        ("text/event-stream x", Meaning.WRONG_TYPE),
+        (", ,", Meaning.WRONG_TYPE),
+        ("*/*", Meaning.WRONG_TYPE),
         ("text/html", Meaning.WRONG_TYPE),
         ("", Meaning.WRONG_TYPE),
         (None, Meaning.WRONG_TYPE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,6 +16,14 @@ __all__ = ["Answer", "Meaning", "answer_of"]
 
 #: Statuses that say "later" if they say when (RFC 9110, 10.2.3; RFC 6585, 4).
 LATER = frozenset({429, 503})
+
+#: A value of a list; a comma within quotes does not end it.
+_VALUE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
+
+#: A MIME type, with or without parameters. Its parts are tokens (RFC 9110, 5.6.2).
+_MIME_TYPE = re.compile(
+    r"[ \t\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t\r\n]*(?:;|$)"
+)
 
 
 class Meaning(Enum):
@@ -46,14 +55,24 @@ def answer_of(
     :param now: the time, for a ``Retry-After`` that is a date.
     """
     if status_code == 200:
-        essence = headers.get("content-type", "").partition(";")[0].strip(" \t\r\n").lower()
-        return Answer(Meaning.STREAM if essence == "text/event-stream" else Meaning.WRONG_TYPE)
+        is_stream = _essence(headers.get("content-type", "")) == "text/event-stream"
+        return Answer(Meaning.STREAM if is_stream else Meaning.WRONG_TYPE)
     if status_code == 204:
         return Answer(Meaning.END)
     wait = _retry_after(headers, now)
     if status_code in retry_on or (status_code in LATER and wait is not None):
         return Answer(Meaning.LATER, wait or 0.0)
     return Answer(Meaning.WRONG_STATUS)
+
+
+def _essence(content_type: str) -> str | None:
+    """Return the type and subtype of a ``Content-Type`` ("extract a MIME type" of Fetch).
+
+    Of several, in one field or in many, the last counts that is one.
+    """
+    types = map(_MIME_TYPE.match, _VALUE.findall(content_type))
+    essences = [found[1].lower() for found in types if found is not None]
+    return next((essence for essence in reversed(essences) if essence != "*/*"), None)
 
 
 def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
