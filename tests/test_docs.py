@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import anyio
@@ -108,6 +109,10 @@ def test_python_examples(page: str, anyio_backend: str, monkeypatch: pytest.Monk
         before = dict(namespace)
         source = "\n" * block.line + block.text  # so that line numbers are those of the page
         exec(compile(source, PAGES[page], "exec"), namespace)
+        if file := re.match(r"# (model)\.py\n", block.text):  # another block imports it
+            module = ModuleType(file[1])
+            vars(module).update(namespace)
+            monkeypatch.setitem(sys.modules, file[1], module)
         for name, value in list(namespace.items()):  # a warning adds a name
             if value is before.get(name):
                 continue

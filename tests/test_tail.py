@@ -282,8 +282,9 @@ async def test_a_request(tmp_path: Path) -> None:
 
 async def test_timeout() -> None:
     async with Server(endless).running() as url:
-        status, out, _ = await tail(url, "--timeout", "4", "--json")
+        status, out, err = await tail(url, "--timeout", "4", "--json")
     assert status == 3
+    assert "connecting again" not in err  # it does not
     assert json.loads(out.splitlines()[0])["data"] == 1
 
 

@@ -96,7 +96,7 @@ class Link:
                 await self._within(anyio.sleep(seconds), math.inf)
             except _Closed:
                 return False
-        return True
+        return self.state is not State.CLOSED  # it may have been closed when the time was over
 
     async def read(self) -> bytes:
         """Return the next bytes of the connection; nothing: it is over.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,8 @@ class Requests:
         self._library = library_of(client)
         self._method = method
         self._url = url
-        self._headers = headers
+        # Pairs that can be read once must last for all attempts.
+        self._headers = list(headers) if isinstance(headers, Iterator) else headers
         self._body = body
         self._retry_on = retry_on
 
@@ -154,7 +156,10 @@ class Requests:
             return opened
         if isinstance(error, library.UnsupportedProtocol):  # the scheme of the URL
             return False
-        return isinstance(error, (library.TransportError, library.DecodingError))
+        if isinstance(error, (library.TransportError, library.DecodingError)):
+            return True
+        # What the libraries let through of what they read with: TLS or HTTP/2 that makes no sense.
+        return isinstance(error, ssl.SSLError) or type(error).__module__ == "h2.exceptions"
 
     async def open(self, last_event_id: str) -> Connection:
         """Send the request, follow redirects, and return the event stream.
@@ -176,13 +181,38 @@ class Requests:
             ),
             **self._body,
         )
-        response = await self._client.send(request, stream=True, follow_redirects=True)
+        response = await self._sent(request)
         connection = Connection(response)
         try:
             return await self._judged(response, connection)
         except BaseException:
             await connection.close()
             raise
+
+    async def _sent(self, request: Any) -> Any:
+        """Send a request, and follow redirects.
+
+        The client could, but it would read the whole body of a redirect, however long that is.
+        """
+        response = await self._client.send(request, stream=True, follow_redirects=False)
+        for _ in range(self._client.max_redirects):
+            if response.next_request is None:
+                return response
+            connection = Connection(response)
+            try:
+                await connection.text()  # if that is all of it, the connection is used again
+            finally:
+                await connection.close()
+            # The client's credentials are in it already, unless it goes to another host.
+            response = await self._client.send(
+                response.next_request, stream=True, follow_redirects=False, auth=None
+            )
+        if response.next_request is not None:
+            await Connection(response).close()
+            raise self._library.TooManyRedirects(
+                f"more than {self._client.max_redirects} redirects", request=request
+            )
+        return response
 
     async def _judged(self, response: Any, connection: Connection) -> Connection:
         status, headers = response.status_code, response.headers
@@ -221,7 +251,7 @@ class Requests:
 def _id_value(last_event_id: str) -> bytes:
     """Return a last event ID as the value of a header field (WHATWG HTML 9.2.4): in UTF-8."""
     value = last_event_id.encode().strip(b" \t")  # no field value begins or ends with them
-    if any(byte < 0x20 and byte != 0x09 for byte in value):
+    if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in value):
         raise EventSourceError(f"an event has an id that no header field can have: {value!r:.80}")
     return value
 

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
+import anyio.lowlevel
 
 from ..decoder import DEFAULT_MAX_EVENT_SIZE, DecodedEvent, EventStreamDecoder
 from ..errors import EventTooLargeError
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from .types import RequestHeaders
 
 __all__ = ["EventSource"]
+
+#: How many bytes are decoded at once. A chunk is seldom larger, but one that was compressed may be,
+#: a thousand times.
+PART = 65536
 
 
 class EventSource:
@@ -131,6 +136,9 @@ class EventSource:
         self._on_bytes = on_bytes
         self._max_event_size = max_event_size
         self._decoder: EventStreamDecoder | None = None
+        # What has come, and how much of it was decoded: what is decoded needs far more memory.
+        self._chunk = b""
+        self._decoded = 0
         self._events: deque[DecodedEvent] = deque()
         self._last_event_id = last_event_id or ""
         self._gap_event = gap_event if gap == "raise" else None
@@ -237,12 +245,15 @@ class EventSource:
         self._last_event_id = decoder.last_event_id
         try:
             decoder.feed(b"")  # raises if an event was too large after those of the last bytes
-            chunk = await self._read(link)
-            try:
-                self._events.extend(decoder.feed(chunk))
-            finally:
-                if chunk and self._on_bytes is not None:
-                    self._on_bytes(chunk)
+            if self._decoded < len(self._chunk):
+                await anyio.lowlevel.checkpoint()
+            else:
+                self._chunk, self._decoded = await self._read(link), 0
+                if self._chunk and self._on_bytes is not None:
+                    self._on_bytes(self._chunk)
+            part = self._chunk[self._decoded : self._decoded + PART]
+            self._decoded += len(part)
+            self._events.extend(decoder.feed(part))
         except EventTooLargeError:
             after = f"after the id {self._last_event_id!r:.80}" if self._last_event_id else "here"
             error = EventTooLargeError(

@@ -29,7 +29,8 @@ class StateChange:
     """The state from now on."""
 
     error: Exception | None = None
-    """Why; ``None``: the source was opened or closed, or the response has come to its end."""
+    """Why; ``None``: the source was opened or closed, the response has come to its end, or a step
+    of the iteration was cancelled."""
 
     delay: float | None = None
     """In how many seconds the next attempt begins; ``None``: there is no next attempt."""

@@ -140,7 +140,7 @@ class Tail:
         """Say what the connection does."""
         if change.state is State.OPEN:
             _say(f"connected to {self.options.url}")
-        elif change.delay is not None:
+        elif change.delay is not None and not _leaves():
             error = change.error
             reason = "the response has ended" if error is None else str(error) or repr(error)
             _say(f"{printable(reason)}; connecting again in {change.delay:.1f} s")
@@ -155,6 +155,11 @@ def _write(text: str) -> None:
 def _say(text: str) -> None:
     sys.stderr.write(f"{PROG} tail: {text}\n")
     sys.stderr.flush()
+
+
+def _leaves() -> bool:
+    """Return whether it is Ctrl-C, or the end of the time, that costs the connection."""
+    return isinstance(sys.exception(), anyio.get_cancelled_exc_class())
 
 
 def _only(error: BaseException) -> BaseException:

@@ -26,7 +26,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import anyio
+import httpx2
 
+from sse_asgi.client import EventSource, State, StateChange
 from sse_asgi.decoder import DecodedEvent
 
 from ..servers.clients import DEADLINE
@@ -127,6 +129,35 @@ class Follower(Client):
             self.world.have(topic, data, event.id)
 
 
+class Subscriber(Follower):
+    """Does the same by the client of the library, which reconnects by itself."""
+
+    async def run(self) -> None:
+        url = f"http://127.0.0.1:{self.world.proxy.port}/events?{self._query()}"
+        async with (
+            httpx2.AsyncClient(trust_env=False) as client,
+            EventSource(
+                url,
+                client=client,
+                retry=100,
+                retry_on={500, 503},
+                idle_timeout=20,  # more than the interval of pings
+                on_state_change=self._count,
+            ) as source,
+        ):
+            async for event in source:
+                self._take(event)
+                if self.topics and self.done:
+                    self.is_told = True
+        self.world.fault("ends before the end", not self.is_told, self)
+
+    def _count(self, change: StateChange) -> None:
+        if change.state is State.OPEN:
+            self.world.done["connections of the client"] += 1
+        elif change.error is not None:
+            self.world.done["connections that the client lost"] += 1
+
+
 class Storm(World):
     """All that goes on."""
 
@@ -177,7 +208,10 @@ class Storm(World):
         self._check_all()
 
     def _follow(self, topic: str | None) -> None:
-        follower = Follower(self, len(self.followers), topic)
+        number = len(self.followers)
+        # One of those of each topic.
+        kind = Subscriber if number % FOLLOWERS == FOLLOWERS - 1 else Follower
+        follower = kind(self, number, topic)
         self.followers.append(follower)
         self._reading[follower] = asyncio.create_task(follower.run())
 
