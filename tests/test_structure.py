@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import sse_asgi
 
 from .import_graph import Graph, Import, When, sizes
+from .imported import imported_by_the_package
 
 PACKAGE = Path(sse_asgi.__file__).parent
 
@@ -540,14 +540,11 @@ async def function(
 
 def test_the_core_needs_anyio_alone() -> None:
     """Importing the package loads nothing else that is not in the standard library."""
-    code = (
-        "import sys, anyio; before = set(sys.modules); "
-        "import sse_asgi, sse_asgi.hub, sse_asgi.testing, sse_asgi.client; "
-        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    imported = imported_by_the_package(
+        "import sse_asgi, sse_asgi.hub, sse_asgi.testing, sse_asgi.client"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    foreign = set(run.stdout.split()) - set(sys.stdlib_module_names) - {"sse_asgi"}
-    assert foreign <= {"anyio", "sniffio", "typing_extensions"}
+    foreign = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names
+    assert foreign == CORE
 
 
 MODULES = [
