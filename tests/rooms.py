@@ -6,6 +6,7 @@ A room is a module of the package, or a package in it with all its files.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from .import_graph import Graph
@@ -20,25 +21,24 @@ EVERYWHERE = {"errors", "types", "reasons"}
 
 def table(graph: Graph) -> str:
     """The rooms from the ground up: each stands below those that import it."""
-    files = {room: [name for name in graph.files if _room(name) == room] for room in _rooms(graph)}
+    files: dict[str, list[str]] = {}
+    for name in graph.files:
+        files.setdefault(_room(name), []).append(name)
     imports = {
         room: {_room(each.imported) for name in names for each in graph.own[name]} - {room}
         for room, names in files.items()
     }
+
+    def height(room: str) -> int:
+        return max((height(other) + 1 for other in imports[room]), default=0)
+
     lines = ["| room | subject | imports |", "|---|---|---|"]
-    done: set[str] = set()
-    while len(done) < len(imports):
-        room = min(room for room in imports if room not in done and imports[room] <= done)
-        done.add(room)
-        inside = f"{room}/__init__.py" if len(files[room]) > 1 else files[room][0]
-        named = f"`{room}/`" if len(files[room]) > 1 else f"`{inside}`"
-        others = ", ".join(sorted(imports[room] - EVERYWHERE))
-        lines.append(f"| {named} | {_subject(graph.trees[inside])} | {others} |")
+    for room in sorted(files, key=lambda room: (height(room), room)):
+        is_package = f"{room}/__init__.py" in graph.trees
+        named, first = (f"{room}/", f"{room}/__init__.py") if is_package else (f"{room}.py",) * 2
+        others = ", ".join(f"`{other}`" for other in sorted(imports[room] - EVERYWHERE))
+        lines.append(f"| `{named}` | {_subject(graph.trees[first])} | {others} |")
     return "\n".join(lines) + "\n"
-
-
-def _rooms(graph: Graph) -> set[str]:
-    return {_room(name) for name in graph.files}
 
 
 def _room(name: str) -> str:
@@ -49,7 +49,7 @@ def _subject(tree: ast.Module) -> str:
     """The first sentence of the docstring."""
     first = (ast.get_docstring(tree) or "").partition("\n\n")[0]
     sentence = " ".join(first.split()).partition(". ")[0].removesuffix(".")
-    return sentence.replace("``", "`").replace("|", r"\|")
+    return re.sub(r":\w+:(?=`)", "", sentence).replace("``", "`").replace("|", r"\|")
 
 
 def written() -> str:

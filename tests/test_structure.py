@@ -16,6 +16,7 @@ import pytest
 
 import sse_asgi
 
+from . import rooms
 from .import_graph import Graph, Import, When, sizes
 from .imported import imported_by_the_package
 
@@ -244,6 +245,10 @@ def test_imports_go_one_way(name: str) -> None:
     assert not (wrong := [e for e in GRAPH.own[name] if room_of(e.imported) not in allowed]), (
         f"{told(wrong)}; {room} may import {', '.join(sorted(MAY_IMPORT[room])) or 'nothing'}"
     )
+
+
+def test_the_map_of_the_rooms_is_up_to_date() -> None:
+    assert rooms.written() == rooms.table(GRAPH), "run python -m tests.rooms"
 
 
 def test_a_room_stands_above_all_that_it_imports() -> None:
@@ -536,6 +541,22 @@ async def function(
         "Assigned.later": 2,
         "function": 4,
     }
+
+
+def test_a_map_is_made_from_the_imports(tmp_path: Path) -> None:
+    (tmp_path / "package/above").mkdir(parents=True)
+    for name, source in {
+        "above/__init__.py": '"""It is :class:`Above`. And so on."""',
+        "above/part.py": "from ..below import name\nfrom ..errors import Error",
+        "below.py": '"""One | two\nlines.\n\nMore."""\nfrom . import errors',
+        "errors.py": "",
+    }.items():
+        (tmp_path / "package" / name).write_text(source)
+    assert rooms.table(Graph(tmp_path / "package")).splitlines()[2:] == [
+        "| `errors.py` |  |  |",
+        r"| `below.py` | One \| two lines |  |",
+        "| `above/` | It is `Above` | `below` |",
+    ]
 
 
 def test_the_core_needs_anyio_alone() -> None:
