@@ -69,20 +69,20 @@ class SSEApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an ``http`` or ``lifespan`` scope, and refuse a ``websocket``."""
-        # A coroutine for each of these steps would take memory for as long as a stream is open.
+        # A coroutine for each of these steps would take memory for as long as a stream is open, as
+        # would a variable with the three of them.
         if scope["type"] == "http":
-            exchange = scope, receive, send
             method = scope["method"].upper()
             if method == "HEAD" and method in self._methods:
                 headers = self.options.response_headers
-                await send_response(exchange, 200, headers, b"", self.options)
+                await send_response((scope, receive, send), 200, headers, b"", self.options)
                 return
             answer = self._refusal(method)
             if answer is None:
                 stream: Stream | None = None
                 key: Hashable = None
                 try:
-                    stream, key = await self._open(exchange)
+                    stream, key = await self._open((scope, receive, send))
                     await stream.run()
                 except Exception as exc:
                     answer = _answer(exc, scope, stream)
@@ -91,7 +91,7 @@ class SSEApp:
                 finally:
                     self._leave(key)
             if answer is not None:
-                await respond(exchange, answer, self.options)
+                await respond((scope, receive, send), answer, self.options)
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":

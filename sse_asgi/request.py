@@ -89,6 +89,9 @@ _INSTEAD = {
 class SSERequest:
     """The request that opened a stream: the argument of the factory."""
 
+    # The dictionary is made when a cached property is asked for.
+    __slots__ = ("__dict__", "__weakref__", "_expires", "_scope", "_stream")
+
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._stream: Stream | None = None  # until there is one
@@ -261,11 +264,12 @@ class ReceivedRequest(SSERequest):
     :param max_body: see :class:`~sse_asgi.StreamOptions`.
     """
 
-    _body: Body | None = None
+    __slots__ = ("_body", "_max_body")
 
     def __init__(self, scope: Scope, max_body: int | None = DEFAULT_MAX_BODY) -> None:
         super().__init__(scope)
         self._max_body = max_body
+        self._body: Body | None = None
 
     @property
     def wants_more(self) -> bool:

@@ -8,16 +8,18 @@ often. Everything is measured beside what one would write by hand for just this.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from sse_asgi import ServerSentEvent, sse_app
 from sse_asgi.encoder import encode
+from sse_asgi.hub import Hub
 
 from .at_once import Cycle
 from .streams import http_scope
@@ -178,6 +180,77 @@ async def forever() -> AsyncIterator[str]:
     await asyncio.Event().wait()
 
 
+SUBSCRIBERS = 20
+
+
+def publishing() -> Action:
+    """So many events to the subscribers of a hub, one at a time."""
+
+    async def act(count: int) -> None:
+        async with Hub() as hub:
+            app = sse_app(lambda: hub.subscribe("news"))
+
+            async def listen(cycle: Cycle) -> None:
+                await app(http_scope(), cycle.receive, cycle.send)
+
+            await _publish(count, listen, lambda text: hub.publish("news", {"data": text}))
+
+    return lambda count: asyncio.run(act(count))
+
+
+def publishing_by_hand() -> Action:
+    """The same with a queue for each client, and an id."""
+
+    async def act(count: int) -> None:
+        queues: list[asyncio.Queue[bytes]] = []
+
+        async def listen(cycle: Cycle) -> None:
+            queue: asyncio.Queue[bytes] = asyncio.Queue()
+            queues.append(queue)
+            await cycle.send({"type": "http.response.start", "status": 200, "headers": []})
+            sending = asyncio.ensure_future(pass_on(queue, cycle))
+            while (await cycle.receive())["type"] != "http.disconnect":
+                pass
+            sending.cancel()
+
+        numbers = itertools.count(1)
+
+        async def publish(text: str) -> None:
+            frame = f"id: {next(numbers)}\ndata: {lines(text)}\n\n".encode()
+            for queue in queues:
+                queue.put_nowait(frame)
+
+        await _publish(count, listen, publish)
+
+    return lambda count: asyncio.run(act(count))
+
+
+async def pass_on(queue: asyncio.Queue[bytes], cycle: Cycle) -> None:
+    while True:
+        frame = await queue.get()
+        await cycle.send({"type": "http.response.body", "body": frame, "more_body": True})
+
+
+async def _publish(
+    count: int,
+    listen: Callable[[Cycle], Coroutine[Any, Any, None]],
+    publish: Callable[[str], Awaitable[object]],
+) -> None:
+    cycles = [Cycle() for _ in range(SUBSCRIBERS)]
+    clients = [asyncio.ensure_future(listen(cycle)) for cycle in cycles]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    for number in range(count):
+        before = [len(cycle.sent) for cycle in cycles]
+        await publish(f"event {number}")
+        while any(len(cycle.sent) == sent for cycle, sent in zip(cycles, before, strict=True)):
+            await asyncio.sleep(0)
+    for cycle in cycles:
+        assert len(cycle.sent) >= count
+        cycle.disconnect()
+    await asyncio.wait(clients)
+
+
 #: What is counted, and beside what.
 MEASURED: dict[str, tuple[Action, Action]] = {
     **{f"encode {what}": (times(us), times(them)) for what, (us, them) in ENCODED.items()},
@@ -188,6 +261,7 @@ MEASURED: dict[str, tuple[Action, Action]] = {
     ),
     "an event that was there": (streaming(ours, never_waits), streaming(by_hand, never_waits)),
     "a stream": (opening(open_ours), opening(open_by_hand)),
+    f"an event to {SUBSCRIBERS} subscribers": (publishing(), publishing_by_hand()),
 }
 
 

@@ -30,14 +30,21 @@ RELEVANT = {
     "encoder": ["encoder", "event"],
     "event": ["event", "encoder"],
     "hub": ["hub", "hub_log", "redis_parts", "at_once"],
-    "runtime": ["runtime", "native_scope", "supervisor", "hub", "at_once"],
+    "runtime": ["runtime", "native_scope", "supervisor", "hub", "at_once", "at_once_behind"],
     "request": ["request", "body"],
     "servers": ["seen_servers", "seen_daphne", "connections", "at_once"],
     "shutdown": ["shutdown", "seen_servers"],
     "signals": ["shutdown", "seen_servers", "runtime"],
     "source": ["app", "supervisor"],
     "threads": ["threads", "app"],
-    "supervisor": ["supervisor", "joining", "at_once", "connections", "seen_servers"],
+    "supervisor": [
+        "supervisor",
+        "joining",
+        "at_once",
+        "at_once_behind",
+        "connections",
+        "seen_servers",
+    ],
     "testing": ["testing"],
 }
 

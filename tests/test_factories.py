@@ -325,6 +325,7 @@ async def test_the_awaited_source_is_closed_once_on_every_way(make: Any, ends: s
             else:
                 scope.cancel()
             await anyio.sleep(0.05)
+            await anyio.wait_all_tasks_blocked()  # the watchdog may be as late as this is
             comes.set()
             await server.returns()
             assert server.error is None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,6 +29,16 @@ from .streams import http_scope, on_mock_clock
 pytestmark = pytest.mark.anyio
 
 STREAMS = 500
+
+
+def woken(count: int, anyio_backend: object) -> dict[str, int]:
+    """Return how often subscribers wake and park if so many get an event.
+
+    None does on asyncio: a task begins at once for each, and has ended when its first step has.
+    """
+    if "asyncio" in str(anyio_backend) and sys.version_info >= (3, 12):
+        count = 0
+    return {"wake": count, "park": count} if count else {}
 
 
 def stream_of(hub: Hub, **options: Any) -> ASGIApp:
@@ -77,6 +88,19 @@ async def clients_of(
             client.gone.set()
 
 
+async def bodies(clients: Iterable[Client], count: int) -> None:
+    """Wait until each has had so many."""
+    await until(lambda: all(len(client.bodies) >= count for client in clients))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a hub has delivered, which lets others run if that takes long."""
+    with anyio.fail_after(10):
+        while not condition():
+            await anyio.sleep(0.001)
+    await anyio.wait_all_tasks_blocked()
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, anyio_backend: object) -> Counter[str]:
     """How often the hub encodes an event, and a subscription parks and is woken."""
@@ -108,38 +132,44 @@ def calls(monkeypatch: pytest.MonkeyPatch, anyio_backend: object) -> Counter[str
     return counts
 
 
-async def test_an_event_is_encoded_once_and_wakes_each_once(calls: Counter[str]) -> None:
+async def test_an_event_is_encoded_once_and_wakes_each_once(
+    calls: Counter[str], anyio_backend: object
+) -> None:
     hub = Hub()
     calls.clear()
     async with clients_of(stream_of(hub)) as clients:
         assert calls == {"park": STREAMS}
         calls.clear()
         await hub.publish("news", "hello")
-        await anyio.wait_all_tasks_blocked()
-        assert calls == {"encode": 1, "wake": STREAMS, "park": STREAMS}
-        bodies = [body for client in clients for body in client.bodies]
-        assert len(bodies) == STREAMS
+        await bodies(clients, 1)
+        assert calls == {"encode": 1, **woken(STREAMS, anyio_backend)}
+        sent = [body for client in clients for body in client.bodies]
+        assert len(sent) == STREAMS
         # Not even copied: they share one frame.
-        assert len({id(body) for body in bodies}) == 1
+        assert len({id(body) for body in sent}) == 1
 
 
-async def test_one_that_stalls_changes_nothing_for_499(calls: Counter[str]) -> None:
+async def test_one_that_stalls_changes_nothing_for_499(
+    calls: Counter[str], anyio_backend: object
+) -> None:
     hub = Hub()
     async with clients_of(stream_of(hub)) as clients:
         first, *others = clients
         first.stalled = True
         await hub.publish("news", "on its way")
-        await anyio.wait_all_tasks_blocked()
+        await bodies(clients, 1)
+        await hub.publish("news", "waits behind that")
+        await bodies(others, 2)
         for number in range(10):
             calls.clear()
             await hub.publish("news", f"event {number}")
-            await anyio.wait_all_tasks_blocked()
-            assert calls == {"encode": 1, "wake": STREAMS - 1, "park": STREAMS - 1}
-            assert all(len(client.bodies) == number + 2 for client in others)
+            await bodies(others, number + 3)
+            assert calls == {"encode": 1, **woken(STREAMS - 1, anyio_backend)}
+            assert all(len(client.bodies) == number + 3 for client in others)
         assert len(first.bodies) == 1
         first.goes_on.set()
-        await anyio.wait_all_tasks_blocked()
-        assert len(first.bodies) == 2  # all that it missed, at once
+        await until(lambda: len(b"".join(first.bodies)) == len(b"".join(others[0].bodies)))
+        assert len(first.bodies) <= 3  # all that it missed, at once, but for what was on its way
         assert b"".join(first.bodies) == b"".join(others[0].bodies)
 
 
@@ -162,7 +192,7 @@ async def test_an_event_costs_no_more_if_a_pattern_matches_thousands_of_topics(
         monkeypatch.setattr(Cursor, "records", counting)
         for number in range(10):
             await hub.publish(f"t/{number}", "y")
-            await anyio.wait_all_tasks_blocked()
+            await bodies(clients, number + 1)
         assert [len(client.bodies) for client in clients] == [10, 10]
         assert looks <= 10 * 2 * 4
 
@@ -185,7 +215,7 @@ async def test_many_events_flat_out() -> None:
         async with clients_of(stream_of(hub), 10) as clients:
             for number in range(1000):
                 await hub.publish("news", str(number))
-            await anyio.wait_all_tasks_blocked()
+            await until(lambda: all(b": 999\n" in client.bodies[-1] for client in clients))
             for client in clients:
                 body = b"".join(client.bodies)
                 assert body.count(b"\ndata: ") == 1000

@@ -14,7 +14,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from sse_asgi.runtime.native import AGAIN, NativeScope
+from sse_asgi.runtime.asyncio import AGAIN
+from sse_asgi.runtime.native import NativeScope
 
 pytestmark = pytest.mark.anyio
 

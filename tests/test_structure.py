@@ -99,9 +99,10 @@ ORDER: dict[str, list[set[str]]] = {
         {"connections"},
     ],
     "supervisor": [
-        {"life", "incoming"},
+        {"life", "incoming", "pings"},
         {"deadlines"},
-        {"response", "recheck"},
+        {"sender", "recheck"},
+        {"response"},
         {"pump"},
         {"interruption"},
         {"watchdog"},

@@ -231,11 +231,19 @@ class Cursor:
         window = self.channel.window
         if window is None or window.epoch != self.epoch:
             return None
-        if not window.first - 1 <= self.offset < window.last:
-            return None
-        frame, last = window.joined_after(self.offset, BATCH)
-        self.read(last)
+        joined = window.joined
+        if joined is None or joined[0] != self.offset:
+            if not window.first - 1 <= self.offset < window.last:
+                return None
+            joined = window.join_after(self.offset, BATCH)
+        _, frame, last = joined
+        self.offset, self.check, self.has_ended = last.offset, last.check, last.final
         return frame
+
+    def has_all(self) -> bool:
+        """Return whether there is nothing new in the window."""
+        window = self.channel.window
+        return window is not None and window.last == self.offset and window.epoch == self.epoch
 
     def read(self, record: Record) -> None:
         """Move behind a record."""

@@ -214,6 +214,8 @@ class Subscription(AsyncIterator[bytes]):
             if frame is None:
                 return self._outside_window() is None
             receiver.accept(frame)
+            if self._simple and self._cursors[0].has_all():  # else the next round finds out
+                return True
         return False
 
     # -- from the windows ------------------------------------------------------------------------

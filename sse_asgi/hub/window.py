@@ -22,7 +22,7 @@ class Window:
     """
 
     __slots__ = (
-        "_before", "_begin", "_joined", "_records", "_times", "absent", "ended", "epoch", "last",
+        "_before", "_begin", "_records", "_times", "absent", "ended", "epoch", "joined", "last",
         "size",
     )  # fmt: skip
 
@@ -42,7 +42,8 @@ class Window:
         self._times: list[float] = []
         self._begin = 0
         self._before = check
-        self._joined: tuple[int, bytes, Record] | None = None
+        #: What :meth:`join_after` has made last, and after which offset.
+        self.joined: tuple[int, bytes, Record] | None = None
 
     @property
     def first(self) -> int:
@@ -62,7 +63,7 @@ class Window:
         self.size += len(record.body)
         self.last = record.offset
         self.ended = record.final
-        self._joined = None
+        self.joined = None
 
     def after(self, offset: int, max_bytes: int) -> list[Record]:
         """Return the events after an offset, up to ``max_bytes`` of bodies, and at least one."""
@@ -82,20 +83,19 @@ class Window:
             return self._records[offset - self.last - 1].check
         return None
 
-    def joined_after(self, offset: int, max_bytes: int) -> tuple[bytes, Record]:
-        """Join the frames of the events after an offset; return them and the last event.
+    def join_after(self, offset: int, max_bytes: int) -> tuple[int, bytes, Record]:
+        """Join the frames of the events after an offset; return that, them and the last event.
 
-        The result is kept: subscribers that ask for the same one after another share it.
+        The result is kept: subscribers that are at the same place one after another share it.
         """
-        if self._joined is None or self._joined[0] != offset:
-            records = self.after(offset, max_bytes)
-            frame = b"".join([record.frame for record in records])
-            self._joined = (offset, frame, records[-1])
-        return self._joined[1:]
+        records = self.after(offset, max_bytes)
+        frame = b"".join([record.frame for record in records])
+        self.joined = (offset, frame, records[-1])
+        return self.joined
 
     def forget_joined(self) -> None:
-        """Release the result that :meth:`joined_after` has kept."""
-        self._joined = None
+        """Release what :meth:`join_after` has kept."""
+        self.joined = None
 
     def trim(self, limits: Limits, now: float) -> list[Record]:
         """Remove the events beyond the limits, and return them.

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     from .base import Cancel
 
-__all__ = ["AsyncioRuntime", "scopes_of"]
+__all__ = ["AGAIN", "AsyncioRuntime", "is_shielded", "scopes_of"]
+
+#: A task that goes on although it was cancelled is cancelled again after so many seconds, as anyio
+#: would do at once.
+AGAIN = 0.1
 
 
 class AsyncioRuntime(Runtime):
@@ -89,6 +93,26 @@ class AsyncioRuntime(Runtime):
         cancel: Cancel = self._loop().call_later(seconds, function).cancel
         return cancel
 
+    def starter(self) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]] | None:
+        """Return a function that starts a task, and takes its first step at once."""
+        if sys.version_info < (3, 12):
+            return None
+        return partial(
+            asyncio.Task,
+            loop=self._loop(),
+            context=contextvars.copy_context(),
+            eager_start=True,
+            name="sse_asgi",
+        )
+
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a task until it ends, except while it has put up a shield of anyio's."""
+        if not task.done():
+            if not is_shielded(task):
+                task.cancel()
+            loop = task.get_loop()
+            loop.call_later(AGAIN, self.cancel, task, context=contextvars.Context())
+
     async def outlast(self, awaitable: Awaitable[object], seconds: float) -> bool:
         """Await something in a task of its own: no shield keeps ``Task.cancel()`` out of this one.
 
@@ -144,6 +168,11 @@ def scopes_of(task: asyncio.Task[Any]) -> Iterator[Any]:
     while scope is not None:
         yield scope
         scope = getattr(scope, "_parent_scope", None)
+
+
+def is_shielded(task: asyncio.Task[Any]) -> bool:
+    """Return whether a task has put up a shield of anyio's, which must keep cancellations out."""
+    return any(scope.shield for scope in scopes_of(task))
 
 
 def _set_result(future: asyncio.Future[None]) -> None:

@@ -124,9 +124,6 @@ class Runtime(ABC):
     #: Whether a stream may join events: see ``supervisor/pump.py``.
     joins: bool
 
-    #: The class of the scopes, unless :meth:`scope` says otherwise.
-    make_scope: Any = anyio.CancelScope
-
     #: What a task yields that waits for another task; ``None``: something else.
     task_type: type[Any] | None = None
 
@@ -187,8 +184,9 @@ class Runtime(ABC):
         :param again: after how many seconds a task that goes on although it was cancelled is
             cancelled again. The scopes of anyio do that at once.
         """
-        scope: CancelScope = self.make_scope(deadline=deadline, shield=shield)
-        return scope
+        scope: Any = anyio.CancelScope(deadline=deadline, shield=shield)
+        made: CancelScope = scope
+        return made
 
     def renew(self, scope: CancelScope) -> None:  # noqa: B027  it is not needed everywhere
         """Cancel a task again by a scope, if a shield within the scope was in the way.
@@ -274,6 +272,21 @@ class Runtime(ABC):
 
         cancel = self.after(seconds, again)
         return lambda: cancel()
+
+    def starter(self) -> Callable[[Coroutine[Any, Any, None]], Any] | None:
+        """Return a function that starts a task, and takes its first step at once.
+
+        The function returns the task, a future of asyncio's. It may be called in another task or in
+        a callback. All of its tasks have the context variables that the caller of this has now.
+        :meth:`cancel` cancels them.
+
+        :returns: ``None`` if that can't be done: on trio, and on Python 3.11.
+        """
+        return None
+
+    def cancel(self, task: Any) -> None:
+        """Cancel a task until it ends, except while it has put up a shield of anyio's."""
+        raise NotImplementedError
 
     async def outlast(self, awaitable: Awaitable[object], seconds: float) -> bool:
         """Await something, whoever cancels this task meanwhile.

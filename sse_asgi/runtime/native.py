@@ -11,7 +11,7 @@ import contextvars
 import math
 from typing import TYPE_CHECKING, Any, Self
 
-from .asyncio import AsyncioRuntime, scopes_of
+from .asyncio import AGAIN, AsyncioRuntime, is_shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from .base import CancelScope, Runtime
 
 __all__ = ["NativeRuntime", "NativeScope"]
-
-#: A task that goes on although it was cancelled is cancelled again after so many seconds, as anyio
-#: would do at once.
-AGAIN = 0.1
 
 
 class NativeScope:
@@ -118,7 +114,7 @@ class NativeScope:
 
     def renew(self) -> None:
         """Cancel the task where it waits next, if only a shield of anyio's was in the way."""
-        if self._held_back and not _is_shielded(self._task):
+        if self._held_back and not is_shielded(self._task):
             self._request()
 
     def _request(self) -> None:
@@ -127,7 +123,7 @@ class NativeScope:
             return
         if self._inner is not None and self._inner.shield:
             self._cancel_in(self._again)
-        elif _is_shielded(self._task):
+        elif is_shielded(self._task):
             self._held_back = True
             self._cancel_in(AGAIN)
         else:
@@ -146,11 +142,6 @@ class NativeScope:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _is_shielded(task: asyncio.Task[Any]) -> bool:
-    """Return whether a task has put up a shield of anyio's, which must keep cancellations out."""
-    return any(scope.shield for scope in scopes_of(task))
 
 
 class NativeTaskGroup(asyncio.TaskGroup):

@@ -16,7 +16,7 @@ from .base import Runtime, nothing
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from .base import Cancel
+    from .base import Cancel, CancelScope
 
 __all__ = ["TrioRuntime"]
 
@@ -27,8 +27,6 @@ class TrioRuntime(Runtime):
     #: A task that is about to wait can't be made to send first.
     joins: bool = False
     cancelled: type[BaseException] = trio.Cancelled
-    #: Not anyio's, which is around one of these: it is looked for among those of a task.
-    make_scope: Any = trio.CancelScope
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         super().__init__()
@@ -39,6 +37,19 @@ class TrioRuntime(Runtime):
     def clock(self) -> Callable[[], float]:
         """The clock that ``trio.run`` was given."""
         return self._clock
+
+    def scope(
+        self,
+        *,
+        deadline: float = math.inf,
+        shield: bool = False,
+        within: CancelScope | None = None,
+        again: float | None = None,
+    ) -> CancelScope:
+        """Make a scope of trio's: one of anyio's has it within, and is not found in a task."""
+        scope: Any = trio.CancelScope(deadline=deadline, shield=shield)
+        made: CancelScope = scope
+        return made
 
     def is_over(self) -> bool:
         """Return whether ``trio.run`` has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,10 @@ class Ending:
 
     async def run(self, receive: Receive) -> None:
         """End the stream, whatever happens on the way."""
+        if self._response.begun is not None:  # it was cancelled
+            await self._runtime.outlast(self._response.flushed(), math.inf)
+        if (failed := self._response.take_error()) is not None:
+            self._life.fail(failed)
         self._life.end()
         error = self._life.error
         try:

@@ -88,7 +88,6 @@ class Pump:
         step = self._source.step
         server = response.server
         at_once = server.sends_at_once
-        direct = False  # whether an event that was waited for can be sent right here
         in_row = size = 0  # events that were there at once; bytes that are held
         now = came = held_since = loop_ran = 0.0  # when the last one came, and the event loop ran
         try:
@@ -104,7 +103,7 @@ class Pump:
                     if life.closing:
                         self.unsent = event
                         return
-                    if direct and not response.flushing and not server.is_lost():
+                    if response.prompt and not response.flushing and not server.is_lost():
                         # What Response.write() does, without a coroutine more: here it is felt.
                         frame = encode(event, sep)
                         times.sending_since = times.last_write = now = clock()
@@ -147,7 +146,6 @@ class Pump:
                                 continue
                 if not (at_once and self._write_held_at_once()):
                     await response.write(held)
-                direct = at_once
                 if in_row and now - loop_ran >= LOOP_RUNS:
                     if loop_ran:
                         await checkpoint()
@@ -188,8 +186,8 @@ class Pump:
 
     def _write_held_at_once(self) -> bool:
         held = self.held
-        if not self._response.try_write(held[0] if len(held) == 1 else b"".join(held)):
+        frame = held[0] if len(held) == 1 else b"".join(held)
+        if not self._response.try_write(frame, len(held)):
             return False
-        self._response.events += len(held)
         held.clear()
         return True

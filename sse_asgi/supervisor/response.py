@@ -4,28 +4,27 @@ Three may send, one at a time:
 
 - The *host* waits until nobody else sends, and for the client (:meth:`Response.write`,
   :meth:`Response.end`).
-- Whoever has a frame while the host waits for something else sends it at once, if the server
-  allows that (:meth:`Response.try_write`).
+- Whoever has a frame while the host waits for something else sends it at once, if that can be done
+  (:meth:`Response.try_write`). If ``send`` waits then, it goes on in a task of its own.
 - What could not be sent at once is handed over to the *watchdog* (:meth:`Response.hand_over`),
   which sends it (:meth:`Response.flush`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from ..reasons import CloseReason
-from ..runtime.base import nothing
 from ..servers.base import send_at_once
 from .life import State
+from .sender import ClientGone, Sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..options import StreamOptions
-    from ..runtime.base import Cancel, Runtime
     from ..servers.base import Server
     from ..types import Message
     from .deadlines import Deadlines
@@ -37,11 +36,7 @@ __all__ = ["PING", "ClientGone", "Response"]
 PING = b":\n\n"
 
 
-class ClientGone(Exception):
-    """The client has left: ``send`` has raised it, or ``receive`` has returned it."""
-
-
-class Response:
+class Response(Sender):
     """A response as it is sent.
 
     :param status_and_headers: what the start of the response has.
@@ -50,8 +45,7 @@ class Response:
 
     __slots__ = (
         "_backlog", "_backlog_events", "_flushed", "_life", "_pads_ends", "_preamble",
-        "_status_and_headers",
-        "_times", "bytes", "clock", "ended", "events", "flushing", "send", "server", "torn",
+        "_status_and_headers", "bytes", "events", "flushing",
     )  # fmt: skip
 
     def __init__(
@@ -65,23 +59,13 @@ class Response:
         *,
         is_stream: bool,
     ) -> None:
-        self.server: Server = server
-        #: ASGI ``send``. The pump calls it by itself where a coroutine more would be felt.
-        self.send: Any = server.send
+        super().__init__(server, times, clock)
         self._life = life
-        self._times = times
-        #: The clock of the event loop.
-        self.clock: Callable[[], float] = clock
         #: What comes first in the body, until it was sent.
         self._preamble: bytes = options.preamble
         self._status_and_headers = status_and_headers
-        #: Whether the last message was sent, or nothing can be sent any more: ``send`` has raised.
-        self.ended: bool = False
-        #: Whether a send was interrupted, and nobody knows how far it came. Nothing more can be
-        #: sent then, and the response is not complete.
-        self.torn: bool = False
         self._pads_ends = is_stream and server.loses_empty_ends
-        #: Whether the watchdog is sending, or is about to.
+        #: Whether the watchdog is sending, or is about to, or a send that was begun at once waits.
         self.flushing: bool = False
         self._flushed: anyio.Event | None = None
         self._backlog = b""
@@ -163,7 +147,7 @@ class Response:
     def ready(self) -> bool:
         """Return whether :meth:`accept` may be called."""
         times = self._times
-        return not (
+        return (self.prompt or self.server.sends_at_once) and not (
             self.flushing
             or self.ended
             or times.sending_since is not None
@@ -173,16 +157,18 @@ class Response:
 
     def accept(self, frame: bytes) -> None:
         """Send an event that the source has while the host waits for the source."""
-        if self.try_write(frame):
-            self.events += 1
-        else:
+        if not self.try_write(frame, 1):
             self.hand_over(frame, 1)
 
-    def try_write(self, frame: bytes) -> bool:
-        """Send a frame without waiting, whatever the host waits for. Return whether it was sent."""
-        times = self._times
+    def try_write(self, frame: bytes, events: int = 0) -> bool:
+        """Send a frame without waiting, whatever the host waits for.
+
+        :param events: how many events the frame has.
+        :returns: whether it was sent, or is on its way. If not, nothing has happened.
+        """
+        times, by_task = self._times, not self.server.sends_at_once
         if (
-            not self.server.sends_at_once
+            (by_task and (self._start is None or not self.prompt))
             or not times.started
             or self._preamble
             or self.flushing
@@ -192,14 +178,32 @@ class Response:
         ):
             return False
         message: Message = {"type": "http.response.body", "body": frame, "more_body": True}
+        if by_task:
+            if not self._begin(message, self._taken, len(frame), events):
+                self.flushing = True
+                return True
+            self.bytes += len(frame)
+            self.events += events
+            return True
         try:
             if not send_at_once(self.send, message):
                 return False
         except Exception:
             return False  # the next one who sends will get it again
+        self.prompt = True
         times.last_write = self.clock()
         self.bytes += len(frame)
+        self.events += events
         return True
+
+    def _taken(self, size: int, events: int, well: bool) -> None:
+        """Note that a frame was sent, or has failed to be, that could not be sent at once."""
+        if well:
+            self.bytes += size
+            self.events += events
+        self.let_others_send()
+        if self.flushing:
+            self._times.wake(float("-inf"))
 
     # -- by the watchdog -------------------------------------------------------------------------
 
@@ -220,6 +224,7 @@ class Response:
         times.handed_over = False
         self.flushing = True
         try:
+            self._raise()
             if not times.started:
                 await self._send_start()
             await self._send_body(handed_over or frame)
@@ -234,7 +239,8 @@ class Response:
 
     def let_others_send(self) -> None:
         """Let others send, unless something was handed over meanwhile."""
-        self.flushing = bool(self._backlog) and not self._life.closing
+        waits = bool(self._backlog) or self._error is not None
+        self.flushing = self.begun is not None or (waits and not self._life.closing)
         if self._flushed is not None and not self.flushing:
             self._flushed.set()
             self._flushed = None
@@ -263,56 +269,3 @@ class Response:
         await self._send({"type": "http.response.body", "body": frame, "more_body": more})
         self._preamble = b""
         self.bytes += len(frame)
-
-    async def _send(self, message: Message) -> None:
-        times = self._times
-        times.sending_since = now = self.clock()
-        if now + times.timing.looks < times.wakes:
-            times.wake(now + times.timing.looks)
-        try:
-            if self.server.is_lost():
-                raise ConnectionError
-            await self.send(message)
-        except Exception as exc:
-            self.fail(exc)
-            raise
-        except BaseException:
-            self.interrupted()
-            raise
-        times.sending_since = None
-        times.last_write = self.clock()
-
-    def fail(self, error: Exception) -> None:
-        """Note that ``send`` has raised.
-
-        :raises ClientGone: for an :class:`OSError`, which some servers raise when the client is
-            gone (ASGI HTTP specification 2.4); and for anything if the connection is closed.
-        """
-        self._times.sending_since = None
-        self.ended = True  # whatever it is, the response is beyond repair
-        if isinstance(error, OSError) or self.server.is_gone():
-            raise ClientGone from None
-
-    def interrupted(self) -> None:
-        """Note that a send was interrupted."""
-        times = self._times
-        times.sending_since = None
-        if self.server.sends_at_once:  # nothing was written
-            self.ended = times.starting = False
-        else:
-            self.torn = True
-
-    # -- the connection --------------------------------------------------------------------------
-
-    def abort_in(self, seconds: float, runtime: Runtime) -> Cancel:
-        """Abort the connection if a send is under way in so many seconds.
-
-        This is for servers whose sends can't be cancelled. On others nothing happens.
-        """
-        if self.server.shields_sends:  # on trio this takes a task
-            return runtime.after(seconds, self._abort_send)
-        return nothing
-
-    def _abort_send(self) -> None:
-        if self._times.sending_since is not None:  # else something else has taken so long
-            self.server.abort()

@@ -221,7 +221,7 @@ class Stream:
     @types.coroutine
     def _host(self) -> Generator[Any, Any, None]:
         """Send what the source has, and close it, whatever happens."""
-        pump, times, life = self._pump, self._times, self._life
+        pump, times, life, response = self._pump, self._times, self._life, self._response
         runtime = self._runtime
         task_type = runtime.task_type
         try:
@@ -250,7 +250,8 @@ class Stream:
                                 # makes the source raise.
                                 value = Thrown(exc)
                             if not pump.stepping and times.sending_since is not None:
-                                times.last_write = self._response.clock()
+                                times.last_write = response.clock()
+                                response.prompt = False
                             if value is None:
                                 trap = running.send(None)
                             else:

@@ -17,6 +17,7 @@ from ..reasons import CloseReason
 from ..runtime.base import driven, nothing
 from .deadlines import TRY_AGAIN, Due
 from .incoming import Incoming
+from .pings import pings_of
 from .response import PING, ClientGone
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .incoming import Reader
     from .interruption import Interruption
     from .life import Life
+    from .pings import Pinged, Pings
     from .recheck import Recheck
     from .response import Response
 
@@ -46,9 +48,9 @@ class Watchdog:
     """
 
     __slots__ = (
-        "_abort_timer", "_encode", "_incoming", "_interruption", "_life", "_on_disconnect",
-        "_on_drain", "_options", "_ping_timer", "_receive", "_recheck", "_response", "_runtime",
-        "_sending", "_source", "_taken", "_times", "tasks",
+        "_abort_timer", "_encode", "_incoming", "_interruption", "_is_set_up", "_life",
+        "_on_disconnect", "_on_drain", "_options", "_pings", "_receive", "_recheck", "_response",
+        "_runtime", "_sending", "_source", "_taken", "_times", "asked_with", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -79,8 +81,11 @@ class Watchdog:
         self._on_disconnect = on_disconnect
         self._on_drain = on_drain
         self._incoming = Incoming(reader)
-        # None until pings by a timer were set up, if they are.
-        self._ping_timer: Cancel | None = None
+        # Whether it was seen what the server allows, after the start.
+        self._is_set_up = False
+        # What asks for pings, if that takes no task, and the streams that it asks with this one.
+        self._pings: Pings | None = None
+        self.asked_with: set[Pinged] | None = None
         # Asks whether the client may still listen; None: nobody asks.
         self._recheck: Recheck | None = None
         #: The task group of the stream, while it is open.
@@ -155,7 +160,7 @@ class Watchdog:
             if due is not Due.NOTHING:
                 await self._do(due)
             if due in (Due.NOTHING, Due.PING):  # the next ping may be due before this one was sent
-                if times.started and self._ping_timer is None:
+                if times.started and not self._is_set_up:
                     self._set_up_at_once()
                 return not self._life.closing or self._spares()
         return False
@@ -248,9 +253,13 @@ class Watchdog:
             done = anyio.Event()
             self.tasks.start_soon(self.run, done)
 
+        def passes(trap: Any) -> bool:
+            self._response.prompt = False
+            return self._runtime.passes(trap)
+
         try:
             with self._runtime.scope() as self._sending:
-                await driven(self._response.flush(frame), waits, self._runtime.passes)
+                await driven(self._response.flush(frame), waits, passes)
         finally:
             self._sending = None
             if done is not None:
@@ -265,31 +274,32 @@ class Watchdog:
     # -- what takes no task: to wake one costs ten times as much -----------------------------------
 
     def _set_up_at_once(self) -> None:
-        """Have pings and events sent by callbacks from now on, if the server allows that."""
-        self._ping_timer = nothing
-        if self._response.server.sends_at_once:
-            self._source.give_to(self._response)
+        """Have pings and events sent by callbacks from now on, if that can be done."""
+        self._is_set_up = True
+        response = self._response
+        if response.server.sends_at_once or response.send_by(self._runtime.starter()):
+            self._source.give_to(response)
             # A function of the application's may want a task around it.
             if self._options.ping_message_factory is None:
-                self._times.pings_by_timer = True
-                self._ping_later(self._times.timing.ping)
+                times = self._times
+                times.pings_by_timer = True
+                self._pings = pings_of(self._runtime, times.timing.ping)
+                self._pings.ask(self, times.last_write + times.timing.ping)
 
-    def _ping_later(self, seconds: float) -> None:
-        self._ping_timer = self._runtime.after(seconds, self._ping)
-
-    def _ping(self) -> None:
+    def ping(self, now: float) -> float:
+        """Send a ping if nothing was written for so long. Return when to ask again."""
         times, response = self._times, self._response
         if self._life.closing or response.ended:
-            return  # and the watchdog, too, sends nothing any more
-        ping = times.timing.ping
-        rest = times.last_write + ping - self._runtime.clock()
+            return math.inf  # and the watchdog, too, sends nothing any more
+        interval = times.timing.ping
         if response.flushing or times.sending_since is not None:
-            rest = ping
-        elif rest <= 0:
-            if not response.try_write(PING):
-                response.hand_over(PING)
-            rest = ping
-        self._ping_later(rest)
+            return now + interval
+        due = times.last_write + interval
+        if now < due:
+            return due
+        if not response.try_write(PING):
+            response.hand_over(PING)
+        return now + interval
 
     # -- ways to end -----------------------------------------------------------------------------
 
@@ -336,8 +346,7 @@ class Watchdog:
         elif times.sending_since is not None and reason is not CloseReason.CLIENT_DISCONNECTED:
             self._abort_in(TRY_AGAIN)
         self._interruption.now()
-        if self._sending is not None:
-            self._sending.cancel()
+        self._cancel_send()
 
     def fail(self, error: BaseException) -> None:
         """Close the stream with an exception of the user's that is not the source's."""
@@ -351,10 +360,9 @@ class Watchdog:
             self._recheck.stop()
             self._recheck = None  # it knows the request, as does what follows
         self._incoming.reader = None  # it knows the stream: no cycle for the collector
-        if self._sending is not None:
-            self._sending.cancel()
-        if self._ping_timer is not None:
-            self._ping_timer()
+        self._cancel_send()
+        if self._pings is not None:
+            self._pings.forget(self)
         self._stop_listening()
 
     async def comes_to_its_end(self) -> None:
@@ -368,6 +376,13 @@ class Watchdog:
         with anyio.move_on_after(seconds, shield=True):
             await self._response.flushed()
         do_not_abort()
+
+    def _cancel_send(self) -> None:
+        """Cancel a send that is not the host's."""
+        if self._sending is not None:
+            self._sending.cancel()
+        if self._response.begun is not None:
+            self._runtime.cancel(self._response.begun)
 
     def _stop_listening(self) -> None:
         # Not the scope of the group: an exception that leaves a task is kept in a cycle.

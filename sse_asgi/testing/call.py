@@ -47,7 +47,7 @@ class AppCall:
         is_full: Callable[[], bool],
         on_body: Callable[[bytes], None],
     ) -> None:
-        self._app = app
+        self._app: ASGIApp | None = app
         self._scope = scope
         self._is_full = is_full
         self._on_body = on_body
@@ -125,8 +125,10 @@ class AppCall:
     # -- for the application ---------------------------------------------------------------------
 
     async def _run(self) -> None:
+        app, self._app = self._app, None  # and what it refers to: this may be in a cycle
+        assert app is not None
         try:
-            await self._app(self._scope, self._receive, self._send)
+            await app(self._scope, self._receive, self._send)
         finally:
             self.returned = True
             self.notify()
