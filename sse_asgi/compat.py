@@ -25,7 +25,8 @@ class ServerSentEvent(StrictEvent[DataT_co]):
     It removes line breaks from ``event`` and ``id``, and NUL from ``id``;
     :class:`sse_asgi.ServerSentEvent` refuses them. Data of a type with its own ``str()`` (numbers,
     ``bool``, ``UUID``, ``datetime``, ``Enum`` ...) is sent as that text. Pydantic models,
-    dataclasses, msgspec structs, ``dict``, ``list`` and ``tuple`` become JSON.
+    dataclasses, msgspec structs, ``dict``, ``list`` and ``tuple`` become JSON. A ``comment`` is
+    sent as its ``str()``.
 
     :param sep: the line ending of this event, also if the stream has another: ``"\r\n"``
         (default), ``"\n"`` or ``"\r"``.

@@ -36,8 +36,9 @@ _BLOCK_SIZE = 2**14
 class DecodedEvent:
     """An event as a browser's ``EventSource`` dispatches it (WHATWG HTML 9.2.6).
 
-    ``id`` is the last event ID of the stream when the event was dispatched. So an event without an
-    id of its own has the id of an earlier one.
+    ``event`` is its type, and ``data`` its text: the lines of data, joined by LF. ``id`` is
+    the last event ID of the stream when the event was dispatched. So an event without an id of its
+    own has the id of an earlier one.
     """
 
     event: str = "message"

@@ -163,6 +163,7 @@ def encode_fields(
 ) -> bytes:
     """Check the fields of an event, as :class:`~sse_asgi.ServerSentEvent` does, and join them.
 
+    :param sep: one of :data:`SEPARATORS`.
     :raises TypeError: for a field of the wrong type.
     :raises ValueError: as for :class:`~sse_asgi.ServerSentEvent`.
     """

@@ -117,7 +117,8 @@ class _Names(dict[str, Any]):
     def __init__(self, function: Any) -> None:
         super().__init__(vars(builtins))
         self.update(getattr(function, "__globals__", {}))
-        with suppress(TypeError):  # not a Python function
+        # Not a Python function; or a variable around it has no value yet, such as the application.
+        with suppress(TypeError, ValueError):
             self.update(inspect.getclosurevars(function).nonlocals)
 
     def __missing__(self, name: str) -> Any:

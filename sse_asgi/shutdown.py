@@ -147,12 +147,13 @@ class Shutdown:
 
     def _notify(self, grace: float | None = None) -> None:
         # One call for each event loop, since a call wakes the loop by a system call. No lock: this
-        # may run in a signal handler, which has interrupted the thread that holds the lock.
-        for runtime in set(self._listeners.values()):
+        # may run in a signal handler, which has interrupted the thread that holds the lock. Other
+        # threads may listen meanwhile: a copy is made in one step, on free-threaded builds too.
+        for runtime in set(self._listeners.copy().values()):
             runtime.from_thread(self._notify_here, runtime, grace)
 
     def _notify_here(self, runtime: Runtime, grace: float | None) -> None:
-        for listener, its_runtime in list(self._listeners.items()):
+        for listener, its_runtime in self._listeners.copy().items():
             if its_runtime is not runtime:
                 continue
             if self._streams_per_second is None or listener in self._hear_at_once:

@@ -93,7 +93,8 @@ class EventSourceResponse(Response):
     :param shutdown_grace_period: how long the content may go on after the stream was told to end.
     :param cleanup_timeout: how long each of these may take: closing the content, the last chunk,
         ``client_close_handler_callable``, ``on_close``; ``None``: no limit.
-    :param limit: as for :func:`~sse_asgi.sse_app`.
+    :param retry: as for :func:`~sse_asgi.sse_app`, as are ``shutdown``, ``max_lifetime``,
+        ``limit``, ``recheck_every``, ``defer_start``, ``on_error`` and ``on_close``.
     :param recheck: as for :func:`~sse_asgi.sse_app`; called with an :class:`~sse_asgi.SSERequest`.
     :param max_connections: how many streams of this endpoint may be open at once in an event
         loop; one more gets 503.
@@ -248,7 +249,7 @@ class EventSourceResponse(Response):
         self._options = replace(self._options, cleanup_timeout=value)
 
     def enable_compression(self, force: bool = False) -> None:
-        """Raise :class:`NotImplementedError`: event streams can't be compressed yet."""
+        """Raise :class:`NotImplementedError`, ``force`` or not: streams can't be compressed yet."""
         replace(self._options, compression=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
@@ -23,6 +24,8 @@ import anyio
 import httpx
 import pytest
 from asgi_lifespan import LifespanManager
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -261,8 +264,40 @@ def test_every_page_is_in_the_index() -> None:
     assert sorted(pages - set(toctree)) == []
 
 
-@pytest.mark.parametrize("page", sorted(PAGES))
-def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page].read_text()):
+@pytest.mark.parametrize("file", sorted({*PAGES, "CONTRIBUTING.md", "SECURITY.md"}))
+def test_links_lead_somewhere(file: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / file).read_text()):
         if "://" not in target:
-            assert (PAGES[page].parent / target).exists(), target
+            assert (ROOT / file).parent.joinpath(target).exists(), target
+
+
+def test_it_is_cited_by_its_version() -> None:
+    assert f"\nversion: {sse_asgi.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_versions_for_development_are_those_that_are_allowed() -> None:
+    """And they name no place to get them from."""
+    lines = (ROOT / "requirements/dev.txt").read_text().splitlines()
+    pinned = {
+        canonicalize_name(each.name): each.specifier
+        for each in (Requirement(line) for line in lines if not line.startswith("#"))
+        if each.marker is None or each.marker.evaluate()
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = [
+        project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"].values(),
+        *project["dependency-groups"].values(),
+    ]
+    for text in (text for group in groups for text in group if isinstance(text, str)):
+        needed = Requirement(text)
+        if needed.marker is None or needed.marker.evaluate():
+            (version,) = pinned[canonicalize_name(needed.name)]
+            assert needed.specifier.contains(version.version, prereleases=True), text
+
+
+def test_workflows_name_actions_by_their_commits() -> None:
+    files = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    for file in files:
+        for used in re.findall(r"uses: (.*)", file.read_text()):
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), (file, used)

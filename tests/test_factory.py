@@ -204,3 +204,13 @@ async def test_names_for_limits() -> None:
     assert f"{endpoint.__module__}.{endpoint.__name__}" == f"{__name__}.clock"
     assert route.name == "clock"
     assert not isinstance(endpoint, Response)
+
+
+def test_a_factory_may_refer_to_its_application() -> None:
+    """Which has no value yet when the annotations are read."""
+
+    async def source(request: SSERequest) -> AsyncIterator[str]:
+        yield str(app.connections)
+
+    app = sse_app(source)
+    assert app.connections == 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,9 @@ import pytest
 
 import sse_asgi
 
+from . import rooms
 from .import_graph import Graph, Import, When, sizes
+from .imported import imported_by_the_package
 
 PACKAGE = Path(sse_asgi.__file__).parent
 
@@ -245,6 +246,10 @@ def test_imports_go_one_way(name: str) -> None:
     assert not (wrong := [e for e in GRAPH.own[name] if room_of(e.imported) not in allowed]), (
         f"{told(wrong)}; {room} may import {', '.join(sorted(MAY_IMPORT[room])) or 'nothing'}"
     )
+
+
+def test_the_map_of_the_rooms_is_up_to_date() -> None:
+    assert rooms.written() == rooms.table(GRAPH), "run python -m tests.rooms"
 
 
 def test_a_room_stands_above_all_that_it_imports() -> None:
@@ -539,16 +544,29 @@ async def function(
     }
 
 
+def test_a_map_is_made_from_the_imports(tmp_path: Path) -> None:
+    (tmp_path / "package/above").mkdir(parents=True)
+    for name, source in {
+        "above/__init__.py": '"""It is :class:`Above`. And so on."""',
+        "above/part.py": "from ..below import name\nfrom ..errors import Error",
+        "below.py": '"""One | two\nlines.\n\nMore."""\nfrom . import errors',
+        "errors.py": "",
+    }.items():
+        (tmp_path / "package" / name).write_text(source)
+    assert rooms.table(Graph(tmp_path / "package")).splitlines()[2:] == [
+        "| `errors.py` |  |  |",
+        r"| `below.py` | One \| two lines |  |",
+        "| `above/` | It is `Above` | `below` |",
+    ]
+
+
 def test_the_core_needs_anyio_alone() -> None:
     """Importing the package loads nothing else that is not in the standard library."""
-    code = (
-        "import sys, anyio; before = set(sys.modules); "
-        "import sse_asgi, sse_asgi.hub, sse_asgi.testing, sse_asgi.client; "
-        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    imported = imported_by_the_package(
+        "import sse_asgi, sse_asgi.hub, sse_asgi.testing, sse_asgi.client"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    foreign = set(run.stdout.split()) - set(sys.stdlib_module_names) - {"sse_asgi"}
-    assert foreign <= {"anyio", "sniffio", "typing_extensions"}
+    foreign = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names
+    assert foreign == CORE
 
 
 MODULES = [

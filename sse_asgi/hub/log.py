@@ -166,6 +166,8 @@ class Limits:
     def checked(cls, max_events: int, max_bytes: int, max_age: float | None) -> Limits:
         """Return these limits, after checking them.
 
+        :param max_events: how many events of a topic are kept.
+        :param max_bytes: the size of their bodies together.
         :param max_age: in seconds; ``None``: without a limit.
         :raises TypeError: a limit has a wrong type.
         :raises ValueError: a limit is out of range.
@@ -184,7 +186,7 @@ class Limits:
         return cls(max_events, max_bytes, max_age)
 
     def check(self, body: bytes) -> None:
-        """Refuse an event that is larger than ``max_bytes``.
+        """Refuse an event whose body is larger than ``max_bytes``.
 
         :raises EventTooLargeError: it is larger.
         """
@@ -269,8 +271,10 @@ class Log(Protocol):
     ) -> Position:
         """Append an event atomically, with the next offset of the topic, and return its position.
 
+        :param body: the frame of the event, without the id.
         :param key: if the log has an event of the topic with the same key, nothing is appended, and
             the position of that event is returned.
+        :param collapse_key: of the events with the same one only the newest need be kept.
         :param final: whether the topic ends with this event. Nothing is appended after it.
         :raises EventTooLargeError: the event is larger than ``limits.max_bytes``.
         :raises TopicEndedError: the topic has ended.
@@ -282,6 +286,7 @@ class Log(Protocol):
 
         If the log no longer has the first of them, begin with the oldest event that it has.
 
+        :param topic: the name of the topic. It need not exist.
         :param after: the offset; ``None``: return no records, only how far the log reaches.
         :param max_bytes: the size of all bodies together. If there is an event, at least one is
             returned, whatever its size.

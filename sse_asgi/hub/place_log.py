@@ -27,5 +27,5 @@ class PlaceLog(Protocol):
         ...
 
     def give_back(self, name: str, place: str) -> None:
-        """Give a place back that this node holds. The log may do it later."""
+        """Give a place of this name back that this node holds. The log may do it later."""
         ...

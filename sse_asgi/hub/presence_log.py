@@ -50,7 +50,7 @@ class PresenceLog(Protocol):
         ...
 
     def set_subscribers(self, topic: str, count: int) -> None:
-        """Note how many subscribers a topic has on this node."""
+        """Note the count of subscribers that a topic has on this node."""
         ...
 
     def set_present(self, topic: str, info: str, present: bool) -> None:
@@ -58,7 +58,7 @@ class PresenceLog(Protocol):
         ...
 
     async def infos(self, topic: str) -> Sequence[str]:
-        """Return the infos that are present on all nodes, each once.
+        """Return the infos that are present in a topic on all nodes, each once.
 
         It has all that this node has noted.
         """

@@ -47,6 +47,8 @@ class RunLog(Protocol):
     ) -> Position:
         """Append an event as :meth:`Log.append` does, if the topic has that runner.
 
+        ``body``, ``key`` and ``final`` are as there.
+
         :param runner: the runner; ``"*"``: the topic must have one, whichever it is.
         :raises TopicEndedError: the topic has ended.
         :raises TopicRunningError: the topic does not have that runner.
