@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
+import inspect
 import re
 import socket
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import chain, repeat
 from itertools import cycle as cycle_through
@@ -756,6 +758,74 @@ async def test_a_send_that_cancels_itself_ends_the_stream() -> None:
     assert task.done()
     assert data(cycle) == ["0"]
     assert hub.subscribers() == 0
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "later"])
+async def test_the_traceback_of_what_a_send_raises_names_its_place(waits: bool) -> None:
+    hub, cycle = Hub(), Cycle()
+    app = Fails(sse_app(lambda: hub.subscribe("t")), LookupError(), b"data: 1", waits=waits)
+    task = asyncio.ensure_future(app(http_scope(), cycle.receive, cycle.send))
+    await until(lambda: hub.subscribers("t"))
+    for number in range(2):
+        await hub.publish("t", str(number))
+        await asyncio.sleep(0.002)
+    await asyncio.wait([task], timeout=10)
+    error = task.exception()
+    assert error is app.error
+    assert traceback.extract_tb(error.__traceback__)[-1].line == "raise self.error"
+
+
+async def test_a_send_that_is_marked_as_a_coroutine_function_may_raise_when_called() -> None:
+    hub, cycles = Hub(), [Cycle(), Cycle()]
+
+    async def marked(scope: Any, receive: Any, send: Any) -> None:
+        def around(message: Any) -> Any:
+            if b"data: 2" in message.get("body", b""):
+                raise OSError("gone")
+            return send(message)
+
+        if sys.version_info >= (3, 12):
+            inspect.markcoroutinefunction(around)
+        await sse_app(lambda: hub.subscribe("t"))(scope, receive, around)
+
+    async with (
+        serving(marked, cycles[0]) as task,
+        serving(sse_app(lambda: hub.subscribe("t")), cycles[1]),
+    ):
+        await until(lambda: hub.subscribers("t") == 2)
+        for number in range(5):
+            await hub.publish("t", str(number))
+            await asyncio.sleep(0.001)
+        await until(task.done)
+        assert data(cycles[0]) == ["0", "1"]
+        await until(lambda: data(cycles[1]) == list(map(str, range(5))))  # the others go on
+
+
+async def test_a_send_may_wait_for_what_the_source_is_about_to_wait_for() -> None:
+    shared: asyncio.Future[None] = running_loop().create_future()
+    cycle = Cycle()
+
+    async def source() -> AsyncIterator[str]:
+        yield "first"
+        await asyncio.sleep(0)
+        for number in range(20):
+            yield str(number)
+        await shared
+        yield "last"
+
+    class WaitsForIt(Middleware):
+        async def send(self, message: Any, send: Send) -> None:
+            if b"data: 19" in message.get("body", b""):
+                await shared
+            await send(message)
+
+    async with serving(WaitsForIt(sse_app(source)), cycle) as task:
+        await cycle.has(b"data: 3")
+        await asyncio.sleep(0.01)
+        shared.set_result(None)
+        await until(task.done)
+    assert data(cycle) == ["first", *map(str, range(20)), "last"]
+    assert cycle.complete
 
 
 # -- a real server ---------------------------------------------------------------------------------

@@ -86,6 +86,16 @@ class AsyncioRuntime(Runtime):
         """Return whether a task that yields this waits for a task that is cancelled already."""
         return type(trap) is asyncio.Task and trap.cancelling() > 0
 
+    def before_wait(self, trap: Any, function: Callable[[], object]) -> None:
+        """Call a function just before a task yields something to the event loop."""
+        # A future has a mark while it is yielded, with which nobody else can wait for it.
+        marked = getattr(trap, "_asyncio_future_blocking", None)
+        if marked:
+            trap._asyncio_future_blocking = False
+        function()
+        if marked:
+            trap._asyncio_future_blocking = True
+
     def after(self, seconds: float, function: Callable[[], object]) -> Cancel:
         """Call a function in so many seconds."""
         if seconds == math.inf:

@@ -257,6 +257,13 @@ class Runtime(ABC):
         """Return whether a task that yields this waits for a task that is cancelled already."""
         return False
 
+    def before_wait(self, trap: Any, function: Callable[[], object]) -> None:
+        """Call a function just before a task yields something to the event loop.
+
+        The function may run another task, which may wait for the same thing.
+        """
+        function()
+
     @abstractmethod
     def after(self, seconds: float, function: Callable[[], object]) -> Cancel:
         """Call a function in so many seconds. Use this within the event loop."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from inspect import iscoroutinefunction
+from inspect import CO_COROUTINE
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.base import nothing
@@ -107,7 +107,7 @@ class Sender:
         self._start = start
         if start is not None:
             send = self.send
-            self._sending = send if iscoroutinefunction(send) else partial(_sending, send)
+            self._sending = send if _makes_coroutines(send) else partial(_sending, send)
         return start is not None
 
     def _begin(self, message: Message, has_ended: Callable[..., object], *args: Any) -> bool:
@@ -149,7 +149,8 @@ class Sender:
         else:
             times.last_write = self.clock()
         if self._error is not None:
-            self._error.__traceback__ = None  # it has this frame: no cycle for the collector
+            traceback = self._error.__traceback__  # it begins here: no cycle for the collector
+            self._error.__traceback__ = None if traceback is None else traceback.tb_next
             times.handed_over = True  # the watchdog has to know
         has_ended(*args, self._error is None)
 
@@ -190,6 +191,16 @@ class Sender:
     def _abort_send(self) -> None:
         if self._times.sending_since is not None:  # else something else has taken so long
             self.server.abort()
+
+
+def _makes_coroutines(send: Any) -> bool:
+    """Return whether to call a ``send`` makes a coroutine, and does nothing else.
+
+    :func:`inspect.iscoroutinefunction` believes what a function is marked as.
+    """
+    while isinstance(send, partial):
+        send = send.func
+    return bool(getattr(getattr(send, "__code__", None), "co_flags", 0) & CO_COROUTINE)
 
 
 async def _sending(send: Send, message: Message) -> None:

@@ -242,7 +242,7 @@ class Stream:
                                 if type(trap) is task_type and runtime.knows_cancelled(trap):
                                     pump.awaits_cancelled = True
                                 if pump.held:
-                                    pump.about_to_wait()
+                                    runtime.before_wait(trap, pump.about_to_wait)
                             try:
                                 value = yield trap
                             except BaseException as exc:
