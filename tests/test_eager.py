@@ -223,3 +223,23 @@ async def test_on_close_that_never_waits() -> None:
         await server.returns()
         assert server.error is None
     assert recorder.report.reason is CloseReason.FINISHED
+
+
+async def test_a_source_and_what_feeds_it_may_wait_for_the_same_future() -> None:
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def source() -> AsyncIterator[str]:
+        await ready
+        yield "ready"
+
+    async def feed() -> None:
+        await ready
+
+    app = EventSourceResponse(source(), data_sender_callable=feed)
+    async with Plain(app) as server:
+        await anyio.sleep(0.01)
+        ready.set_result(None)
+        await server.returns()
+        assert server.error is None
+        assert server.body == b"data: ready\r\n\r\n"
+        assert server.complete

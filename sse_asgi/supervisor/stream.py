@@ -233,7 +233,7 @@ class Stream:
                         # when it is cancelled. A coroutine of its own would take memory for as long
                         # as it waits.
                         trap = running.send(None)
-                        self._begin()
+                        runtime.before_wait(trap, self._begin)
                         while True:
                             if life.closing:
                                 self._interruption.about_to_wait()
