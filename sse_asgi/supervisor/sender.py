@@ -132,6 +132,7 @@ class Sender:
         if now + times.timing.looks < times.wakes:
             times.wake(now + times.timing.looks)
         task.add_done_callback(partial(self._has_ended, has_ended, args))
+        del task  # the traceback of what it has raised may have this frame: no cycle
         return False
 
     def _has_ended(
@@ -149,8 +150,8 @@ class Sender:
         else:
             times.last_write = self.clock()
         if self._error is not None:
-            traceback = self._error.__traceback__  # it begins here: no cycle for the collector
-            self._error.__traceback__ = None if traceback is None else traceback.tb_next
+            if self._error.__traceback__ is not None:  # it begins in this frame: no cycle
+                self._error.__traceback__ = self._error.__traceback__.tb_next
             times.handed_over = True  # the watchdog has to know
         has_ended(*args, self._error is None)
 
