@@ -801,6 +801,32 @@ async def test_a_send_that_is_marked_as_a_coroutine_function_may_raise_when_call
         await until(lambda: data(cycles[1]) == list(map(str, range(5))))  # the others go on
 
 
+@by_task  # else the task of the stream raises it
+def test_a_response_is_not_complete_whose_send_has_ended_the_process() -> None:
+    cycle, recorder = Cycle(), Recorder()
+
+    async def main() -> None:
+        hub = Hub()
+        app = Fails(
+            sse_app(lambda: hub.subscribe("t"), on_close=recorder.on_close),
+            SystemExit(3),
+            b"data: 1",
+            waits=False,
+        )
+        task = asyncio.ensure_future(app(http_scope(), cycle.receive, cycle.send))
+        await until(lambda: hub.subscribers("t"))
+        for number in range(2):
+            await hub.publish("t", str(number))
+            await asyncio.sleep(0.002)
+        await task
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+    assert data(cycle) == ["0"]
+    assert not cycle.complete
+    assert recorder.report.events == 1
+
+
 async def test_a_send_may_wait_for_what_the_source_is_about_to_wait_for() -> None:
     shared: asyncio.Future[None] = running_loop().create_future()
     cycle = Cycle()

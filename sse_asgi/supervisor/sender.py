@@ -123,7 +123,11 @@ class Sender:
         times = self._times
         assert self._start is not None
         times.sending_since = now = self.clock()
-        task = self._start(self._sending(message))
+        try:
+            task = self._start(self._sending(message))
+        except BaseException:  # SystemExit leaves the event loop
+            self.interrupted()
+            raise
         if task.done() and not task.cancelled() and task.exception() is None:
             times.sending_since = None
             times.last_write = now
