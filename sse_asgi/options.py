@@ -85,8 +85,8 @@ class Timing:
 class StreamOptions:
     r"""The options that every entry point takes, all keyword-only. Times are in seconds.
 
-    :param ping: send a ping after this time without a write: never earlier, and up to a sixteenth
-        of it later, at most 0.1 s, since streams are pinged together; ``None`` or 0: never.
+    :param ping: send a ping after this time without a write: never earlier, and up to 1/64 of it
+        later, at most 0.1 s, since streams are pinged together; ``None`` or 0: never.
     :param ping_message_factory: a function that returns an event-like for each ping. ``bytes`` may
         also be whole comment lines without a blank line: ``lambda: b":\n"`` makes a ping that is no
         event for any client. By default a ping is the empty comment ``b":\n\n"``.

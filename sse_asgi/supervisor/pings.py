@@ -30,7 +30,7 @@ __all__ = ["GRID", "Pings", "pings_of"]
 
 #: Streams that are due at about the same time are asked together. So a ping may be late by this
 #: part of the interval, or by so many seconds, whichever is less. It is never early.
-GRID = 1 / 16, 0.1
+GRID = 1 / 64, 0.1
 
 #: uvloop counts in milliseconds, and may call a timer earlier by half of one.
 EARLY = 0.001
