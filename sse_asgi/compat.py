@@ -93,27 +93,21 @@ def encode(event: Any, sep: str) -> bytes:
     :raises ValueError: for ``bytes`` that do not end with a blank line, and for what
         :class:`ServerSentEvent` refuses.
     """
-    kind: Any = type(event)
-    if kind is dict and type(event.get("data")) is str:  # most are, and need no further look
-        try:
-            return encode_event(event, sep)
-        except (TypeError, ValueError):
-            pass  # repaired below, or refused again
-    if kind is str:
+    if type(event) is str:
         if event[-1:] in "\r\n":  # it may look like a frame, and be data all the same
             return encode_fields(sep, event)
         return encode_event(event, sep)
-    if isinstance(event, ServerSentEvent):
-        return event.encode()
-    if isinstance(event, (bytes, StrictEvent)):
-        return encode_event(event, sep)
     if isinstance(event, (dict, Mapping)):
-        if kind is not dict and type(event.get("data")) is str:
+        if type(event.get("data")) is str:
             try:
                 return encode_event(event, sep)
             except (TypeError, ValueError):
                 pass  # repaired below, or refused again
         return ServerSentEvent(**{**event, "sep": sep}).encode()
+    if isinstance(event, ServerSentEvent):
+        return event.encode()
+    if isinstance(event, (bytes, StrictEvent)):
+        return encode_event(event, sep)
     if isinstance(event, memoryview):
         return encode_event(bytes(event), sep)
     if isinstance(event, HasEventFields):
