@@ -33,6 +33,9 @@ class Connection:
 
     #: Whether other streams may use the connection at the same time.
     shared: ClassVar[bool] = False
+    #: How many seconds the server may take to notice that a send was interrupted. The connection is
+    #: not to be cut before.
+    notices_in: ClassVar[float] = 0
 
     def is_closed(self) -> bool:
         """Return whether the connection is closed, or the stream was reset by the client."""

@@ -136,6 +136,11 @@ class _Unowned(Connection):
 
     __slots__ = ("_ends", "_files", "_since")
 
+    #: A send that is under way when the connection is cut makes granian write to its log, in a
+    #: thread that needs the GIL for that. When granian stops it waits for this thread, and has the
+    #: GIL: for ever.
+    notices_in: ClassVar[float] = 0.05
+
     def __init__(self, ends: Ends, files: Files) -> None:
         self._ends = ends
         self._files = files

@@ -198,12 +198,17 @@ class Ending:
         """Cut the connection if the client would keep the server from leaving it."""
         server = self._response.server
         if self._life.reason is not CloseReason.CLIENT_DISCONNECTED:
-            if self._response.torn:
-                server.connection.settle()
-            if self._stuck or self._response.torn:
-                server.abort()
-            else:
-                server.bound_unread(self._times.timing.cleanup_timeout)
+            try:
+                if self._response.torn:
+                    server.connection.settle()
+                    if (seconds := server.connection.notices_in) > 0:
+                        with anyio.CancelScope(shield=True):
+                            await anyio.sleep(seconds)
+            finally:
+                if self._stuck or self._response.torn:
+                    server.abort()
+                else:
+                    server.bound_unread(self._times.timing.cleanup_timeout)
         server.release()
         if server.aborted:
             await server.abort_is_seen(receive)
