@@ -74,8 +74,7 @@ class SSEApp:
         if scope["type"] == "http":
             method = scope["method"].upper()
             if method == "HEAD" and method in self._methods:
-                headers = self.options.response_headers
-                await send_response((scope, receive, send), 200, headers, b"", self.options)
+                await self._send_headers((scope, receive, send))
                 return
             answer = self._refusal(method)
             if answer is None:
@@ -128,7 +127,18 @@ class SSEApp:
             limit.give_back(key)
             raise
 
+    async def _send_headers(self, exchange: Exchange) -> None:
+        """Answer a HEAD."""
+        headers = self.options.response_headers
+        try:
+            headers, _ = self.options.negotiate(exchange[0], headers)
+        except HTTPError as exc:
+            await respond(exchange, exc, self.options)
+        else:
+            await send_response(exchange, 200, headers, b"", self.options)
+
     async def _stream(self, exchange: Exchange, request: ReceivedRequest) -> Stream:
+        headers, codec = self.options.negotiate(exchange[0], self.options.response_headers)
         source = self.factory(request) if self._takes_request else self.factory()
         if inspect.isawaitable(source):
             to_read: OpenSource | Opening = Opening(source)
@@ -139,7 +149,9 @@ class SSEApp:
                 await discard(source, self.options.cleanup_timeout)
                 raise
         reader = request if self._takes_request else UNREAD
-        stream = Stream(to_read, exchange, self.options, reader=reader)
+        stream = Stream(
+            to_read, exchange, self.options, start=(200, headers), reader=reader, codec=codec
+        )
         request.follow(stream)
         if self.options.recheck is not None:
             stream.recheck(request)

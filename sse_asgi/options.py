@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from .body import DEFAULT_MAX_BODY
 from .encoder import check_separator, encode
@@ -17,6 +17,10 @@ from .limits import Limit
 from .reasons import CloseReport
 from .shutdown import Shutdown
 from .types import EventLike, Headers
+
+if TYPE_CHECKING:
+    from .compression import Codec, Compression
+    from .types import Scope
 
 __all__ = ["StreamOptions", "Timing"]
 
@@ -125,7 +129,10 @@ class StreamOptions:
     :param defer_start: hold the response back until the first event, so that the source can still
         raise :class:`~sse_asgi.HTTPError`. ``True``: without a limit; a number: for at most so
         many seconds. By default the headers are sent as soon as the source waits.
-    :param compression: not implemented yet. Any value except ``None`` and ``False`` is refused.
+    :param compression: compress streams for clients that accept that: ``True``, the name of a
+        content coding (``"gzip"``, ``"zstd"``, ``"br"``), several names, the best first, or a
+        :class:`~sse_asgi.compression.Compression`. It is off by default: what is compressed
+        together with a secret can give the secret away (BREACH).
     :param on_error: a function or coroutine function, called with an exception that leaves the
         source. If it returns an event-like, this is sent before the response ends, and the
         exception goes no further. If it returns ``None``, the exception leaves the application.
@@ -136,7 +143,7 @@ class StreamOptions:
         yields becomes the state of every request.
     :raises TypeError: for an option of the wrong type.
     :raises ValueError: for an option that is out of range.
-    :raises NotImplementedError: for ``compression``.
+    :raises ImportError: for a ``compression`` that is not installed.
     """
 
     ping: float | None = 15.0
@@ -156,7 +163,7 @@ class StreamOptions:
     methods: Iterable[str] = ("GET",)
     max_body: int | None = DEFAULT_MAX_BODY
     defer_start: bool | float | None = None
-    compression: Any = None
+    compression: Compression | Iterable[str] | bool | None = None
     on_error: Callable[[Exception], EventLike | Awaitable[EventLike | None] | None] | None = None
     on_close: Callable[[CloseReport], object] | None = None
     lifespan: Lifespan | None = None
@@ -196,16 +203,26 @@ class StreamOptions:
                     f"{self.defer_start!r}"
                 )
             _seconds("defer_start", self.defer_start)
-        if self.compression not in (None, False):
-            raise NotImplementedError(
-                f"compression={self.compression!r}: event streams can't be compressed yet"
-            )
+        normal("compression", _compression(self.compression))
         check_function("on_error", self.on_error)
         check_function("on_close", self.on_close)
         _check_lifespan(self.lifespan)
         normal("response_headers", merge_headers(_DEFAULT_HEADERS, self.headers))
 
     # Not fields: each would take a dataclass longer to make.
+
+    def negotiate(
+        self, scope: Scope, headers: list[tuple[bytes, bytes]]
+    ) -> tuple[list[tuple[bytes, bytes]], Codec | None]:
+        """Return the header fields of a stream, and what compresses it, if anything does.
+
+        :raises HTTPError: 406: see :meth:`Compression.negotiate
+            <sse_asgi.compression.Compression.negotiate>`.
+        """
+        compression = self.compression
+        if compression is None:
+            return headers, None
+        return cast("Compression", compression).negotiate(scope, headers)
 
     @cached_property
     def status_and_headers(self) -> tuple[int, list[tuple[bytes, bytes]]]:
@@ -327,6 +344,14 @@ def _number(name: str, value: object, *, least: int) -> None:
         raise TypeError(f"{name} must be an int or None, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def _compression(value: object) -> Compression | None:
+    if value is None or value is False:
+        return None
+    from .compression import Compression  # few streams are compressed
+
+    return Compression.of(value)
 
 
 def check_function(name: str, value: object) -> None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from starlette.background import BackgroundTask
 
+    from .compression import Codec, Compression
     from .limits import Limit
     from .reasons import CloseReport
     from .shutdown import Shutdown
@@ -104,7 +105,7 @@ class EventSourceResponse(Response):
     :raises TypeError: for an option of the wrong type, or content that is not an iterable of
         events.
     :raises ValueError: for an option that is out of range.
-    :raises NotImplementedError: for ``compression``.
+    :raises ImportError: for a ``compression`` that is not installed.
     """
 
     media_type: str = "text/event-stream"
@@ -142,7 +143,7 @@ class EventSourceResponse(Response):
         limit: Limit | None = None,
         methods: Iterable[str] | None = None,
         defer_start: bool | float | None = None,
-        compression: Any = None,
+        compression: Compression | Iterable[str] | bool | None = None,
         on_error: Callable[[Exception], EventLike | Awaitable[EventLike | None] | None]
         | None = None,
         on_close: Callable[[CloseReport], object] | None = None,
@@ -249,8 +250,11 @@ class EventSourceResponse(Response):
         self._options = replace(self._options, cleanup_timeout=value)
 
     def enable_compression(self, force: bool = False) -> None:
-        """Raise :class:`NotImplementedError`, ``force`` or not: streams can't be compressed yet."""
-        replace(self._options, compression=True)
+        """Compress the response, as the option ``compression=True`` does.
+
+        :param force: has no effect: whether to compress is up to the client.
+        """
+        self._options = replace(self._options, compression=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the response. HEAD gets only its headers. A websocket is denied with it."""
@@ -260,13 +264,14 @@ class EventSourceResponse(Response):
         try:
             headers = merge_headers({}, self.raw_headers)  # the caller may have changed them
             self._check_method(scope)
+            headers, codec = self._options.negotiate(scope, headers)
             if str(scope.get("method")).upper() == "HEAD":
                 await discard(self.body_iterator, self._options.cleanup_timeout)
                 exchange = scope, receive, send
                 await send_response(exchange, self.status_code, headers, b"", self._options)
             else:
                 async with self._places(scope):
-                    stream = self._open(scope, receive, send, headers)
+                    stream = self._open((scope, receive, send), headers, codec)
                     await stream.run()
                 if stream.reason is CloseReason.SEND_TIMEOUT:
                     raise SendTimeoutError(f"nothing was read for {self._options.send_timeout} s")
@@ -282,21 +287,22 @@ class EventSourceResponse(Response):
             await self.background()
 
     def _open(
-        self, scope: Scope, receive: Receive, send: Send, headers: list[tuple[bytes, bytes]]
+        self, exchange: Exchange, headers: list[tuple[bytes, bytes]], codec: Codec | None
     ) -> Stream:
         event = self.shutdown_event
         stream = Stream(
             opened(self.body_iterator),
-            (scope, receive, send),
+            exchange,
             self._options,
             start=(self.status_code, headers),
             encode=encode,
             on_disconnect=self._client_has_left if self.client_close_handler_callable else None,
             on_drain=None if event is None else event.set,
             feed=self.data_sender_callable,
+            codec=codec,
         )
         if self._options.recheck is not None:
-            stream.recheck(SSERequest(scope))
+            stream.recheck(SSERequest(exchange[0]))
         return stream
 
     @asynccontextmanager

@@ -335,6 +335,7 @@ async def test_a_cancelled_stream_tries_its_last_chunk_for_a_second() -> None:
     assert server.took == 5 + 3 + 1
 
 
+@pytest.mark.not_compressed
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("cancels", ["a scope around", "Task.cancel()"])
 async def test_a_cancelled_stream_tries_for_a_second_where_sends_are_at_once(cancels: str) -> None:

@@ -402,6 +402,7 @@ async def test_an_error_after_a_cancelled_task(where: str, speaks: bool) -> None
     assert failing.report.error is error
 
 
+@pytest.mark.not_compressed
 @pytest.mark.parametrize("taken", [True, False])
 async def test_a_last_event_counts_if_it_was_taken(taken: bool) -> None:
     """What a source yields when it is cancelled, and what ``on_error`` returns."""

@@ -52,10 +52,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "threads": NAMES | {"runtime"},
     "source": NAMES | {"threads"},
     "opening": NAMES | {"source"},
-    "options": NAMES | {"event", "encoder", "body", "limits", "shutdown"},
+    "compression": NAMES,
+    "options": NAMES | {"event", "encoder", "body", "limits", "shutdown", "compression"},
     # The life of one stream.
     "supervisor": NAMES | {
         "runtime", "encoder", "notes", "servers", "shutdown", "source", "opening", "options",
+        "compression",
     },
     "answers": NAMES | {"options", "request", "runtime", "servers", "shutdown", "supervisor"},
     "factory": NAMES,
@@ -66,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compat": NAMES | {"event", "encoder"},
     "starlette": NAMES | {
         "request", "limits", "runtime", "shutdown", "source", "opening", "options", "supervisor",
-        "answers", "compat",
+        "answers", "compat", "compression",
     },
     "fastapi": NAMES | {"event", "request", "starlette"},
     # It makes frames, and nothing that serves them.

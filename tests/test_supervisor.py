@@ -271,6 +271,7 @@ async def test_a_deferred_source_without_events_is_an_empty_stream() -> None:
 # -- ways to end -----------------------------------------------------------------------------------
 
 
+@pytest.mark.not_compressed
 async def test_the_end_of_the_source() -> None:
     recorder = Recorder()
 
@@ -1622,6 +1623,7 @@ async def test_an_error_in_on_close_is_logged(caplog: pytest.LogCaptureFixture) 
     assert "on_close raised" in caplog.text
 
 
+@pytest.mark.not_compressed
 async def test_bytes_count_everything_in_the_body() -> None:
     recorder = Recorder()
 
@@ -1636,6 +1638,7 @@ async def test_bytes_count_everything_in_the_body() -> None:
     assert math.isfinite(recorder.report.duration)
 
 
+@pytest.mark.not_compressed
 @pytest.mark.parametrize("way", ["finish", "drain", "disconnect", "error", "on_error", "stall"])
 def test_bytes_count_what_the_watchdog_has_sent(way: str) -> None:
     """The start of the body, pings and a farewell, whichever way the stream ends."""
@@ -1696,6 +1699,7 @@ def test_bytes_count_what_the_watchdog_has_sent(way: str) -> None:
     test()
 
 
+@pytest.mark.not_compressed
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("ends", ["finish", "drain"])
 async def test_bytes_count_what_was_handed_over_to_the_watchdog(ends: str) -> None:

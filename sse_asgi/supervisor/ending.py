@@ -161,7 +161,7 @@ class Ending:
         assert error is not None
         if response.started:
             frame, events = self._unsent()
-            if frame:
+            if frame or response.keeps_events:
                 await response.write([frame], events)
         if not response.started and (self._times.opening or is_status(error)):
             return  # another response can still be sent

@@ -87,7 +87,8 @@ class Pump:
             await self._open()
         step = self._source.step
         server = response.server
-        at_once = server.sends_at_once
+        as_it_is = response.codec is None
+        at_once = server.sends_at_once and as_it_is
         in_row = size = 0  # events that were there at once; bytes that are held
         now = came = held_since = loop_ran = 0.0  # when the last one came, and the event loop ran
         try:
@@ -103,7 +104,12 @@ class Pump:
                     if life.closing:
                         self.unsent = event
                         return
-                    if response.prompt and not response.flushing and not server.is_lost():
+                    if (
+                        as_it_is
+                        and response.prompt
+                        and not response.flushing
+                        and not server.is_lost()
+                    ):
                         # What Response.write() does, without a coroutine more: here it is felt.
                         frame = encode(event, sep)
                         times.sending_since = times.last_write = now = clock()

@@ -24,6 +24,7 @@ from .sender import ClientGone, Sender
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..compression import Codec
     from ..options import StreamOptions
     from ..servers.base import Server
     from ..types import Message
@@ -41,11 +42,12 @@ class Response(Sender):
 
     :param status_and_headers: what the start of the response has.
     :param is_stream: whether the response is an event stream.
+    :param codec: compresses the body.
     """
 
     __slots__ = (
-        "_backlog", "_backlog_events", "_flushed", "_life", "_pads_ends", "_preamble",
-        "_status_and_headers", "bytes", "events", "flushing",
+        "_backlog", "_backlog_events", "_first", "_first_events", "_flushed", "_life",
+        "_pads_ends", "_status_and_headers", "bytes", "codec", "events", "flushing",
     )  # fmt: skip
 
     def __init__(
@@ -58,11 +60,18 @@ class Response(Sender):
         status_and_headers: tuple[int, list[tuple[bytes, bytes]]],
         *,
         is_stream: bool,
+        codec: Codec | None = None,
     ) -> None:
         super().__init__(server, times, clock)
         self._life = life
-        #: What comes first in the body, until it was sent.
-        self._preamble: bytes = options.preamble
+        #: What compresses the body. What it has taken is never given to it again: if that could
+        #: not be sent, it is sent first the next time.
+        self.codec: Codec | None = codec
+        # What comes first in the body, until it was sent, and how many events it has.
+        self._first: bytes = options.preamble
+        self._first_events = 0
+        if codec is not None and self._first:
+            self._first = codec.compress(self._first)
         self._status_and_headers = status_and_headers
         self._pads_ends = is_stream and server.loses_empty_ends
         #: Whether the watchdog is sending, or is about to, or a send that was begun at once waits.
@@ -86,7 +95,7 @@ class Response(Sender):
 
         The start of the response goes before the first. This waits while the watchdog sends. If it
         is interrupted, and nothing was written, or the stream was closed meanwhile, the frames are
-        still in the list.
+        still in the list, or are compressed and kept here.
 
         :param events: how many events the frames have; by default one each.
         """
@@ -94,12 +103,14 @@ class Response(Sender):
             return
         if not self._times.started:
             await self._send_start()
+        frame, events = b"".join(held), len(held) if events is None else events
+        if self.codec is not None:
+            held.clear()
         try:
-            await self._send_body(b"".join(held))
+            await self._send_body(frame, events)
         except Exception:
             held.clear()
             raise
-        self.events += len(held) if events is None else events
         held.clear()
 
     async def end(
@@ -117,7 +128,7 @@ class Response(Sender):
         :param instead: status and header fields of a response that takes the place of the stream.
         """
         if instead is not None:
-            self._status_and_headers, self._preamble = instead, b""
+            self._status_and_headers, self._first, self.codec = instead, b"", None
         if self.flushing and not await self._flushed_in_time():
             return
         if not self._times.started:
@@ -125,8 +136,7 @@ class Response(Sender):
         if not frame and self._pads_ends and self._life.reason is CloseReason.SHUTDOWN:
             frame = PING
         self.ended = True
-        await self._send_body(frame, more=False)
-        self.events += events
+        await self._send_body(frame, events, more=False)
 
     async def flushed(self) -> None:
         """Wait until the watchdog is not sending."""
@@ -170,13 +180,15 @@ class Response(Sender):
         if (
             (by_task and (self._start is None or not self.prompt))
             or not times.started
-            or self._preamble
+            or self._first
             or self.flushing
             or self.ended
             or times.sending_since is not None
             or self.server.is_lost()
         ):
             return False
+        if self.codec is not None:
+            frame = self.codec.compress(frame)
         message: Message = {"type": "http.response.body", "body": frame, "more_body": True}
         if by_task:
             if not self._begin(message, self._taken, len(frame), events):
@@ -186,10 +198,15 @@ class Response(Sender):
             self.events += events
             return True
         try:
-            if not send_at_once(self.send, message):
-                return False
+            sent = send_at_once(self.send, message)
         except Exception:
-            return False  # the next one who sends will get it again
+            sent = False  # the next one who sends will get it again
+        if not sent:
+            if self.codec is None:
+                return False
+            self._first, self._first_events = frame, events
+            self.hand_over(b"")
+            return True
         self.prompt = True
         times.last_write = self.clock()
         self.bytes += len(frame)
@@ -223,14 +240,16 @@ class Response(Sender):
         handed_over, self._backlog = self._backlog, b""
         times.handed_over = False
         self.flushing = True
+        compressed = False
         try:
             self._raise()
             if not times.started:
                 await self._send_start()
-            await self._send_body(handed_over or frame)
-            self.events += events
+            compressed = self.codec is not None
+            await self._send_body(handed_over or frame, events)
         except BaseException:
-            if self.server.sends_at_once:  # such a send that is interrupted has written nothing
+            # Such a send that is interrupted has written nothing.
+            if self.server.sends_at_once and not compressed:
                 self._backlog = handed_over + self._backlog
                 self._backlog_events += events
             raise
@@ -244,6 +263,11 @@ class Response(Sender):
         if self._flushed is not None and not self.flushing:
             self._flushed.set()
             self._flushed = None
+
+    @property
+    def keeps_events(self) -> bool:
+        """Whether there are events that are compressed already, and were not sent."""
+        return self._first_events > 0
 
     def take_backlog(self) -> tuple[bytes, int]:
         """Return what was handed over and was never sent, and how many events it has."""
@@ -262,10 +286,17 @@ class Response(Sender):
         if not self.flushing:
             times.wake(float("-inf"))  # other things are due now
 
-    async def _send_body(self, frame: bytes, *, more: bool = True) -> None:
+    async def _send_body(self, frame: bytes, events: int, *, more: bool = True) -> None:
         # What is empty is sent, too: some servers and middlewares hold the headers back until there
         # is a body.
-        frame = self._preamble + frame
+        codec = self.codec
+        if codec is None:
+            frame = self._first + frame
+        else:
+            frame = self._first + (codec.compress(frame) if more else codec.finish(frame))
+            self._first, self._first_events = frame, self._first_events + events
+            events = self._first_events
         await self._send({"type": "http.response.body", "body": frame, "more_body": more})
-        self._preamble = b""
+        self._first, self._first_events = b"", 0
         self.bytes += len(frame)
+        self.events += events

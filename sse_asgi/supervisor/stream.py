@@ -39,6 +39,7 @@ from .watchdog import Watchdog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
+    from ..compression import Codec
     from ..options import StreamOptions
     from ..source import OpenSource
     from ..types import Exchange
@@ -66,6 +67,7 @@ class Stream:
     :param on_disconnect: called, and awaited in a task of its own, when the client has left.
     :param on_drain: called when the stream is told to end, before the grace period.
     :param started: whether the start of the response was sent already.
+    :param codec: compresses the body.
     :param feed: a coroutine function that runs in a task of its own while the stream is open. An
         exception that leaves it ends the stream like one of the source.
     """
@@ -90,6 +92,7 @@ class Stream:
         on_drain: Callable[[], object] | None = None,
         feed: Callable[[], Awaitable[object]] | None = None,
         started: bool = False,
+        codec: Codec | None = None,
     ) -> None:
         self._runtime = runtime = of_task()
         clock = runtime.clock
@@ -105,6 +108,7 @@ class Stream:
         self._response = response = Response(
             server, life, times, clock, options, start or options.status_and_headers,
             is_stream=body is None,
+            codec=codec,
         )  # fmt: skip
         self._pump = pump = Pump(source, response, life, times)
         self._interruption = interruption = Interruption(runtime, life, times, pump, source)

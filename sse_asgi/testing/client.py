@@ -11,8 +11,10 @@ import anyio
 from ..decoder import DEFAULT_MAX_EVENT_SIZE, DecodedEvent, EventStreamDecoder
 from ..errors import EventTooLargeError
 from .call import BUFFER_SIZE, AppCall, check_application, http_scope
+from .decompression import decompressor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from ..types import ASGIApp, Headers, Message, Scope
@@ -43,6 +45,7 @@ def connect(
     :param path: the path, percent-encoded if necessary, with or without a query string.
     :param method: the method of the request.
     :param headers: the header fields of the request, as a mapping or pairs, ``str`` or ``bytes``.
+        With ``accept-encoding`` a response may be compressed, and is decompressed here.
         If there is no ``Host``, the ``server`` of the scope is sent as one: ``testserver``.
     :param body: the body of the request.
     :param scope: keys to add to the ASGI scope or to replace in it, such as ``state``. With
@@ -79,6 +82,7 @@ class Connection:
         self._events: deque[tuple[DecodedEvent, int]] = deque()
         self._unread = 0
 
+        self._decompress: Callable[[bytes], bytes] | None = None
         self._stalled = False
 
     # -- the client ------------------------------------------------------------------------------
@@ -216,6 +220,10 @@ class Connection:
         return self._stalled or self._unread >= BUFFER_SIZE
 
     def _on_body(self, body: bytes) -> None:
+        if self._decompress is None:
+            self._decompress = decompressor(self.headers.get("content-encoding", ""))
+        if body:
+            body = self._decompress(body)
         if self.headers.get("content-type", "").startswith("text/event-stream"):
             self._decode(body)
         else:
