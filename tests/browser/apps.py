@@ -178,6 +178,8 @@ app_at("/refuse", refuse, retry=RETRY)
 app_at("/named-like-its-own", named_like_its_own)
 app_at("/pinged", pinged, ping=0.02)
 app_at("/told", told)
+for coding in ("gzip", "br", "zstd"):
+    app_at(f"/told-{coding}", told, compression=coding, ping=0.05)
 app_at("/big", big)
 app_at("/burst", burst)
 app_at("/cors", three, retry=RETRY, headers=ANY_ORIGIN)

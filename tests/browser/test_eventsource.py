@@ -106,6 +106,18 @@ def test_each_event_comes_at_once(page: Page, tag: str) -> None:
     assert source.messages() == ["1", "2", "3", "4", "5", "6"]
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
+def test_each_compressed_event_comes_at_once(page: Page, tag: str, coding: str) -> None:
+    with page.expect_response(lambda response: coding in response.url) as responded:
+        source = Source(page, f"/told-{coding}?tag={tag}")
+    assert responded.value.headers["content-encoding"] == coding
+    for number in range(1, 6):
+        source.wait_for_events(number)
+        page.evaluate("(url) => fetch(url)", f"/tell?tag={tag}")
+    source.wait_for_events(6)
+    assert source.messages() == ["1", "2", "3", "4", "5", "6"]
+
+
 def test_large_event(page: Page, tag: str) -> None:
     """It comes in many chunks, which end within characters."""
     source = Source(page, f"/big?tag={tag}")

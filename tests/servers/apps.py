@@ -64,6 +64,7 @@ BIG = "x" * 65536
 tag: ContextVar[str] = ContextVar("tag")
 history: defaultdict[str, list[str]] = defaultdict(list)
 yielded: Counter[str] = Counter()
+wanted: Counter[str] = Counter()
 running: Counter[str] = Counter()
 stopped = False
 loop_threads: set[int] = set()
@@ -192,6 +193,14 @@ async def big(request: SSERequest) -> Events:
             yield BIG
 
 
+async def noise(request: SSERequest) -> Events:
+    """What can't be compressed much."""
+    with life():
+        while True:
+            yielded[tag.get()] += 1
+            yield os.urandom(len(BIG) // 2).hex()
+
+
 async def echo(request: SSERequest) -> Events:
     yield JSONServerSentEvent(request.last_event_id)
 
@@ -201,6 +210,14 @@ async def broken(request: SSERequest) -> Events:
         yield "before"
         yield "the end"
         raise RuntimeError("meant to happen")
+
+
+async def told(request: SSERequest) -> Events:
+    """Yields the next event when the client asks for it by `/tell`, and ends after ten."""
+    for number in range(10):
+        yield {"id": number, "event": "told", "data": {"number": number, "text": "☃" * 50}}
+        while wanted[tag.get()] <= number:
+            await anyio.sleep(0.005)
 
 
 async def forbidden(request: SSERequest) -> Events:
@@ -282,6 +299,9 @@ app_at("/waiting-thread", waiting_thread, ping=0.1, cleanup_timeout=0.5)
 app_at("/database", database)
 app_at("/big", big, send_timeout=0.5, cleanup_timeout=1)
 app_at("/big-patient", big, send_timeout=None, cleanup_timeout=1)
+app_at("/told", told, ping=0.02, compression=True, retry=5)
+app_at("/big-compressed", noise, compression=True, send_timeout=0.5, cleanup_timeout=1)
+app_at("/clock-compressed", clock, compression=True)
 app_at("/stubborn", stubborn, ping=None)
 app_at("/grace", idle, ping=None, shutdown_grace_period=1)
 apps["/big-behind"] = BaseHTTPMiddleware(apps["/big"], identified)
@@ -403,6 +423,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path == "/status":
             await respond(send, 200, json.dumps(status()).encode())
+        elif path == "/tell":
+            wanted[tag.get()] += 1
+            await respond(send, 200, b"{}")
         elif path == "/left":
             await respond(send, 200, json.dumps(left()).encode())
         elif path in apps:

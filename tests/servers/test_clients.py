@@ -56,11 +56,13 @@ def test_httpx_sse_leaves(server: Server, tag: str) -> None:
 
 
 @contextmanager
-def curl(server: Server, path: str, authority: Path) -> Iterator[subprocess.Popen[bytes]]:
+def curl(
+    server: Server, path: str, authority: Path, *more: str
+) -> Iterator[subprocess.Popen[bytes]]:
     program = shutil.which("curl")
     if program is None:
         missing("curl", "there is no curl on the PATH")
-    arguments = ["--no-buffer", "--silent", "--cacert", str(authority)]
+    arguments = ["--no-buffer", "--silent", "--cacert", str(authority), *more]
     if server.kind.http2:
         if b" HTTP2" not in subprocess.check_output([program, "--version"]):
             missing("curl", "this curl knows no HTTP/2")
@@ -81,6 +83,15 @@ def test_curl(server: Server, tag: str, certificate: Certificate) -> None:
         assert process.returncode == 0
         assert body == EVENTS
     server.wait_for_end(tag)
+
+
+def test_curl_decompresses(server: Server, tag: str, certificate: Certificate) -> None:
+    path = f"/clock-compressed?tag={tag}"
+    with curl(server, path, certificate.authority, "--compressed") as process:
+        assert process.stdout is not None
+        for line in (b"id: 0\n", b"event: tick\n", b"data: 0\n", b"\n", b"id: 1\n"):
+            assert process.stdout.readline() == line
+    assert "closed client_disconnected" in server.wait_for_end(tag)
 
 
 def test_curl_is_interrupted(server: Server, tag: str, certificate: Certificate) -> None:
