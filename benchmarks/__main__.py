@@ -28,7 +28,7 @@ BESIDE_PEERS = {
     "import": "imports",
 }
 #: In process, for those who work on the library; not compared on a server.
-IN_PROCESS = {"pump": "pump", "hub": "hub", "memory": "memory"}
+IN_PROCESS = {"pump": "pump", "hub": "hub", "memory": "memory", "compression": "compressed"}
 #: What one process and one Redis carry; they take long.
 CAPACITY = {
     "redis": "redis", "publishers": "publishers", "scale": "scale", "presence": "presence",

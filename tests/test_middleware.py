@@ -14,7 +14,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from sse_asgi import CloseReason, Shutdown, sse_app
 from sse_asgi.testing import connect
 
-from .streams import Recorder
+from .streams import Recorder, http_scope, never
 
 pytestmark = [
     pytest.mark.anyio,
@@ -109,3 +109,40 @@ async def test_headers_leave_at_once(middleware: Any) -> None:
     with anyio.fail_after(10):
         async with connect(app, body=b"the body") as stream:
             assert stream.headers["content-type"].startswith("text/event-stream")
+
+
+class AddsInPlace:
+    """Adds a header field to the list that it is given, as starlette-compress 2.0 does."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.requests = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.requests += 1
+        number = self.requests
+
+        async def add(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"set-cookie", b"session=%d" % number))
+            await send(message)
+
+        await self.app(scope, receive, add)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+async def test_a_header_field_of_one_client_reaches_no_other(method: str) -> None:
+    """It may be a cookie."""
+
+    async def source(request: Any) -> Any:
+        yield "a"
+
+    app = AddsInPlace(sse_app(source))
+    for number in range(1, 4):
+        fields: list[Any] = []
+
+        async def send(message: Any, fields: list[Any] = fields) -> None:
+            fields.extend(message.get("headers", ()))
+
+        await app(http_scope(method=method), never, send)
+        assert [v for n, v in fields if n == b"set-cookie"] == [b"session=%d" % number]

@@ -281,6 +281,7 @@ class Response(Sender):
         status, headers = self._status_and_headers
         times = self._times
         times.starting = True
+        headers = [*headers]  # a middleware may change the list, and all streams share this one
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         times.started, times.starting = True, False
         if not self.flushing:
