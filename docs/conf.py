@@ -18,6 +18,7 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "sse_asgi"
+pygments_dark_style = "github-dark"
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_search_scorer = str(EXTENSIONS / "scorer.js")
@@ -30,11 +31,17 @@ html_theme_options = {
         "color-brand-primary": "#0b6e5f",
         "color-brand-content": "#0b6e5f",
         "color-brand-visited": "#3d6a63",
+        "color-api-name": "#0b6e5f",
+        "color-api-pre-name": "#4a5b58",
+        "sidebar-item-spacing-vertical": "0.28rem",
+        "sidebar-caption-space-above": "0.9rem",
     },
     "dark_css_variables": {
         "color-brand-primary": "#5ccfb8",
         "color-brand-content": "#5ccfb8",
         "color-brand-visited": "#8fbfb5",
+        "color-api-name": "#5ccfb8",
+        "color-api-pre-name": "#a9bab6",
     },
 }
 

@@ -1,6 +1,6 @@
 """Write ``llms.txt`` beside the built pages: what there is to read, for programs (llmstxt.org).
 
-Each group of the sidebar is a section. Each page is a link to its Markdown, with its first sentence.
+Each group of the sidebar is a section. Each page is a link to its text, with its first sentence.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ KEYWORDS = {
     "how-to/proxies": "load, balancer, buffering, reverse",
     "how-to/redis": "cluster, scale, workers, processes, nodes, horizontal",
     "how-to/relay": "openai, anthropic, llm, proxy, agui",
-    "how-to/rights": "authorization, permission, maximum, max, connections, user, per, expiry, rate",
+    "how-to/rights": "authorization, permission, maximum, max, connections, user, per, expiry",
     "how-to/shutdown": "ctrl-c, ctrl, hangs, sigterm, restart, reload, deploy, graceful",
     "how-to/slow-clients": "backpressure, keepalive, keep, alive, heartbeat",
     "how-to/sync-generators": "blocking, thread, threads, def",
