@@ -52,7 +52,10 @@ class MultiMapping(Mapping[str, str]):
             self._lists.setdefault(fold(name), []).append(value)
 
     def getlist(self, name: str) -> list[str]:
-        """Return all values of ``name`` in the order in which they came, or ``[]``."""
+        """Return all values of ``name`` in the order in which they came, or ``[]``.
+
+        :param name: the name of a field or parameter.
+        """
         return list(self._lists.get(self._fold(name), ()))
 
     def __getitem__(self, name: str) -> str:

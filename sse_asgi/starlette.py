@@ -101,6 +101,7 @@ class EventSourceResponse(Response):
         loop; one more gets 503.
     :param methods: the HTTP methods that are answered; others get 405. With GET, HEAD is answered
         too. By default all methods are answered that the route allows.
+    :param compression: as for :func:`~sse_asgi.sse_app`.
     :param lifespan: refused, since only an application has a lifespan.
     :raises TypeError: for an option of the wrong type, or content that is not an iterable of
         events.
