@@ -56,11 +56,11 @@ class DecodedEvent:
     def json(self, model: Any) -> Any: ...
 
     def json(self, model: Any = None) -> Any:
-        """Return the value of the data, which is JSON.
+        """Decode the data, which is JSON, and return its value.
 
-        :param model: what it becomes: a Pydantic model, a msgspec struct, or with Pydantic any type
-            that it knows, such as a dataclass or ``list[int]``. By default it is what
-            :func:`json.loads` makes of it.
+        :param model: the type of the value: a Pydantic model, a msgspec struct, or with Pydantic any
+            type that it knows, such as a dataclass or ``list[int]``. By default the value is what
+            :func:`json.loads` makes of the data.
         :raises ValueError: the data is not JSON, or not what the model takes.
         :raises TypeError: the type needs Pydantic, which is not installed.
         """

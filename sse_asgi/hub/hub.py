@@ -172,8 +172,8 @@ class Hub(AllNodes):
 
         :param topic: the topic, as in :meth:`publish`.
         :param events: event-likes, as in :meth:`publish`. Without any, nothing is done.
-        :param keys: the ``key`` of each event, or ``None`` for one without one. By default no event
-            has one.
+        :param keys: the ``key`` of each event, or ``None`` for an event that has none. By default
+            no event has one.
         :param collapse_keys: the ``collapse_key`` of each event, in the same way.
         :returns: the ids of the events, in the same order.
         :raises TypeError: as :meth:`publish`, for one of the events. A note of the error says which
@@ -258,7 +258,7 @@ class Hub(AllNodes):
         :param each: a function that is called with each event, a
             :class:`~sse_asgi.ServerSentEvent` without an id, before this subscriber gets it. It
             returns the event, or another event-like in its place, or ``None``: this subscriber does
-            not get it. What it raises, the stream ends with. Gap events do not go through it.
+            not get it. The stream ends with what it raises. Gap events do not go through it.
         :raises TypeError: a parameter has a wrong type, there is no topic and no pattern, or the
             hub keeps presence and the info can't be JSON.
         :raises ValueError: a value can't be a topic or a pattern, a parameter is out of range, or

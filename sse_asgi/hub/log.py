@@ -104,7 +104,7 @@ class Absence(NamedTuple):
     until: int
 
     def covers(self, position: Position) -> bool:
-        """Return whether a position is in it.
+        """Return whether a position is in this absence.
 
         :param position: a position of the topic.
         """
