@@ -58,9 +58,9 @@ class DecodedEvent:
     def json(self, model: Any = None) -> Any:
         """Decode the data, which is JSON, and return its value.
 
-        :param model: the type of the value: a Pydantic model, a msgspec struct, or with Pydantic any
-            type that it knows, such as a dataclass or ``list[int]``. By default the value is what
-            :func:`json.loads` makes of the data.
+        :param model: the type of the value: a Pydantic model, a msgspec struct, or with Pydantic
+            any type that it knows, such as a dataclass or ``list[int]``. By default the value is
+            what :func:`json.loads` makes of the data.
         :raises ValueError: the data is not JSON, or not what the model takes.
         :raises TypeError: the type needs Pydantic, which is not installed.
         """
