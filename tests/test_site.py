@@ -70,7 +70,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not all(map(find_spec, ("sphinx", "furo", "myst_parser"))):
         missing("docs", "Sphinx is not installed: pip install --group docs")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", DOCS, folder]
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", str(DOCS), str(folder)]
     subprocess.run(command, check=True)
     return folder
 
