@@ -70,7 +70,11 @@ FILE_NAME = re.compile(r"(?:#|//|<!--) ([\w-]+\.(?:py|js|mjs|html|ini|toml))(?: 
 
 
 def write_files(page: str, directory: Path) -> None:
-    """Write the files that the reader of a page has written. Of two versions, the last."""
+    """Write the files that the reader of a page has written, or saved from another page."""
+    for name, other in re.findall(r"Save \[`([\w.]+)`\]\(([\w-]+\.md)", PAGES[page].read_text()):
+        beside = str(Path(page).with_name(other))
+        (text,) = [b.text for b in blocks(beside) if b.text.startswith(f"// {name}\n")]
+        (directory / name).write_text(text)
     for block in blocks(page):
         if name := FILE_NAME.match(block.text):
             (directory / name[1]).write_text(block.text)
@@ -171,12 +175,20 @@ def test_shell_examples(page: str, tmp_path: Path) -> None:
     write_files(page, tmp_path)
     for block in blocks(page):
         for line in block.text.splitlines() if block.language == "sh" else ():
-            if line.split()[0] in PORT_OPTIONS:
+            if line.startswith("openssl "):
+                make_certificate(line, tmp_path)
+            elif line.split()[0] in PORT_OPTIONS:
                 check_server(command, curls, tmp_path, first)
                 command, curls = line, []
             elif line.startswith("curl "):
                 curls.append(line)
     check_server(command, curls, tmp_path, first)
+
+
+def make_certificate(command: str, directory: Path) -> None:
+    if shutil.which("openssl") is None:
+        missing("servers", "there is no openssl on the PATH")
+    subprocess.run(shlex.split(command), cwd=directory, check=True, capture_output=True)
 
 
 def check_server(command: str, curls: list[str], directory: Path, first_example: str) -> None:
@@ -199,9 +211,11 @@ def check_server(command: str, curls: list[str], directory: Path, first_example:
 def serving(command: str, directory: Path) -> Iterator[str]:
     """Run a server by its command line, on another port, until the block ends."""
     server, *arguments = shlex.split(command)
-    url = f"http://127.0.0.1:{(port := free_port())}/"
+    scheme = "https" if "--certfile" in arguments else "http"
+    url = f"{scheme}://127.0.0.1:{(port := free_port())}/"
     arguments += PORT_OPTIONS[server].format(port).split()
-    with (directory / "log").open("w+") as log, httpx.Client(trust_env=False) as client:
+    client = httpx.Client(trust_env=False, verify=False)  # noqa: S501 - it has just been made
+    with (directory / "log").open("w+") as log, client:
         process = subprocess.Popen(
             [sys.executable, "-m", server, *arguments],
             cwd=directory,
@@ -213,7 +227,7 @@ def serving(command: str, directory: Path) -> Iterator[str]:
             for _ in range(HANG * 10):
                 try:
                     with client.stream("GET", url, timeout=HANG) as response:
-                        assert response.status_code in (200, NO_UPSTREAM)
+                        assert response.status_code < 500 or response.status_code == NO_UPSTREAM
                     break
                 except httpx.ConnectError:
                     assert process.poll() is None, (directory / "log").read_text()
