@@ -43,6 +43,7 @@ PORT_OPTIONS = {
     "uvicorn": "--port {}",
     "hypercorn": "--bind 127.0.0.1:{}",
     "granian": "--port {}",
+    "gunicorn": "--bind 127.0.0.1:{}",
     "daphne": "--port {}",
 }
 HANG = 60
@@ -214,7 +215,7 @@ def serving(command: str, directory: Path) -> Iterator[str]:
     scheme = "https" if "--certfile" in arguments else "http"
     url = f"{scheme}://127.0.0.1:{(port := free_port())}/"
     arguments += PORT_OPTIONS[server].format(port).split()
-    client = httpx.Client(trust_env=False, verify=False)  # noqa: S501 - it has just been made
+    client = httpx.Client(trust_env=False, verify=False)
     with (directory / "log").open("w+") as log, client:
         process = subprocess.Popen(
             [sys.executable, "-m", server, *arguments],
