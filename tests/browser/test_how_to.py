@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.peers import NODE_DIR, missing
 from tests.test_docs import make_certificate, serving, write_files
 
 from .conftest import NewContext
 from .how_to import Running, commands, running
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 AUTHENTICATION = "docs/how-to/authentication.md"
 CORS = "docs/how-to/cors.md"
+HTMX = "docs/how-to/htmx.md"
 ENDING = "docs/how-to/ending.md"
 POST = "docs/how-to/browser-post.md"
 TABS = "docs/how-to/one-stream-for-all-tabs.md"
@@ -240,3 +242,54 @@ def test_an_event_source_without_credentials_is_refused(page: Page, tmp_path: Pa
         page.evaluate("source = new EventSource('/news')")
         page.wait_for_function("source.readyState === EventSource.CLOSED")
         assert server.requests("/news") == [("GET", 401)]
+
+
+# docs/how-to/htmx.md
+
+
+def serve_npm(page: Page) -> None:
+    """Have the packages of tests/node in the place of a network for their copies."""
+
+    def answer(route: Route) -> None:
+        package, _, path = route.request.url.partition("/npm/")[2].partition("@")
+        file = NODE_DIR / "node_modules" / package / path.partition("/")[2]
+        assert file.is_file(), route.request.url
+        route.fulfill(path=file, content_type="text/javascript")
+
+    if not (NODE_DIR / "node_modules/htmx-ext-sse").is_dir():
+        missing("node", "htmx is not installed: run npm install in tests/node")
+    page.route("https://cdn.jsdelivr.net/npm/**", answer)
+
+
+def test_htmx(page: Page, tmp_path: Path) -> None:
+    serve_npm(page)
+    with running(HTMX, "uvicorn feed:app", tmp_path) as server:
+        page.goto(server.url)
+        wait_for_text(page, "ul", "everything")
+        assert page.locator("li").all_text_contents() == [
+            "Ada: 2 teapots",
+            "Ben & Co: 1 kettle",
+            "Cleo: <b>everything</b>",
+        ]
+        assert page.text_content("p") == "3 orders"
+        page.wait_for_timeout(2000)
+        assert server.requests("/feed") == [("GET", 200)]
+
+
+def test_htmx_comes_back_after_a_204(page: Page, tmp_path: Path) -> None:
+    """As the page says, so that somebody learns when it is no longer so."""
+    serve_npm(page)
+    with running(HTMX, "uvicorn feed:app", tmp_path) as server:
+        replace(tmp_path / "feed.html", ' sse-close="done"', "")
+        answers = iter([204, 404])
+
+        def refuse(route: Route) -> None:
+            asked.append(route.request.headers.get("last-event-id"))
+            route.fulfill(status=status) if (status := next(answers, 0)) else route.continue_()
+
+        asked: list[str | None] = []
+        page.route("**/feed", refuse)
+        page.goto(server.url)
+        wait_for_text(page, "ul", "everything")
+        assert asked[:3] == [None, None, None]
+        assert server.requests("/feed")[0] == ("GET", 200)
