@@ -18,7 +18,7 @@ try:
     from starlette.responses import Response
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"{__name__} needs Starlette: pip install 'sse-asgi[starlette]'", name=_error.name
+        f"{__name__} needs Starlette: pip install starlette", name=_error.name
     ) from _error
 
 from .answers import respond, send_response

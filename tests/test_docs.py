@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -86,7 +87,10 @@ def pages_with(language: str, pattern: str = "") -> list[str]:
     return sorted(
         page
         for page in PAGES
-        if any(b.language == language and re.search(pattern, b.text) for b in blocks(page))
+        if any(
+            b.language == language and re.search(pattern, b.text, re.MULTILINE)
+            for b in blocks(page)
+        )
     )
 
 
@@ -239,6 +243,23 @@ def serving(command: str, directory: Path) -> Iterator[str]:
             process.wait(HANG)
 
 
+@pytest.mark.parametrize("page", pages_with("sh", r"^python \w+\.py$"))
+def test_programs_print_what_the_page_shows(page: str, tmp_path: Path) -> None:
+    write_files(page, tmp_path)
+    shown = list(blocks(page))
+    for block, after in pairwise(shown):
+        found = re.fullmatch(r"python (\w+\.py)\n", block.text)
+        if block.language == "sh" and found and after.language == "text":
+            done = subprocess.run(
+                [sys.executable, found[1]],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+            )
+            assert done.stdout == after.text, done.stderr
+
+
 @pytest.mark.parametrize("page", pages_with("sh", r"^(python -m )?pytest "))
 def test_tests_run_as_they_are_typed(page: str, tmp_path: Path) -> None:
     """The commands of the page, among its files, with pytest's settings there or none."""
@@ -331,6 +352,12 @@ def test_links_lead_somewhere(file: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / file).read_text()):
         if "://" not in target:
             assert (ROOT / file).parent.joinpath(target).exists(), target
+
+
+def test_nobody_is_told_to_install_what_is_not_published() -> None:
+    """Until there is a release on PyPI: from a clone."""
+    for file in (*PAGES.values(), *(ROOT / "sse_asgi").rglob("*.py")):
+        assert not re.search(r"pip install [^\n&]*\bsse[-_]asgi\b", file.read_text()), file
 
 
 def test_it_is_cited_by_its_version() -> None:

@@ -288,7 +288,7 @@ def _new_client() -> Any:
         import httpx2
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(
-            "EventSource needs httpx2: pip install 'sse-asgi[client]', or give it a client of "
+            "EventSource needs httpx2: pip install httpx2, or give it a client of "
             "httpx: EventSource(url, client=httpx.AsyncClient())",
             name=exc.name,
         ) from None
