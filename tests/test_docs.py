@@ -77,9 +77,14 @@ def write_files(page: str, directory: Path) -> None:
         beside = str(Path(page).with_name(other))
         (text,) = [b.text for b in blocks(beside) if b.text.startswith(f"// {name}\n")]
         (directory / name).write_text(text)
+    first = ""
     for block in blocks(page):
         if name := FILE_NAME.match(block.text):
             (directory / name[1]).write_text(block.text)
+            first = first or name[1]
+        elif block.language == "python" and "go into the same file" in PAGES[page].read_text():
+            with (directory / first).open("a") as file:
+                file.write(block.text)
 
 
 def pages_with(language: str, pattern: str = "") -> list[str]:
@@ -133,12 +138,14 @@ def test_python_examples(
     # A module, for those who look up where a function was defined.
     namespace: dict[str, Any] = {"__name__": "example"}
     for block in blocks(page):
-        if block.language != "python":
+        # What is for pytest-asyncio is run by it: see test_tests_run_as_they_are_typed.
+        if block.language != "python" or "pytest.mark.asyncio" in block.text:
             continue
         before = dict(namespace)
         source = "\n" * block.line + block.text  # so that line numbers are those of the page
         exec(compile(source, PAGES[page], "exec"), namespace)
-        if file := re.match(r"# (\w+)\.py\n", block.text):  # another block may import it
+        file = re.match(r"# (?!conftest)(\w+)\.py\n", block.text)
+        if file:  # another block may import it
             module = ModuleType(file[1])
             vars(module).update(namespace)
             monkeypatch.setitem(sys.modules, file[1], module)
@@ -147,7 +154,7 @@ def test_python_examples(
                 continue
             if isinstance(value, SSEApp):
                 run(give_an_event, value, "/", opened)
-            elif name.startswith("test_"):
+            elif name.startswith("test_") and not inspect.signature(value).parameters:
                 run(value) if inspect.iscoroutinefunction(value) else value()
     for app in namespace.values():
         for route in app.routes if isinstance(app, Starlette) else ():
@@ -260,6 +267,7 @@ def test_programs_print_what_the_page_shows(page: str, tmp_path: Path) -> None:
             assert done.stdout == after.text, done.stderr
 
 
+@pytest.mark.timeout(600)  # several processes, one after another
 @pytest.mark.parametrize("page", pages_with("sh", r"^(python -m )?pytest "))
 def test_tests_run_as_they_are_typed(page: str, tmp_path: Path) -> None:
     """The commands of the page, among its files, with pytest's settings there or none."""
