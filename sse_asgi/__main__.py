@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as exc:
         if exc.name not in {"psutil", "uvicorn"}:
             raise
-        parser.error(f"{exc.name} is not installed: pip install 'sse-asgi[demo]'")
+        parser.error(f"{exc.name} is not installed: pip install {exc.name}")
     try:
         listener = _listen(options.host, options.port)
     except (OSError, UnicodeError) as exc:

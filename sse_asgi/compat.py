@@ -28,6 +28,11 @@ class ServerSentEvent(StrictEvent[DataT_co]):
     dataclasses, msgspec structs, ``dict``, ``list`` and ``tuple`` become JSON. A ``comment`` is
     sent as its ``str()``.
 
+    :param data: what the event carries.
+    :param event: the name of the event.
+    :param id: the id of the event, which a client sends as ``Last-Event-ID`` when it reconnects.
+    :param retry: the reconnection time, in milliseconds.
+    :param comment: text that a browser ignores.
     :param sep: the line ending of this event, also if the stream has another: ``"\r\n"``
         (default), ``"\n"`` or ``"\r"``.
     :raises TypeError: for a field of the wrong type, or ``data`` that has no defined text.

@@ -36,9 +36,10 @@ _BLOCK_SIZE = 2**14
 class DecodedEvent:
     """An event as a browser's ``EventSource`` dispatches it (WHATWG HTML 9.2.6).
 
-    ``event`` is its type, and ``data`` its text: the lines of data, joined by LF. ``id`` is
-    the last event ID of the stream when the event was dispatched. So an event without an id of its
-    own has the id of an earlier one.
+    :param event: its type.
+    :param data: its text: the lines of data, joined by LF.
+    :param id: the last event ID of the stream when the event was dispatched. So an event without
+        an id of its own has the id of an earlier one.
     """
 
     event: str = "message"
@@ -55,11 +56,11 @@ class DecodedEvent:
     def json(self, model: Any) -> Any: ...
 
     def json(self, model: Any = None) -> Any:
-        """Return the value of the data, which is JSON.
+        """Decode the data, which is JSON, and return its value.
 
-        :param model: what it becomes: a Pydantic model, a msgspec struct, or with Pydantic any type
-            that it knows, such as a dataclass or ``list[int]``. By default it is what
-            :func:`json.loads` makes of it.
+        :param model: the type of the value: a Pydantic model, a msgspec struct, or with Pydantic
+            any type that it knows, such as a dataclass or ``list[int]``. By default the value is
+            what :func:`json.loads` makes of the data.
         :raises ValueError: the data is not JSON, or not what the model takes.
         :raises TypeError: the type needs Pydantic, which is not installed.
         """
@@ -124,6 +125,7 @@ class EventStreamDecoder:
     def feed(self, chunk: bytes) -> list[DecodedEvent]:
         """Return the events that ``chunk`` completes, in order.
 
+        :param chunk: the next bytes of the stream, cut anywhere.
         :raises EventTooLargeError: if an event is larger than ``max_event_size``. Events that the
             same chunk completed before it are returned, and the next call raises. Every call after
             that raises too, since the stream has lost an event.

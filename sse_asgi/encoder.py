@@ -143,8 +143,9 @@ def encode_ping(event: Any, sep: str, encode_event: Callable[[Any, str], bytes] 
 
 
 def check_separator(sep: object) -> str:
-    """Return ``sep`` if the lines of an event stream may end with it.
+    r"""Return ``sep`` if the lines of an event stream may end with it.
 
+    :param sep: ``"\r\n"``, ``"\n"`` or ``"\r"``.
     :raises ValueError: if it is not.
     """
     if sep not in SEPARATORS:

@@ -14,7 +14,7 @@ try:
     from pydantic_core import core_schema
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"{__name__} needs FastAPI: pip install 'sse-asgi[fastapi]'", name=_error.name
+        f"{__name__} needs FastAPI: pip install fastapi", name=_error.name
     ) from _error
 
 from .event import ServerSentEvent as AnyServerSentEvent

@@ -42,7 +42,7 @@ class _Shared(NamedTuple):
 
 
 class Limit:
-    """How many streams may be open at once for each key.
+    """Limit how many streams may be open at once for each key.
 
     ::
 

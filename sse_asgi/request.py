@@ -52,7 +52,10 @@ class MultiMapping(Mapping[str, str]):
             self._lists.setdefault(fold(name), []).append(value)
 
     def getlist(self, name: str) -> list[str]:
-        """Return all values of ``name`` in the order in which they came, or ``[]``."""
+        """Return all values of ``name`` in the order in which they came, or ``[]``.
+
+        :param name: the name of a field or parameter.
+        """
         return list(self._lists.get(self._fold(name), ()))
 
     def __getitem__(self, name: str) -> str:
@@ -191,8 +194,9 @@ class SSERequest:
         return self._stream is not None and self._stream.draining()
 
     def expire_at(self, when: datetime.datetime | float) -> None:
-        """Tell the stream to end at a time, as at its ``max_lifetime``: the client has a right to
-        listen until then, and no longer.
+        """Tell the stream to end at a time, as at its ``max_lifetime``.
+
+        Use it if the client has a right to listen until then, and no longer.
 
         The factory may call this, and the source, in any thread. The last call counts, so a right
         may be renewed. A time that is over ends the stream at once.
@@ -226,7 +230,7 @@ class SSERequest:
         return await self._reading().read()
 
     async def json(self) -> Any:
-        """Wait for the whole body, and return what it is in JSON (RFC 8259), in UTF-8.
+        """Wait for the whole body, and return the value of its JSON (RFC 8259), in UTF-8.
 
         :raises HTTPError: 400 (Bad Request), if the body is empty, or is not JSON; 413, as for
             :meth:`body`, which raises the other errors too.
@@ -244,9 +248,9 @@ class SSERequest:
     def stream(self) -> AsyncIterator[bytes]:
         """Return the chunks of the body as they come: ``async for chunk in request.stream()``.
 
-        No chunk is empty. The client is not read from faster than the chunks are taken; until they
-        are, nobody hears that it leaves. The body can be read once in this way, and :meth:`body`
-        can't be called then. After :meth:`body`, this gives the body as one chunk.
+        No chunk is empty. Chunks are read only as fast as you take them. Until you have taken all,
+        nobody notices that the client leaves. The body can be read once in this way, and
+        :meth:`body` can't be called then. After :meth:`body`, this gives the body as one chunk.
 
         :raises HTTPError: 413, as for :meth:`body`, which raises the other errors too.
         """

@@ -36,7 +36,7 @@ TICK = 0.05
 
 
 class Shutdown:
-    """How an application says, or learns, that it is stopping.
+    """Tell the streams of an application that it is stopping, or wait for that.
 
     Every event loop has a Shutdown that learns from the signals of the server. A stream listens to
     it unless it was given another. Make one to tell streams to end, or to wait for a shutdown::

@@ -18,7 +18,7 @@ try:
     from starlette.responses import Response
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"{__name__} needs Starlette: pip install 'sse-asgi[starlette]'", name=_error.name
+        f"{__name__} needs Starlette: pip install starlette", name=_error.name
     ) from _error
 
 from .answers import respond, send_response
@@ -101,6 +101,7 @@ class EventSourceResponse(Response):
         loop; one more gets 503.
     :param methods: the HTTP methods that are answered; others get 405. With GET, HEAD is answered
         too. By default all methods are answered that the route allows.
+    :param compression: as for :func:`~sse_asgi.sse_app`.
     :param lifespan: refused, since only an application has a lifespan.
     :raises TypeError: for an option of the wrong type, or content that is not an iterable of
         events.

@@ -84,7 +84,10 @@ class FrameReceiver(Protocol):
         ...
 
     def accept(self, frame: bytes) -> None:
-        """Accept a frame."""
+        """Accept a frame.
+
+        :param frame: the bytes of one event, with its blank line.
+        """
         ...
 
 

@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ PORT_OPTIONS = {
     "uvicorn": "--port {}",
     "hypercorn": "--bind 127.0.0.1:{}",
     "granian": "--port {}",
+    "gunicorn": "--bind 127.0.0.1:{}",
     "daphne": "--port {}",
 }
 HANG = 60
@@ -65,12 +67,35 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(match[1], text.count("\n", 0, match.start(2)), match[2])
 
 
+#: How a block begins that is a file which the reader writes.
+FILE_NAME = re.compile(r"(?:#|//|<!--) ([\w-]+\.(?:py|js|mjs|html|ini|toml))(?: -->)?\n")
+
+
+def write_files(page: str, directory: Path) -> None:
+    """Write the files that the reader of a page has written, or saved from another page."""
+    for name, other in re.findall(r"Save \[`([\w.]+)`\]\(([\w-]+\.md)", PAGES[page].read_text()):
+        beside = str(Path(page).with_name(other))
+        (text,) = [b.text for b in blocks(beside) if b.text.startswith(f"// {name}\n")]
+        (directory / name).write_text(text)
+    first = ""
+    for block in blocks(page):
+        if name := FILE_NAME.match(block.text):
+            (directory / name[1]).write_text(block.text)
+            first = first or name[1]
+        elif block.language == "python" and "go into the same file" in PAGES[page].read_text():
+            with (directory / first).open("a") as file:
+                file.write(block.text)
+
+
 def pages_with(language: str, pattern: str = "") -> list[str]:
     """The pages with a block of `language` that has `pattern` in it."""
     return sorted(
         page
         for page in PAGES
-        if any(b.language == language and re.search(pattern, b.text) for b in blocks(page))
+        if any(
+            b.language == language and re.search(pattern, b.text, re.MULTILINE)
+            for b in blocks(page)
+        )
     )
 
 
@@ -100,19 +125,27 @@ def redis(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 # On trio httpx does not close all of its own when a response is left early.
 @pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")
 @pytest.mark.parametrize("page", ONE_PROGRAM)
-def test_python_examples(page: str, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples(
+    page: str, anyio_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(page, tmp_path)
+    monkeypatch.chdir(tmp_path)
     for name in ("sse_starlette", "sse_starlette.sse", "sse_starlette.event"):  # replaced by a page
         monkeypatch.setitem(sys.modules, name, sys.modules.get(name, sse_asgi))
     run: Any = partial(anyio.run, backend=anyio_backend)
+    # A hub in memory need not be open, unless it runs something.
+    opened = any(word in PAGES[page].read_text() for word in ("REDIS_URL", "hub.run("))
     # A module, for those who look up where a function was defined.
     namespace: dict[str, Any] = {"__name__": "example"}
     for block in blocks(page):
-        if block.language != "python":
+        # What is for pytest-asyncio is run by it: see test_tests_run_as_they_are_typed.
+        if block.language != "python" or "pytest.mark.asyncio" in block.text:
             continue
         before = dict(namespace)
         source = "\n" * block.line + block.text  # so that line numbers are those of the page
         exec(compile(source, PAGES[page], "exec"), namespace)
-        if file := re.match(r"# (model)\.py\n", block.text):  # another block imports it
+        file = re.match(r"# (?!conftest)(\w+)\.py\n", block.text)
+        if file:  # another block may import it
             module = ModuleType(file[1])
             vars(module).update(namespace)
             monkeypatch.setitem(sys.modules, file[1], module)
@@ -120,24 +153,25 @@ def test_python_examples(page: str, anyio_backend: str, monkeypatch: pytest.Monk
             if value is before.get(name):
                 continue
             if isinstance(value, SSEApp):
-                run(give_an_event, value, "/")
-            elif name.startswith("test_"):
+                run(give_an_event, value, "/", opened)
+            elif name.startswith("test_") and not inspect.signature(value).parameters:
                 run(value) if inspect.iscoroutinefunction(value) else value()
     for app in namespace.values():
         for route in app.routes if isinstance(app, Starlette) else ():
             # One with a parameter needs a value that means something there: tests/test_answers.py.
             if isinstance(route, Route) and "{" not in route.path and route.name not in NO_STREAMS:
-                run(give_an_event, app, route.path)
+                run(give_an_event, app, route.path, opened)
 
 
-async def give_an_event(app: Any, path: str) -> None:
+async def give_an_event(app: Any, path: str, opened: bool) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(anyio.fail_after(HANG))
-        if "REDIS_URL" in os.environ:  # a hub in memory need not be open
+        if opened:
             await stack.enter_async_context(LifespanManager(app))
         async with connect(app, path) as stream:
             if stream.status_code == 200:
-                await stream.receive()
+                if stream.headers["content-type"].startswith("text/event-stream"):
+                    await stream.receive()
             else:
                 assert 400 <= stream.status_code < 500 or stream.status_code == NO_UPSTREAM
 
@@ -150,16 +184,23 @@ async def give_an_event(app: Any, path: str) -> None:
 def test_shell_examples(page: str, tmp_path: Path) -> None:
     first = next(block.text for block in blocks(page) if block.language == "python")
     command, curls = "", list[str]()
+    write_files(page, tmp_path)
     for block in blocks(page):
-        if block.language == "python" and (name := re.match(r"# (\w+\.py)\n", block.text)):
-            (tmp_path / name[1]).write_text(block.text)
         for line in block.text.splitlines() if block.language == "sh" else ():
-            if line.split()[0] in PORT_OPTIONS:
+            if line.startswith("openssl "):
+                make_certificate(line, tmp_path)
+            elif line.split()[0] in PORT_OPTIONS:
                 check_server(command, curls, tmp_path, first)
                 command, curls = line, []
             elif line.startswith("curl "):
                 curls.append(line)
     check_server(command, curls, tmp_path, first)
+
+
+def make_certificate(command: str, directory: Path) -> None:
+    if shutil.which("openssl") is None:
+        missing("servers", "there is no openssl on the PATH")
+    subprocess.run(shlex.split(command), cwd=directory, check=True, capture_output=True)
 
 
 def check_server(command: str, curls: list[str], directory: Path, first_example: str) -> None:
@@ -182,9 +223,11 @@ def check_server(command: str, curls: list[str], directory: Path, first_example:
 def serving(command: str, directory: Path) -> Iterator[str]:
     """Run a server by its command line, on another port, until the block ends."""
     server, *arguments = shlex.split(command)
-    url = f"http://127.0.0.1:{(port := free_port())}/"
+    scheme = "https" if "--certfile" in arguments else "http"
+    url = f"{scheme}://127.0.0.1:{(port := free_port())}/"
     arguments += PORT_OPTIONS[server].format(port).split()
-    with (directory / "log").open("w+") as log, httpx.Client(trust_env=False) as client:
+    client = httpx.Client(trust_env=False, verify=False)
+    with (directory / "log").open("w+") as log, client:
         process = subprocess.Popen(
             [sys.executable, "-m", server, *arguments],
             cwd=directory,
@@ -196,7 +239,7 @@ def serving(command: str, directory: Path) -> Iterator[str]:
             for _ in range(HANG * 10):
                 try:
                     with client.stream("GET", url, timeout=HANG) as response:
-                        assert response.status_code in (200, NO_UPSTREAM)
+                        assert response.status_code < 500 or response.status_code == NO_UPSTREAM
                     break
                 except httpx.ConnectError:
                     assert process.poll() is None, (directory / "log").read_text()
@@ -205,6 +248,52 @@ def serving(command: str, directory: Path) -> Iterator[str]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(HANG)
+
+
+@pytest.mark.parametrize("page", pages_with("sh", r"^python \w+\.py$"))
+def test_programs_print_what_the_page_shows(page: str, tmp_path: Path) -> None:
+    write_files(page, tmp_path)
+    shown = list(blocks(page))
+    for block, after in pairwise(shown):
+        found = re.fullmatch(r"python (\w+\.py)\n", block.text)
+        if block.language == "sh" and found and after.language == "text":
+            done = subprocess.run(
+                [sys.executable, found[1]],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+            )
+            assert done.stdout == after.text, done.stderr
+
+
+@pytest.mark.timeout(600)  # several processes, one after another
+@pytest.mark.parametrize("page", pages_with("sh", r"^(python -m )?pytest "))
+def test_tests_run_as_they_are_typed(page: str, tmp_path: Path) -> None:
+    """The commands of the page, among its files, with pytest's settings there or none."""
+    write_files(page, tmp_path)
+    for block in blocks(page):
+        if block.language == "py":  # its packages are elsewhere: tests/frameworks
+            (tmp_path / block.text.split()[1]).unlink()
+    commands = [
+        shlex.split(line)
+        for block in blocks(page)
+        if block.language == "sh"
+        for line in block.text.splitlines()
+        if re.match(r"(python -m )?pytest\b", line)
+    ]
+    for command in commands:
+        arguments = command[command.index("pytest") + 1 :]
+        if all((tmp_path / each).exists() for each in arguments):
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", *arguments, "-p", "no:cacheprovider"],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stdout
+            assert "skipped" not in done.stdout.splitlines()[-1]
 
 
 def test_the_worker_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -259,9 +348,11 @@ def test_every_public_name_is_in_the_reference(module: str) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = PAGES["docs/index.md"].read_text()
-    toctree = index[index.index("```{toctree}") :].split()
+    toctrees = re.findall(r"^```{toctree}\n(.*?)^```$", index, re.MULTILINE | re.DOTALL)
+    lines = [line for tree in toctrees for line in tree.splitlines() if line and line[0] != ":"]
+    listed = [line.rpartition(" ")[2].strip("<>") for line in lines]
     pages = {name.removeprefix("docs/").removesuffix(".md") for name in PAGES} - {"README", "index"}
-    assert sorted(pages - set(toctree)) == []
+    assert sorted(listed) == sorted(pages)
 
 
 @pytest.mark.parametrize("file", sorted({*PAGES, "CONTRIBUTING.md", "SECURITY.md"}))
@@ -269,6 +360,12 @@ def test_links_lead_somewhere(file: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / file).read_text()):
         if "://" not in target:
             assert (ROOT / file).parent.joinpath(target).exists(), target
+
+
+def test_nobody_is_told_to_install_what_is_not_published() -> None:
+    """Until there is a release on PyPI: from a clone."""
+    for file in (*PAGES.values(), *(ROOT / "sse_asgi").rglob("*.py")):
+        assert not re.search(r"pip install [^\n&]*\bsse[-_]asgi\b", file.read_text()), file
 
 
 def test_it_is_cited_by_its_version() -> None:

@@ -5,13 +5,14 @@ vllm#10087, sse-starlette#164, kubently#65.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from sse_asgi import CloseReason, Shutdown, sse_app
+from sse_asgi import CloseReason, Shutdown, SSERequest, sse_app
 from sse_asgi.testing import connect
 
 from .streams import Recorder, http_scope, never
@@ -146,3 +147,23 @@ async def test_a_header_field_of_one_client_reaches_no_other(method: str) -> Non
 
         await app(http_scope(method=method), never, send)
         assert [v for n, v in fields if n == b"set-cookie"] == [b"session=%d" % number]
+
+
+async def test_behind_base_http_middleware_an_error_looks_like_an_end() -> None:
+    async def breaks(request: SSERequest) -> AsyncIterator[str]:
+        yield "first"
+        await anyio.sleep(0.01)
+        raise RuntimeError("out of paper")
+
+    def tell(exc: Exception) -> Any:
+        return {"event": "failure", "data": str(exc)}
+
+    with anyio.fail_after(10):
+        with pytest.raises(RuntimeError, match="out of paper"):
+            async with connect(PassThrough(sse_app(breaks))) as stream:
+                assert (await stream.receive()).data == "first"
+                with pytest.raises(anyio.EndOfStream):
+                    await stream.receive()
+                assert stream.complete
+        async with connect(PassThrough(sse_app(breaks, on_error=tell))) as stream:
+            assert [event.event async for event in stream] == ["message", "failure"]

@@ -139,10 +139,12 @@ def test_there_is_much() -> None:
 
 
 @each
-def test_each_parameter_is_named(it: Documented) -> None:
-    """By itself, or as a word of a sentence: "Return the position of the topic"."""
-    unnamed = [p.name for p in parameters(it) if not re.search(rf"\b{p.name}s?\b", it.text)]
-    assert not unnamed
+def test_each_parameter_is_described(it: Documented) -> None:
+    """As ``:param name:``, as a field of a class, or by "as are ``name``" beside another."""
+    fields = set(re.findall(r"^(?::param )?(\w+):", it.text, re.MULTILINE))
+    for beside in re.findall(r"\bas are((?:,?(?: and)?\s+``\w+``)+)", it.text):
+        fields.update(re.findall(r"\w+", beside))
+    assert [p.name for p in parameters(it) if p.name not in fields] == []
 
 
 @each
@@ -163,7 +165,8 @@ def test_each_error_that_it_raises_is_named(it: Documented) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
     }
-    assert not {name for name in raised if name[0].isupper() and name not in it.text}
+    said = " ".join(re.findall(r":raises ([^:]+):", it.text))
+    assert not {name for name in raised if name[0].isupper() and name not in said}
 
 
 # Since when.

@@ -347,7 +347,7 @@ def test_without_httpx2() -> None:
     )  # fmt: skip
     assert process.returncode == 2
     assert process.stderr == (
-        "python -m sse_asgi tail: error: httpx2 is not installed: pip install 'sse-asgi[client]'\n"
+        "python -m sse_asgi tail: error: httpx2 is not installed: pip install httpx2\n"
     )
 
 

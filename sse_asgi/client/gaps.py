@@ -14,7 +14,10 @@ __all__ = ["gap_of"]
 
 
 def gap_of(event: DecodedEvent) -> GapError | None:
-    """Return what a gap event of a hub says, as an error; ``None``: it is another event."""
+    """Return the gap that a gap event of a hub reports, as an error, or ``None`` for another event.
+
+    :param event: an event that a client has received.
+    """
     try:
         data: Any = json.loads(event.data)
     except (ValueError, RecursionError):

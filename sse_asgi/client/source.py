@@ -37,10 +37,10 @@ class EventSource:
     :class:`~sse_asgi.decoder.DecodedEvent`. The first step of the iteration connects. When a
     response ends or breaks off, the next step connects again, with ``Last-Event-ID``: an event
     comes once, in order, if the server replays what came after that id. There is no task and no
-    queue: what is not asked for stays in the connection.
+    queue: an event that you do not ask for stays in the connection.
 
-    The iteration ends when the server answers 204, or when the source is closed, by any task. To
-    cancel a step drops the connection, and the next step makes another.
+    The iteration ends when the server answers 204, or when the source is closed, by any task. If
+    you cancel a step, the connection is dropped, and the next step makes another.
 
     :param url: where the stream is. Redirects are followed, and each attempt begins here.
     :param client: an ``AsyncClient`` of httpx2 or httpx, which is not closed. By default one of
@@ -53,14 +53,14 @@ class EventSource:
     :param content: the body of the request as it is, instead of ``json``.
     :param last_event_id: the id after which to begin, from an earlier source.
     :param retry: in milliseconds, the reconnection time until the stream sets one (3 seconds). A
-        delay is this, and a random part of it that doubles with each failure in a row, up to a
-        minute.
-    :param max_reconnects: how many times in a row it connects again in vain. The count begins anew
+        delay is this time and a random time more, whose bound doubles with each failure in a row,
+        up to a minute.
+    :param max_reconnects: how many failed attempts in a row there may be. The count begins anew
         with each byte of a stream. 0: it reads one response, and the iteration ends with it.
         ``None``: no limit.
-    :param retry_on: further statuses after which it connects again, such as ``{502, 504}``. 429 and
-        503 with ``Retry-After`` always are.
-    :param idle_timeout: in seconds, after how long without a byte a connection is taken for dead
+    :param retry_on: further statuses after which it connects again, such as ``{502, 504}``. After
+        429 and 503 with ``Retry-After`` it always does.
+    :param idle_timeout: in seconds; a connection is taken for dead after this time without a byte
         (60). Comments count, so this should be a multiple of the interval of the server's pings.
         It holds for connecting, too. ``None``: never.
     :param max_event_size: in bytes, how large an event may be (1 MiB).
@@ -68,7 +68,7 @@ class EventSource:
         other, or ``"raise"`` for a :class:`GapError`.
     :param gap_event: the name of gap events (``gap``).
     :param on_bytes: is called with the bytes of the stream as they come, content encodings decoded,
-        before the events in them are: for a log, or to count. What it raises, the iteration raises.
+        before the events in them: for a log, or to count. If it raises, the iteration raises that.
     :param on_state_change: is called with a :class:`StateChange`. It must not wait. What it raises
         is logged.
     :raises ValueError: for a value out of its range, or both ``json`` and ``content``.
@@ -288,7 +288,7 @@ def _new_client() -> Any:
         import httpx2
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(
-            "EventSource needs httpx2: pip install 'sse-asgi[client]', or give it a client of "
+            "EventSource needs httpx2: pip install httpx2, or give it a client of "
             "httpx: EventSource(url, client=httpx.AsyncClient())",
             name=exc.name,
         ) from None

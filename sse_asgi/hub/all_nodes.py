@@ -169,6 +169,7 @@ class AllNodes:
         that has died are gone within 15 seconds. A hub in memory that keeps no presence tells the
         infos of the moment that can be JSON.
 
+        :param topic: the topic; a pattern is refused.
         :raises TypeError: the topic is not a ``str``.
         :raises ValueError: the value can't be a topic.
         :raises RuntimeError: the hub has a log that other nodes share, and was made without
@@ -187,6 +188,7 @@ class AllNodes:
         It is the sum of :meth:`subscribers` of all nodes. Other nodes know of a change within a
         second. The subscribers of a node that has died no longer count after 15 seconds at most.
 
+        :param topic: the topic; a pattern is refused.
         :raises Exception: as :meth:`presence`.
         """
         check_topic(topic)
@@ -203,6 +205,7 @@ class AllNodes:
         changes are missing gets ``presence`` again, with a new list. The events have no ids: a
         client that reconnects begins with ``presence``.
 
+        :param topic: the topic; a pattern is refused.
         :raises RuntimeError: the hub was made without ``presence=True``.
         :raises Exception: as :meth:`presence`, except for :class:`~sse_asgi.HubError`: the iterator
             waits until the log can be reached.

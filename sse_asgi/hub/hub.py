@@ -43,7 +43,6 @@ class Hub(AllNodes):
             return hub.subscribe("news", last_event_id=request.last_event_id)
 
         app = sse_app(news, lifespan=hub.lifespan)
-
         await hub.publish("news", {"data": "it works"})
 
     Each topic has a log, and the id of an event is its position in that log. A client reconnects
@@ -55,8 +54,7 @@ class Hub(AllNodes):
     must be open: use ``async with hub``, or :meth:`lifespan`. It may be entered in one task and
     left in another. If the log fails meanwhile, the hub closes, and leaving it raises the error.
 
-    :param log: where the events are kept. By default they are kept in memory, within the limits
-        that follow.
+    :param log: where the events are kept; by default in memory, within the limits that follow.
     :param max_events: how many events of each topic are kept (1000).
     :param max_bytes: how many bytes of them (1 MiB).
     :param max_age: for how many seconds they are kept; ``None``: without a limit.
@@ -69,8 +67,7 @@ class Hub(AllNodes):
     :param presence: whether the hub keeps presence, for :meth:`presence_events`, and for what
         reaches all nodes: :meth:`presence`, :meth:`count` and :meth:`disconnect`. Then each
         ``info`` must be JSON. It must be the same in all processes.
-    :param presence_grace: for how many seconds an info stays present when its last subscription is
-        closed. Its client may come back in that time.
+    :param presence_grace: how many seconds an info stays present after its last subscription.
     :raises TypeError: a parameter has a wrong type, limits are given together with a log, or the
         log can't keep presence.
     :raises ValueError: a parameter is out of range.
@@ -175,8 +172,8 @@ class Hub(AllNodes):
 
         :param topic: the topic, as in :meth:`publish`.
         :param events: event-likes, as in :meth:`publish`. Without any, nothing is done.
-        :param keys: the ``key`` of each event, or ``None`` for one without one. By default no event
-            has one.
+        :param keys: the ``key`` of each event, or ``None`` for an event that has none. By default
+            no event has one.
         :param collapse_keys: the ``collapse_key`` of each event, in the same way.
         :returns: the ids of the events, in the same order.
         :raises TypeError: as :meth:`publish`, for one of the events. A note of the error says which
@@ -261,7 +258,7 @@ class Hub(AllNodes):
         :param each: a function that is called with each event, a
             :class:`~sse_asgi.ServerSentEvent` without an id, before this subscriber gets it. It
             returns the event, or another event-like in its place, or ``None``: this subscriber does
-            not get it. What it raises, the stream ends with. Gap events do not go through it.
+            not get it. The stream ends with what it raises. Gap events do not go through it.
         :raises TypeError: a parameter has a wrong type, there is no topic and no pattern, or the
             hub keeps presence and the info can't be JSON.
         :raises ValueError: a value can't be a topic or a pattern, a parameter is out of range, or
@@ -316,7 +313,10 @@ class Hub(AllNodes):
         return join(positions)
 
     def subscribers(self, topic: str | None = None) -> int:
-        """Return how many subscribers this process has: of a topic, or of all topics together."""
+        """Return how many subscribers this process has: of a topic, or of all topics together.
+
+        :param topic: the topic; ``None``: all topics.
+        """
         return self._registry.subscribers(topic)
 
     def kick(

@@ -104,7 +104,10 @@ class Absence(NamedTuple):
     until: int
 
     def covers(self, position: Position) -> bool:
-        """Return whether a position is in it."""
+        """Return whether a position is in this absence.
+
+        :param position: a position of the topic.
+        """
         return position.epoch == self.epoch and self.since <= position.offset <= self.until
 
 
@@ -137,7 +140,10 @@ class Page:
         return self.absence is not None and self.absence.epoch == self.epoch
 
     def begins_after(self, position: Position) -> bool:
-        """Return whether the topic did not exist at a position, nor until its first event."""
+        """Return whether the topic did not exist at a position, nor until its first event.
+
+        :param position: a position of the topic.
+        """
         return self.absence is not None and self.absence.covers(position)
 
     @property
@@ -188,6 +194,7 @@ class Limits:
     def check(self, body: bytes) -> None:
         """Refuse an event whose body is larger than ``max_bytes``.
 
+        :param body: the frame of the event, without the id.
         :raises EventTooLargeError: it is larger.
         """
         if len(body) > self.max_bytes:
@@ -271,6 +278,7 @@ class Log(Protocol):
     ) -> Position:
         """Append an event atomically, with the next offset of the topic, and return its position.
 
+        :param topic: the topic; its first event makes it.
         :param body: the frame of the event, without the id.
         :param key: if the log has an event of the topic with the same key, nothing is appended, and
             the position of that event is returned.
@@ -297,11 +305,16 @@ class Log(Protocol):
         """Return the newest position of a topic, or ``None`` if that needs waiting.
 
         If the topic does not exist, it is the present moment of its absence.
+
+        :param topic: the topic; it need not exist.
         """
         ...
 
     def has_ended(self, topic: str) -> bool | None:
-        """Return whether a topic has ended, or ``None`` if that needs waiting."""
+        """Return whether a topic has ended, or ``None`` if that needs waiting.
+
+        :param topic: the topic; one that does not exist has not ended.
+        """
         ...
 
     def topics(self) -> Iterable[str] | None:
@@ -319,11 +332,17 @@ class Log(Protocol):
         """Deliver all events of a topic after a position from now on, in order.
 
         The position may be one of an absence: then all events, from the first one on.
+
+        :param topic: the topic; it need not exist.
+        :param after: the position of the last event that is not to be delivered.
         """
         ...
 
     def unfollow(self, topic: str) -> None:
-        """Stop delivering the events of a topic."""
+        """Stop delivering the events of a topic.
+
+        :param topic: a topic that is followed.
+        """
         ...
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
@@ -347,6 +366,7 @@ class BatchLog(Log, Protocol):
         appended one after another. So if an attempt may have failed, the same call may be made
         again.
 
+        :param topic: the topic; its first event makes it.
         :param records: the events.
         :returns: their positions, in the same order; an empty list if there are no events.
         :raises EventTooLargeError: one of them is larger than ``limits.max_bytes``.

@@ -27,5 +27,9 @@ class PlaceLog(Protocol):
         ...
 
     def give_back(self, name: str, place: str) -> None:
-        """Give a place of this name back that this node holds. The log may do it later."""
+        """Give a place of this name back that this node holds. The log may do it later.
+
+        :param name: the name that the place was taken under.
+        :param place: the place, as it was taken.
+        """
         ...

@@ -50,17 +50,28 @@ class PresenceLog(Protocol):
         ...
 
     def set_subscribers(self, topic: str, count: int) -> None:
-        """Note the count of subscribers that a topic has on this node."""
+        """Note the count of subscribers that a topic has on this node.
+
+        :param topic: the topic.
+        :param count: the number of its subscribers on this node.
+        """
         ...
 
     def set_present(self, topic: str, info: str, present: bool) -> None:
-        """Note that an info is present in a topic on this node, or is no longer."""
+        """Note that an info is present in a topic on this node, or is no longer.
+
+        :param topic: the topic.
+        :param info: the info, as JSON.
+        :param present: whether it is present, or is no longer.
+        """
         ...
 
     async def infos(self, topic: str) -> Sequence[str]:
         """Return the infos that are present in a topic on all nodes, each once.
 
         It has all that this node has noted.
+
+        :param topic: the topic.
         """
         ...
 
@@ -68,24 +79,37 @@ class PresenceLog(Protocol):
         """Return how many subscribers a topic has on all nodes.
 
         It has all that this node has noted.
+
+        :param topic: the topic.
         """
         ...
 
     def follow(self, topic: str) -> None:
-        """Call ``found``, and from now on ``changed``, for a topic."""
+        """Call ``found``, and from now on ``changed``, for a topic.
+
+        :param topic: the topic.
+        """
         ...
 
     def unfollow(self, topic: str) -> None:
-        """Stop following a topic."""
+        """Stop following a topic.
+
+        :param topic: a topic that is followed.
+        """
         ...
 
     async def broadcast(self, message: str) -> None:
-        """Send a message to all nodes. Each gets it within a second, once."""
+        """Send a message to all nodes. Each gets it within a second, once.
+
+        :param message: any text.
+        """
         ...
 
     async def leave(self, seconds: float) -> None:
         """Say that this node ends: its infos are gone in so many seconds, its subscribers now.
 
         An error does not matter: then the node is forgotten as one that has died.
+
+        :param seconds: after this time the infos of this node are gone.
         """
         ...

@@ -34,6 +34,7 @@ class RunLog(Protocol):
     async def begin_run(self, topic: str, runner: str, last: bytes) -> None:
         """Make a runner that of a topic. If an attempt may have failed, it may be made again.
 
+        :param topic: the topic; it need not exist.
         :param runner: any text that no other runner has, except ``"*"``.
         :param last: the frame of the final event, for the case that the runner does not renew its
             lease.
@@ -49,6 +50,10 @@ class RunLog(Protocol):
 
         ``body``, ``key`` and ``final`` are as there.
 
+        :param topic: the topic.
+        :param body: the frame of the event, without the id.
+        :param key: as for :meth:`Log.append`.
+        :param final: as for :meth:`Log.append`.
         :param runner: the runner; ``"*"``: the topic must have one, whichever it is.
         :raises TopicEndedError: the topic has ended.
         :raises TopicRunningError: the topic does not have that runner.

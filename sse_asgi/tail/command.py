@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import httpx2
     except ModuleNotFoundError:
-        _say("error: httpx2 is not installed: pip install 'sse-asgi[client]'")
+        _say("error: httpx2 is not installed: pip install httpx2")
         return USAGE
     try:
         return anyio.run(Tail(options, httpx2).run)

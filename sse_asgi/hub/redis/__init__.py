@@ -8,7 +8,7 @@ except ModuleNotFoundError as _error:
     if _error.name != "coredis":
         raise
     raise ModuleNotFoundError(
-        f"{__name__} needs coredis: pip install 'sse-asgi[redis]'", name=_error.name
+        f"{__name__} needs coredis: pip install coredis", name=_error.name
     ) from _error
 
 __all__ = ["RedisLog"]
