@@ -101,7 +101,7 @@ class StreamStats:
 
     @property
     def bytes(self) -> int:
-        """How many bytes of the body were sent."""
+        """How many bytes of the body were sent, compressed if the stream is."""
         return self.counts.bytes
 
     @property

@@ -98,8 +98,7 @@ class Stream:
         self._runtime = runtime = of_task()
         self._opened = now = (clock := runtime.clock)()
         scope, receive, send = exchange
-        self._source, self._receive = source, receive
-        self._options, self._encode = options, encode
+        self._source, self._receive, self._options, self._encode = source, receive, options, encode
         self._shutdown = options.shutdown or server_shutdown(runtime)
         server = servers.recognise(scope, send, runtime, self._shutdown)
         self._life = life = Life()
@@ -124,12 +123,11 @@ class Stream:
             from .feed import Feed  # few streams have one
 
             self._feed = Feed(feed, runtime, life, times, options)
-        self._last_event = b""
+        self._last_event, self._has_begun = b"", False
         self._body, self._on_disconnect = body, on_disconnect
         # A client that has sent something would take an empty stream for the answer.
         method = str(scope.get("method", "GET")).upper()
         self._refuses = body is None and method not in ("GET", "HEAD")
-        self._has_begun = False
 
     def recheck(self, request: object) -> None:
         """Ask from time to time whether the client may still listen: see the option ``recheck``."""
