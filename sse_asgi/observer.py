@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,9 +251,9 @@ def name_with_module(function: object) -> str:
     """Return the name of a function, also within a partial, with its module."""
     while isinstance(function, partial):
         function = function.func
-    named = function if hasattr(function, "__qualname__") else type(function)
+    named: Any = function if hasattr(function, "__qualname__") else type(function)
     module = getattr(named, "__module__", None)  # a generator has none
-    return f"{module}.{named.__qualname__}" if module else named.__qualname__
+    return f"{module}.{named.__qualname__}" if module else str(named.__qualname__)
 
 
 _METHODS = [name for name in vars(Observer) if name.startswith(("stream_", "hub_"))]

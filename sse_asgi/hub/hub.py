@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from ..encoder import encode
 from ..observer import check_observer
@@ -109,7 +109,7 @@ class Hub(AllNodes, FromThreads):
         check_observer(observer)
         self._log_name = type(log).__name__
         observed = None if observer is None else ObservedLog(log, observer)
-        self._log: Log = log if observed is None else observed
+        self._log: Log = log if observed is None else cast("Log", observed)
         self._registry: Registry[Subscription] = Registry(self._log, gap_event, on_subscribers)
         self._affinity = self._registry.affinity
         self._keep_presence(log, presence, presence_grace)
@@ -305,7 +305,8 @@ class Hub(AllNodes, FromThreads):
         :raises HubError: the log can't be reached.
         """
         self._affinity.use()
-        if callable(ping := getattr(self._log, "ping", None)):
+        ping: Any = getattr(self._log, "ping", None)
+        if ping is not None:  # of a RemoteLog
             await ping()
 
     def subscribers(self, topic: str | None = None) -> int:

@@ -11,25 +11,11 @@ from ..reasons import CloseReason
 from .life import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
-
     from ..observer import Observer
     from ..reasons import CloseReport
     from ..types import Message, Scope
     from .deadlines import Deadlines
     from .life import Life
-
-    class Response(Protocol):
-        """A response, as far as this file knows it."""
-
-        clock: Callable[[], float]
-        send: Any
-        events: int
-        bytes: int
-        prompt: bool
-        observed: Observed | None
-
 
 __all__ = ["Observed"]
 
@@ -54,7 +40,7 @@ class Observed:
         scope: Scope,
         name: str,
         opened_at: float,
-        response: Response,
+        response: Any,  # this file stands below it
         life: Life,
         times: Deadlines,
     ) -> None:
