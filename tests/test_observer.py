@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
 import types
@@ -488,6 +489,19 @@ def test_on_uvicorn() -> None:
     assert seen.stream.bytes == seen.reports[0].bytes > 0
     assert 1 <= seen.stream.messages <= 103
     assert math.isfinite(seen.stream.blocked)
+
+
+async def test_no_cycle_is_left_for_the_collector(sse_app: Any) -> None:
+    app = sse_app(two, observer=Recording())
+    gc.collect()
+    gc.disable()
+    try:
+        async with connect(app) as stream:
+            await stream.read()
+        left = [each for each in gc.get_objects() if type(each).__name__ == "Observed"]
+    finally:
+        gc.enable()
+    assert not left
 
 
 @pytest.mark.parametrize("wrong", [Observer, object(), "metrics", lambda stream: None])

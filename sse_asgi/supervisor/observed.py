@@ -45,7 +45,7 @@ class Observed:
         times: Deadlines,
     ) -> None:
         self._observer = observer
-        self._response = response
+        self._response: Any = response
         self._life = life
         self._times = times
         self._clock = response.clock
@@ -93,6 +93,8 @@ class Observed:
         """Tell that the response has started."""
         if self._life.reason is CloseReason.CLIENT_DISCONNECTED:
             return  # a status that nobody gets, in place of a stream
+        if self._response is None:
+            return  # the send has returned when all was over
         self._is_open = True
         self._tell("stream_opened")
         if self._life.state is State.DRAINING:  # before it was open
@@ -121,6 +123,9 @@ class Observed:
         if self._is_open:
             self._is_open = False
             self._tell("stream_closed", report)
+        # No cycle for the collector.
+        self._response.send, self._response.observed = self._send, None
+        self._response = None
 
     def _tell(self, what: str, *arguments: Any) -> None:
         try:
