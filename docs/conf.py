@@ -59,5 +59,5 @@ nitpick_ignore_regex = [
         "py:class",
         r"sse_asgi\.event\.DataT_co|sse_asgi\.decoder\.ModelT|ContentStream|BackgroundTask|Policy|_HasSet",
     ),
-    ("py:class", "AbstractAsyncContextManager|SharesPlaces"),
+    ("py:class", "AbstractAsyncContextManager|SharesPlaces|Lifespan"),
 ]

@@ -13,11 +13,13 @@ from .errors import (
 )
 from .event import JSONServerSentEvent, ServerSentEvent
 from .limits import Limit
+from .observer import HubStats, Observer, StreamStats
 from .options import StreamOptions
 from .reasons import CloseReason, CloseReport
 from .relaying import relay
 from .request import SSERequest
 from .shutdown import Shutdown
+from .tally import Tally
 from .threads import current_thread_limiter
 
 __all__ = [
@@ -28,14 +30,18 @@ __all__ = [
     "HTTPError",
     "HubClosedError",
     "HubError",
+    "HubStats",
     "JSONServerSentEvent",
     "Limit",
+    "Observer",
     "SSEApp",
     "SSEError",
     "SSERequest",
     "ServerSentEvent",
     "Shutdown",
     "StreamOptions",
+    "StreamStats",
+    "Tally",
     "TopicEndedError",
     "TopicRunningError",
     "current_thread_limiter",

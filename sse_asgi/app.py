@@ -14,6 +14,7 @@ import anyio
 from .answers import respond, send_response
 from .errors import ClientDisconnectedError, HTTPError, as_answer, unavailable
 from .factory import function_of, name_of, takes_request
+from .observer import name_with_module
 from .opening import Opening, opened
 from .options import StreamOptions
 from .reasons import CloseReason
@@ -155,6 +156,8 @@ class SSEApp:
         request.follow(stream)
         if self.options.recheck is not None:
             stream.recheck(request)
+        if self.options.observer is not None:
+            stream.observe(self.options.observer, exchange[0], name_with_module(self.factory))
         return stream
 
     def _allow(self) -> str:

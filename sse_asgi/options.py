@@ -14,6 +14,7 @@ from .body import DEFAULT_MAX_BODY
 from .encoder import check_separator, encode
 from .event import milliseconds
 from .limits import Limit
+from .observer import Observer, check_observer
 from .reasons import CloseReport
 from .shutdown import Shutdown
 from .types import EventLike, Headers
@@ -138,6 +139,8 @@ class StreamOptions:
         exception goes no further. If it returns ``None``, the exception leaves the application.
     :param on_close: a function or coroutine function, called with a
         :class:`~sse_asgi.CloseReport` when the stream has ended.
+    :param observer: an :class:`~sse_asgi.Observer`, for metrics and traces: it is told when a
+        stream opens and ends, and given its figures.
     :param lifespan: a function that is called with the application and returns an async context
         manager. This is entered when the server starts and left when it stops. A mapping that it
         yields becomes the state of every request.
@@ -166,6 +169,7 @@ class StreamOptions:
     compression: Compression | Iterable[str] | bool | None = None
     on_error: Callable[[Exception], EventLike | Awaitable[EventLike | None] | None] | None = None
     on_close: Callable[[CloseReport], object] | None = None
+    observer: Observer | None = None
     lifespan: Lifespan | None = None
 
     response_headers: list[tuple[bytes, bytes]] = field(init=False, repr=False)
@@ -206,6 +210,7 @@ class StreamOptions:
         normal("compression", _compression(self.compression))
         check_function("on_error", self.on_error)
         check_function("on_close", self.on_close)
+        check_observer(self.observer)
         _check_lifespan(self.lifespan)
         normal("response_headers", merge_headers(_DEFAULT_HEADERS, self.headers))
 

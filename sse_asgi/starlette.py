@@ -30,6 +30,7 @@ from .compat import (
     ensure_bytes,
 )
 from .errors import HTTPError, unavailable
+from .observer import name_with_module
 from .opening import opened
 from .options import StreamOptions, check_function, merge_headers
 from .reasons import CloseReason
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from .compression import Codec, Compression
     from .limits import Limit
+    from .observer import Observer
     from .reasons import CloseReport
     from .shutdown import Shutdown
     from .types import EventLike, Exchange, Headers, Message, Receive, Scope, Send
@@ -95,7 +97,7 @@ class EventSourceResponse(Response):
     :param cleanup_timeout: how long each of these may take: closing the content, the last chunk,
         ``client_close_handler_callable``, ``on_close``; ``None``: no limit.
     :param retry: as for :func:`~sse_asgi.sse_app`, as are ``shutdown``, ``max_lifetime``,
-        ``limit``, ``recheck_every``, ``defer_start``, ``on_error`` and ``on_close``.
+        ``limit``, ``recheck_every``, ``defer_start``, ``on_error``, ``on_close`` and ``observer``.
     :param recheck: as for :func:`~sse_asgi.sse_app`; called with an :class:`~sse_asgi.SSERequest`.
     :param max_connections: how many streams of this endpoint may be open at once in an event
         loop; one more gets 503.
@@ -148,6 +150,7 @@ class EventSourceResponse(Response):
         on_error: Callable[[Exception], EventLike | Awaitable[EventLike | None] | None]
         | None = None,
         on_close: Callable[[CloseReport], object] | None = None,
+        observer: Observer | None = None,
         lifespan: None = None,
     ) -> None:
         check_source(content)
@@ -185,6 +188,7 @@ class EventSourceResponse(Response):
             compression=compression,
             on_error=on_error,
             on_close=on_close,
+            observer=observer,
         )
         self._methods = set() if methods is None else set(self._options.methods)
         if "GET" in self._methods:
@@ -304,6 +308,10 @@ class EventSourceResponse(Response):
         )
         if self._options.recheck is not None:
             stream.recheck(SSERequest(exchange[0]))
+        if self._options.observer is not None:
+            # Without a framework there is no endpoint: then what is streamed has a name.
+            endpoint = exchange[0].get("endpoint", self.body_iterator)
+            stream.observe(self._options.observer, exchange[0], name_with_module(endpoint))
         return stream
 
     @asynccontextmanager

@@ -17,7 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from sse_asgi import ServerSentEvent, sse_app
+from sse_asgi import Observer, ServerSentEvent, Tally, sse_app
 from sse_asgi.encoder import encode
 from sse_asgi.hub import Hub
 
@@ -33,6 +33,9 @@ data, name, id_, comment = "hello world, this is a token", "tick", "1234", "a co
 retry = 3000
 
 Action = Callable[[int], object]
+
+#: What all metrics are made of.
+TALLY = Tally()
 
 
 def times(function: Callable[[], object]) -> Action:
@@ -123,6 +126,11 @@ async def ours(source: AsyncIterator[Any], cycle: Cycle) -> None:
     await sse_app(lambda: source)(http_scope(), cycle.receive, cycle.send)
 
 
+async def observed(source: AsyncIterator[Any], cycle: Cycle) -> None:
+    app = sse_app(lambda: source, observer=TALLY)
+    await app(http_scope(), cycle.receive, cycle.send)
+
+
 async def by_a_response(source: AsyncIterator[Any], cycle: Cycle) -> None:
     from starlette.requests import Request
     from starlette.routing import request_response
@@ -159,6 +167,13 @@ async def open_ours(cycle: Cycle) -> None:
     await one_event(http_scope(), cycle.receive, cycle.send)
 
 
+one_observed_event = sse_app(lambda: waits(1), observer=TALLY)
+
+
+async def open_observed(cycle: Cycle) -> None:
+    await one_observed_event(http_scope(), cycle.receive, cycle.send)
+
+
 async def open_by_hand(cycle: Cycle) -> None:
     await by_hand(waits(1), cycle)
 
@@ -186,12 +201,12 @@ async def forever() -> AsyncIterator[str]:
 SUBSCRIBERS = 20
 
 
-def publishing() -> Action:
+def publishing(observer: Observer | None = None) -> Action:
     """So many events to the subscribers of a hub, one at a time."""
 
     async def act(count: int) -> None:
-        async with Hub() as hub:
-            app = sse_app(lambda: hub.subscribe("news"))
+        async with Hub(observer=observer) as hub:
+            app = sse_app(lambda: hub.subscribe("news"), observer=observer)
 
             async def listen(cycle: Cycle) -> None:
                 await app(http_scope(), cycle.receive, cycle.send)
@@ -265,6 +280,10 @@ MEASURED: dict[str, tuple[Action, Action]] = {
     "an event that was there": (streaming(ours, never_waits), streaming(by_hand, never_waits)),
     "a stream": (opening(open_ours), opening(open_by_hand)),
     f"an event to {SUBSCRIBERS} subscribers": (publishing(), publishing_by_hand()),
+    # With an observer, beside the same without.
+    "an observed event": (streaming(observed, waits), streaming(ours, waits)),
+    "an observed stream": (opening(open_observed), opening(open_ours)),
+    f"an observed event to {SUBSCRIBERS} subscribers": (publishing(TALLY), publishing()),
 }
 
 

@@ -6,17 +6,20 @@ SINCE: dict[str, dict[str, str]] = {
     "0.1.0": {
         "sse_asgi": """
             ClientDisconnectedError CloseReason CloseReport EventTooLargeError HTTPError
-            HubClosedError HubError JSONServerSentEvent Limit SSEApp SSEError SSERequest
-            ServerSentEvent Shutdown StreamOptions TopicEndedError TopicRunningError
-            current_thread_limiter relay sse_app
+            HubClosedError HubError HubStats JSONServerSentEvent Limit Observer SSEApp SSEError
+            SSERequest ServerSentEvent Shutdown StreamOptions StreamStats Tally TopicEndedError
+            TopicRunningError current_thread_limiter relay sse_app
         """,
         "sse_asgi.hub": """
             Absence BatchLog EventTooLargeError Hub HubClosedError HubError Log MemoryLog
             NewRecord Page PlaceLog Position PresenceEvents PresenceLog Record Run RunLog
-            Subscription TopicEndedError TopicRunningError
+            RemoteLog Subscription TopicEndedError TopicRunningError health_app
         """,
         "sse_asgi.hub.redis": """
             RedisLog
+        """,
+        "sse_asgi.compression": """
+            Codec Compression
         """,
         "sse_asgi.starlette": """
             EventSourceResponse JSONServerSentEvent SendTimeoutError ServerSentEvent
@@ -25,6 +28,12 @@ SINCE: dict[str, dict[str, str]] = {
         "sse_asgi.fastapi": """
             EventSourceResponse JSONServerSentEvent LastEventId SendTimeoutError ServerSentEvent
             sse_responses
+        """,
+        "sse_asgi.prometheus": """
+            PrometheusObserver
+        """,
+        "sse_asgi.opentelemetry": """
+            OpenTelemetryObserver
         """,
         "sse_asgi.client": """
             ContentTypeError DecodedEvent EventSource EventSourceError GapError IdleTimeoutError

@@ -25,6 +25,10 @@ TIMES = {
     "an event that was there": 1.6,
     "a stream": 8.2,
     "an event to 20 subscribers": 0.94,
+    # Beside the same without an observer: metrics are to take less than a tenth.
+    "an observed event": 1.0,
+    "an observed stream": 1.13,
+    "an observed event to 20 subscribers": 1.0,
 }
 
 

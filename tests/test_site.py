@@ -21,6 +21,11 @@ DOCS = ROOT / "docs"
 QUESTIONS = {
     "first stream": "tutorial",
     "install": "tutorial",
+    "compression": "how-to/compression",
+    "gzip": "how-to/compression",
+    "prometheus": "how-to/observability",
+    "grafana": "how-to/observability",
+    "logging": "how-to/observability",
     "Last-Event-ID": "tutorial",
     "fastapi": "how-to/fastapi",
     "openapi": "how-to/fastapi",

@@ -45,6 +45,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "body": NAMES,
     "request": NAMES | {"body"},
     "limits": NAMES | {"request"},
+    # What metrics and traces are made of.
+    "observer": NAMES,
+    "tally": NAMES | {"observer"},
+    "metrics": set(),
+    "prometheus": NAMES | {"metrics", "observer", "tally"},
+    "opentelemetry": NAMES | {"metrics", "observer", "tally"},
     # What is asked of a server, and how a process learns that it is stopping.
     "servers": NAMES | {"runtime"},
     "signals": NAMES | {"runtime", "servers"},
@@ -53,32 +59,35 @@ MAY_IMPORT: dict[str, set[str]] = {
     "source": NAMES | {"threads"},
     "opening": NAMES | {"source"},
     "compression": NAMES,
-    "options": NAMES | {"event", "encoder", "body", "limits", "shutdown", "compression"},
+    "options": NAMES | {
+        "event", "encoder", "body", "limits", "observer", "shutdown", "compression",
+    },
     # The life of one stream.
     "supervisor": NAMES | {
-        "runtime", "encoder", "notes", "servers", "shutdown", "source", "opening", "options",
-        "compression",
+        "runtime", "encoder", "notes", "observer", "servers", "shutdown", "source", "opening",
+        "options", "compression",
     },
     "answers": NAMES | {"options", "request", "runtime", "servers", "shutdown", "supervisor"},
     "factory": NAMES,
     "app": NAMES | {
-        "factory", "request", "source", "opening", "options", "supervisor", "answers",
+        "factory", "request", "source", "opening", "observer", "options", "supervisor", "answers",
     },
     # Adapters translate.
     "compat": NAMES | {"event", "encoder"},
     "starlette": NAMES | {
-        "request", "limits", "runtime", "shutdown", "source", "opening", "options", "supervisor",
-        "answers", "compat", "compression",
+        "request", "limits", "observer", "runtime", "shutdown", "source", "opening", "options",
+        "supervisor", "answers", "compat", "compression",
     },
     "fastapi": NAMES | {"event", "request", "starlette"},
     # It makes frames, and nothing that serves them.
-    "hub": NAMES | {"runtime", "event", "encoder", "decoder", "source"},
+    "hub": NAMES | {"runtime", "event", "encoder", "decoder", "observer", "source"},
     # The other end: it shares nothing with a server.
     "client": NAMES | {"decoder"},
     # The hub for type checkers: what is tested is what it is given.
     "testing": NAMES | {"runtime", "decoder", "hub"},
     "__init__": NAMES | {
-        "event", "relaying", "request", "limits", "shutdown", "threads", "options", "app",
+        "event", "relaying", "request", "limits", "observer", "tally", "shutdown", "threads",
+        "options", "app",
     },
     # The demo is a user: the public names of the package, and nothing else.
     "demo": {"__init__", "hub", "types"},
@@ -101,9 +110,10 @@ ORDER: dict[str, list[set[str]]] = {
         {"connections"},
     ],
     "supervisor": [
-        {"life", "incoming", "pings"},
+        {"life", "incoming", "log_line", "pings"},
         {"deadlines"},
         {"sender", "recheck"},
+        {"observed"},
         {"response"},
         {"pump"},
         {"interruption"},
@@ -121,7 +131,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"arguments"},
         {"affinity"},
         {"log"},
-        {"place_log", "presence_log", "run_log"},
+        {"place_log", "presence_log", "remote_log", "run_log"},
         {"window", "many"},
         {"memory_presence"},
         {"memory"},
@@ -134,9 +144,11 @@ ORDER: dict[str, list[set[str]]] = {
         {"subscription"},
         {"run"},
         {"runs"},
+        {"observed"},
         {"work"},
-        {"all_nodes"},
+        {"all_nodes", "from_threads"},
         {"hub"},
+        {"health"},
         {"redis"},
     ],
     "client": [
@@ -175,6 +187,8 @@ EXTRAS: dict[str, set[str]] = {
     "starlette.py": {"starlette"},
     "fastapi.py": {"fastapi", "pydantic", "pydantic_core"},  # one framework: its models
     "hub/redis": {"coredis"},
+    "prometheus.py": {"prometheus_client"},
+    "opentelemetry.py": {"opentelemetry"},
     "demo": {"psutil"},
 }
 

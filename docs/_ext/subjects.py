@@ -16,11 +16,13 @@ from sphinx.transforms import SphinxTransform
 ENTRIES = {
     "tutorial": ["first stream", "Last-Event-ID"],
     "how-to/answers": ["LLM"],
+    "how-to/compression": ["compression", "gzip", "brotli", "zstd"],
     "how-to/fastapi": ["FastAPI"],
     "how-to/from-fastapi-sse": ["fastapi.sse"],
     "how-to/from-sse-starlette": ["sse-starlette"],
     "how-to/frameworks": ["Starlette", "Django"],
     "how-to/relay": ["OpenAI"],
+    "how-to/observability": ["metrics", "Prometheus", "logging", "OpenTelemetry", "Grafana"],
     "how-to/redis": ["Redis"],
     "how-to/shutdown": ["shutdown"],
     "how-to/slow-clients": ["send_timeout", "ping_interval"],

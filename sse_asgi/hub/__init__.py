@@ -7,6 +7,7 @@ from ..errors import (
     TopicEndedError,
     TopicRunningError,
 )
+from .health import health_app
 from .hub import Hub
 from .log import Absence, BatchLog, Log, NewRecord, Page, Record
 from .memory import MemoryLog
@@ -14,6 +15,7 @@ from .place_log import PlaceLog
 from .positions import Position
 from .presence_events import PresenceEvents
 from .presence_log import PresenceLog
+from .remote_log import RemoteLog
 from .run import Run
 from .run_log import RunLog
 from .subscription import Subscription
@@ -34,9 +36,11 @@ __all__ = [
     "PresenceEvents",
     "PresenceLog",
     "Record",
+    "RemoteLog",
     "Run",
     "RunLog",
     "Subscription",
     "TopicEndedError",
     "TopicRunningError",
+    "health_app",
 ]

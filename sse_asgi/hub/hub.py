@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from ..encoder import encode
+from ..observer import check_observer
 from .all_nodes import AllNodes
 from .arguments import check_event_name, check_log, check_options, checked_body, checked_names
 from .beginning import Beginning, Start
+from .from_threads import FromThreads
 from .infos import info_text
 from .many import append, as_lists, checked_records, parts
 from .memory import MemoryLog
 from .names import check_topic
+from .observed import ObservedLog
 from .positions import MAX_TOPICS, Position, join
 from .registry import Registry
 from .runs import Runs
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from ..observer import Observer
     from ..types import EventLike
     from .log import Log
     from .subscription import Policy
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Hub"]
 
 
-class Hub(AllNodes):
+class Hub(AllNodes, FromThreads):
     """Publish events to topics, and subscribe to topics without missing an event.
 
     ::
@@ -68,6 +72,7 @@ class Hub(AllNodes):
         reaches all nodes: :meth:`presence`, :meth:`count` and :meth:`disconnect`. Then each
         ``info`` must be JSON. It must be the same in all processes.
     :param presence_grace: how many seconds an info stays present after its last subscription.
+    :param observer: an :class:`~sse_asgi.Observer`, which gets the figures of the hub.
     :raises TypeError: a parameter has a wrong type, limits are given together with a log, or the
         log can't keep presence.
     :raises ValueError: a parameter is out of range.
@@ -85,6 +90,7 @@ class Hub(AllNodes):
         on_subscribers: Callable[[str, int], object] | None = None,
         presence: bool = False,
         presence_grace: float = 5.0,
+        observer: Observer | None = None,
     ) -> None:
         limits = {"max_events": max_events, "max_bytes": max_bytes, "max_age": max_age}
         given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
@@ -96,12 +102,17 @@ class Hub(AllNodes):
             check_event_name(name, event)
         if on_subscribers is not None and not callable(on_subscribers):
             raise TypeError(f"on_subscribers must be callable or None, not {on_subscribers!r}")
-        self._log = log
-        self._registry: Registry[Subscription] = Registry(log, gap_event, on_subscribers)
+        check_observer(observer)
+        self._log_name = type(log).__name__
+        observed = None if observer is None else ObservedLog(log, observer)
+        self._log: Log = log if observed is None else cast("Log", observed)
+        self._registry: Registry[Subscription] = Registry(self._log, gap_event, on_subscribers)
         self._affinity = self._registry.affinity
         self._keep_presence(log, presence, presence_grace)
         self._registry.presence = self._presence
-        self._runs = Runs(log, self._affinity, end_event)
+        self._runs = Runs(self._log, self._affinity, end_event)
+        if observed is not None:
+            observed.begin(self._registry, self._runs)
         self._work: Work | None = None  # while the hub is open
 
     def __repr__(self) -> str:
@@ -112,6 +123,11 @@ class Hub(AllNodes):
     def gap_event(self) -> str:
         """The name of the event that tells a client that events are missing."""
         return self._registry.gap_event
+
+    @property
+    def log_name(self) -> str:
+        """The class of the log, such as ``"RedisLog"``."""
+        return self._log_name
 
     # -- publish ---------------------------------------------------------------------------------
 
@@ -192,40 +208,6 @@ class Hub(AllNodes):
             self._affinity.use()
             positions += await append(self._log, topic, part)
         return list(map(str, positions))
-
-    def publish_from_thread(
-        self,
-        topic: str,
-        event: EventLike,
-        *,
-        key: str | None = None,
-        collapse_key: str | None = None,
-        final: bool = False,
-    ) -> str:
-        """Call :meth:`publish` from another thread than that of the event loop, and wait for it.
-
-        :raises RuntimeError: this is the thread of the event loop, which can't wait for itself.
-        :raises HubClosedError: the hub has not been used in an event loop yet, or that loop is
-            closed.
-        """
-        checked_body(topic, event, key, collapse_key)  # so that a bad event fails here
-        publish = partial(
-            self.publish, topic, event, key=key, collapse_key=collapse_key, final=final
-        )
-        return self._affinity.run_from_thread(publish)
-
-    def publish_many_from_thread(
-        self,
-        topic: str,
-        events: Iterable[EventLike],
-        *,
-        keys: Iterable[str | None] | None = None,
-        collapse_keys: Iterable[str | None] | None = None,
-    ) -> list[str]:
-        """Call :meth:`publish_many` from another thread, as :meth:`publish_from_thread` does."""
-        events, keys, collapse_keys = as_lists(events, keys, collapse_keys)  # iterated over here
-        publish = partial(self.publish_many, topic, events, keys=keys, collapse_keys=collapse_keys)
-        return self._affinity.run_from_thread(publish)
 
     # -- subscribe -------------------------------------------------------------------------------
 
@@ -311,6 +293,17 @@ class Hub(AllNodes):
                 position = page.end
             positions.append(position)
         return join(positions)
+
+    async def ping(self) -> None:
+        """Return when the log has answered: at once if it is in this process.
+
+        :raises HubClosedError: the hub is closed.
+        :raises HubError: the log can't be reached.
+        """
+        self._affinity.use()
+        ping: Any = getattr(self._log, "ping", None)
+        if ping is not None:  # of a RemoteLog
+            await ping()
 
     def subscribers(self, topic: str | None = None) -> int:
         """Return how many subscribers this process has: of a topic, or of all topics together.

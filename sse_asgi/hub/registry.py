@@ -10,6 +10,7 @@ from weakref import WeakSet
 from .affinity import Affinity
 from .beginning import Start
 from .channel import Channel, Cursor, Notified
+from .gap import gap_frame
 from .names import matcher
 from .presence import Member, Presence
 
@@ -65,6 +66,8 @@ class Registry(Generic[S]):
         self._changed: list[tuple[str, int]] = []
         self._tells = False
         self.affinity: Affinity = Affinity(self._in_use)
+        #: Called with how many events a subscriber has missed; ``None``: nobody wants to know.
+        self.on_gap: Callable[[int | None], None] | None = None
         #: What is told of all who enter a topic and leave it; ``None``: the hub has no presence.
         self.presence: Presence | None = None
         log.attach(self._deliver, self._created, self._renewed)
@@ -165,6 +168,26 @@ class Registry(Generic[S]):
         """Return whether it is possible that all of some topics have ended."""
         has_ended = getattr(self.log, "has_ended", None)  # a log may know nothing of that
         return has_ended is not None and False not in map(has_ended, topics)
+
+    def gap(self, after: str, position: str, missed: int | None, topic: str | None) -> bytes:
+        """Return the frame of a gap event: see :func:`gap_frame`."""
+        if self.on_gap is not None:
+            self.on_gap(missed)
+        return gap_frame(self.gap_event, after, position, missed, topic)
+
+    def lag(self) -> int:
+        """Return how many events the slowest subscriber is behind. Any thread may call this."""
+        most = 0
+        for channel in list(self.channels.values()):
+            window = channel.window
+            if window is not None:
+                offsets = [
+                    cursor.offset
+                    for cursor in list(channel.cursors.values())
+                    if cursor.epoch == window.epoch
+                ]
+                most = max(most, window.last - min(offsets, default=window.last))
+        return most
 
     # -- patterns --------------------------------------------------------------------------------
 

@@ -106,6 +106,10 @@ class Runs:
             run.end(None)
         return True
 
+    def count(self) -> int:
+        """Return how many there are."""
+        return len(self._running)
+
     def interrupt(self) -> None:
         """End all runs: the hub is closed."""
         for run in tuple(self._running.values()):

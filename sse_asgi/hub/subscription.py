@@ -21,7 +21,6 @@ from .asking import answer_of
 from .beginning import Beginning
 from .channel import BATCH, Cursor, positions_of
 from .each import changed
-from .gap import gap_frame
 from .log import newest_of_each
 from .positions import Position, join
 from .rest import Rest
@@ -303,7 +302,7 @@ class Subscription(AsyncIterator[bytes]):
         gaps = [self._gap(cursor, page, self._last_event_id) for cursor, page in missing]
         if gone and not gaps:
             given = self._last_event_id or ""
-            gaps = [gap_frame(self._registry.gap_event, given, self._id(), None, None)]
+            gaps = [self._registry.gap(given, self._id(), None, None)]
         if not beginning.unsettled:
             self._beginning = None
             self._end_if_all_have()
@@ -393,7 +392,7 @@ class Subscription(AsyncIterator[bytes]):
         if cursor.has_ended:
             self._end_if_all_have()
         topic = cursor.topic if len(self._cursors) > 1 or self.patterns else None
-        return gap_frame(self._registry.gap_event, after, self._id(), missed, topic)
+        return self._registry.gap(after, self._id(), missed, topic)
 
     def _wake_by(self, wake: Callable[[], object]) -> None:
         self._wake = wake

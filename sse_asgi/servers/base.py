@@ -92,7 +92,7 @@ class Server:
     """
 
     __slots__ = (
-        "_connection", "_connections", "_scope", "_stopping", "aborted", "send",
+        "_connection", "_connections", "_stopping", "aborted", "scope", "send",
     )  # fmt: skip
 
     #: Whether ``send`` waits, if at all, before it writes, and only for its client. Any task and
@@ -114,11 +114,12 @@ class Server:
         stopping: Stopping,
         connections: Connections,
     ) -> None:
-        self._scope = scope
         self._stopping = stopping
         self._connections = connections
         # None until it was asked for: few streams do.
         self._connection: Connection | None = None
+        #: The scope of the request.
+        self.scope: Scope = scope
         #: What sends an ASGI message.
         self.send: Send = send
         #: Whether the connection was aborted, or the stream reset, as far as that is known.
@@ -163,7 +164,7 @@ class Server:
         return found
 
     def _find_connection(self) -> Connection | None:
-        return self._connections.find(self._scope, self.send)
+        return self._connections.find(self.scope, self.send)
 
     def is_gone(self) -> bool:
         """Return whether the connection is closed, whatever ``receive()`` has told.
@@ -228,4 +229,4 @@ class Server:
                 pass
 
     def _is_http1(self) -> bool:
-        return str(self._scope.get("http_version", "1.1")) < "2"
+        return str(self.scope.get("http_version", "1.1")) < "2"

@@ -60,7 +60,7 @@ class Daphne(Server):
         if (reactor := _reactor()) is None:
             return
         for request in _requests(reactor):
-            if _answers(request, self._scope):
+            if _answers(request, self.scope):
                 self._throttle.register(request)
                 break
         self._let_stop = current().own(_Hold).add(shut_down)

@@ -14,6 +14,7 @@ from ..encoder import encode
 from ..errors import HTTPError, is_status, unavailable
 from ..reasons import CloseReason, CloseReport
 from .deadlines import TRY_AGAIN
+from .log_line import level_of, log_end
 from .response import ClientGone
 
 if TYPE_CHECKING:
@@ -214,14 +215,22 @@ class Ending:
             await server.abort_is_seen(receive)
 
     async def _report(self, error: BaseException | None) -> None:
-        on_close = self._options.on_close
-        if on_close is None or self._times.opening:  # there was no stream
+        if self._body is not None or self._times.opening:  # there was no stream
             return
-        assert self._life.reason is not None
+        on_close, response, reason = self._options.on_close, self._response, self._life.reason
+        assert reason is not None
+        level = level_of(reason, started=response.started)
+        logs = logger.isEnabledFor(level)
+        if on_close is None and response.observed is None and not logs:
+            return
         duration = self._runtime.clock() - self._opened
-        report = CloseReport(
-            self._life.reason, self._response.events, self._response.bytes, duration, error
-        )
+        report = CloseReport(reason, response.events, response.bytes, duration, error)
+        if response.observed is not None:
+            response.observed.closed(report)
+        if logs:
+            log_end(level, response.server.scope, report)
+        if on_close is None:
+            return
         timeout = self._times.timing.cleanup_timeout
         try:
             result = on_close(report)

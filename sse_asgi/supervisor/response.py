@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..types import Message
     from .deadlines import Deadlines
     from .life import Life
+    from .observed import Observed
 
 __all__ = ["PING", "ClientGone", "Response"]
 
@@ -47,7 +48,7 @@ class Response(Sender):
 
     __slots__ = (
         "_backlog", "_backlog_events", "_first", "_first_events", "_flushed", "_life",
-        "_pads_ends", "_status_and_headers", "bytes", "codec", "events", "flushing",
+        "_pads_ends", "_status_and_headers", "bytes", "codec", "events", "flushing", "observed",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +83,8 @@ class Response(Sender):
         #: How many events were sent, and how many bytes of body.
         self.events: int = 0
         self.bytes: int = 0
+        #: What measures the sends, for the observer; ``None``: there is none.
+        self.observed: Observed | None = None
 
     @property
     def started(self) -> bool:
@@ -276,6 +279,11 @@ class Response(Sender):
         return backlog
 
     # -- by all of them --------------------------------------------------------------------------
+
+    def pinged(self) -> None:
+        """Count a ping, if somebody wants to know."""
+        if self.observed is not None:
+            self.observed.stats.pings += 1
 
     async def _send_start(self) -> None:
         status, headers = self._status_and_headers

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from ..compression import Codec
+    from ..observer import Observer
     from ..options import StreamOptions
     from ..source import OpenSource
-    from ..types import Exchange
+    from ..types import Exchange, Scope
     from .feed import Feed
     from .incoming import Reader
 
@@ -95,11 +96,9 @@ class Stream:
         codec: Codec | None = None,
     ) -> None:
         self._runtime = runtime = of_task()
-        clock = runtime.clock
-        self._opened = now = clock()
+        self._opened = now = (clock := runtime.clock)()
         scope, receive, send = exchange
-        self._source, self._receive = source, receive
-        self._options, self._encode = options, encode
+        self._source, self._receive, self._options, self._encode = source, receive, options, encode
         self._shutdown = options.shutdown or server_shutdown(runtime)
         server = servers.recognise(scope, send, runtime, self._shutdown)
         self._life = life = Life()
@@ -119,18 +118,26 @@ class Stream:
             on_disconnect=None if on_disconnect is None else self._client_has_left,
             on_drain=on_drain,
         )  # fmt: skip
-        self._feed = None if feed is None else _feed(feed, runtime, life, times, options)
-        self._last_event = b""
-        self._body = body
+        self._feed: Feed | None = None
+        if feed is not None:
+            from .feed import Feed  # few streams have one
+
+            self._feed = Feed(feed, runtime, life, times, options)
+        self._last_event, self._has_begun = b"", False
+        self._body, self._on_disconnect = body, on_disconnect
         # A client that has sent something would take an empty stream for the answer.
         method = str(scope.get("method", "GET")).upper()
         self._refuses = body is None and method not in ("GET", "HEAD")
-        self._on_disconnect = on_disconnect
-        self._has_begun = False
 
     def recheck(self, request: object) -> None:
         """Ask from time to time whether the client may still listen: see the option ``recheck``."""
         self._watchdog.ask_about(request)
+
+    def observe(self, observer: Observer, scope: Scope, name: str) -> None:
+        """Measure what is sent, and tell an observer: see the option ``observer``."""
+        from .observed import Observed  # few streams have one
+
+        Observed(observer, scope, name, self._opened, self._response, self._life, self._times)
 
     def expire_at(self, when: float) -> None:
         """Tell the stream to end at a time: seconds since 1970. Any thread may call this."""
@@ -226,8 +233,7 @@ class Stream:
     def _host(self) -> Generator[Any, Any, None]:
         """Send what the source has, and close it, whatever happens."""
         pump, times, life, response = self._pump, self._times, self._life, self._response
-        runtime = self._runtime
-        task_type = runtime.task_type
+        runtime, task_type = self._runtime, self._runtime.task_type
         try:
             with self._interruption.outer:
                 with self._interruption.cleanup:
@@ -370,11 +376,8 @@ class Stream:
         """Tell everybody that the stream is over, and let go of the server."""
         ending = Ending(
             self._life, self._times, self._response, self._pump, self._options, self._runtime,
-            encode=self._encode,
-            opened=self._opened,
-            last_event=self._last_event,
-            body=self._body,
-            refuses=self._refuses,
+            encode=self._encode, opened=self._opened, last_event=self._last_event,
+            body=self._body, refuses=self._refuses,
         )  # fmt: skip
         await ending.run(self._receive)
 
@@ -395,9 +398,3 @@ class Stream:
         await checkpoint_if_cancelled()
         if self._interruption.by_task():  # a scope of an older anyio may have kept it
             raise self._runtime.cancelled
-
-
-def _feed(function: Callable[[], Awaitable[object]], *shared: Any) -> Feed:
-    from .feed import Feed  # few streams have one
-
-    return Feed(function, *shared)

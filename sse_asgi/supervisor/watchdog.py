@@ -268,6 +268,7 @@ class Watchdog:
             await done.wait()
 
     def _ping_frame(self) -> bytes:
+        self._response.pinged()
         factory = self._options.ping_message_factory
         return PING if factory is None else encode_ping(factory(), self._options.sep, self._encode)
 
@@ -297,6 +298,7 @@ class Watchdog:
         due = times.last_write + interval
         if now < due:
             return due
+        response.pinged()
         if not response.try_write(PING):
             response.hand_over(PING)
         return now + interval
@@ -306,7 +308,11 @@ class Watchdog:
     def drain(self, reason: CloseReason, grace: float) -> None:
         """Tell the source to end. The stream is closed after ``grace`` seconds."""
         self._times.tell(self._runtime.clock(), grace)
-        if self._life.tell(reason) and self._on_drain is not None:
+        if not self._life.tell(reason):
+            return
+        if (observed := self._response.observed) is not None:
+            observed.draining()
+        if self._on_drain is not None:
             try:
                 self._on_drain()
             except Exception as exc:

@@ -6,6 +6,8 @@ import logging
 import math
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 
     from anyio.abc import TaskGroup, TaskStatus
+
+    from ..remote_log import RoundTrip
 
 __all__ = ["PASSING", "Call", "Client", "Link", "Source", "refused", "waits"]
 
@@ -122,6 +126,9 @@ class Link:
         self._found = anyio.Event()
         self._lost = anyio.Event()
         self._places = anyio.Semaphore(COMMANDS, fast_acquire=True)
+        self._pinging: Call[object] | None = None
+        #: Called after each command; ``None``: nobody wants to know.
+        self.round_trip: RoundTrip | None = None
         #: Why there is no client, or why the last attempt failed.
         self._reason: BaseException = TimeoutError("no connection yet")
 
@@ -230,8 +237,16 @@ class Link:
         :raises HubClosedError: :meth:`run` is not running.
         """
         call: Call[T] = Call()
+        if self.round_trip is not None:
+            command = partial(_measured, self.round_trip, command)
         self.tasks.start_soon(self._carry_out, command, call)
         return call
+
+    async def ping(self) -> None:
+        """Return when the server has answered."""
+        if self._pinging is None or self._pinging.done.is_set():
+            self._pinging = self.start(_ping)  # one for all who ask meanwhile
+        await self._pinging.result()
 
     async def _carry_out(self, command: Callable[[Client], Awaitable[T]], call: Call[T]) -> None:
         """Try a command for ``timeout`` seconds, and set its result or error."""
@@ -297,6 +312,24 @@ class Link:
             retry_policy=ConstantRetryPolicy(PASSING, retries=1, delay=SHORTEST),
             **options,
         )
+
+
+async def _ping(client: Client) -> object:
+    return await client.ping()
+
+
+async def _measured(
+    round_trip: RoundTrip, command: Callable[[Client], Awaitable[T]], client: Client
+) -> T:
+    """Carry out a command, and tell how long that took."""
+    began = monotonic()
+    try:
+        result = await command(client)
+    except BaseException as exc:
+        round_trip(monotonic() - began, exc)
+        raise
+    round_trip(monotonic() - began, None)
+    return result
 
 
 def _checked(url: str) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
 
     from ..log import Created, Deliver, Renewed
+    from ..remote_log import RoundTrip
     from .link import Client, Source
     from .reader import Stream
 
@@ -259,6 +260,14 @@ class RedisLog:
             self._names = None
             self._name_streams.clear()
             self.presence.clear()
+
+    async def ping(self) -> None:
+        """See :meth:`sse_asgi.hub.RemoteLog.ping`."""
+        await self._link.ping()
+
+    def observe(self, round_trip: RoundTrip) -> None:
+        """See :meth:`sse_asgi.hub.RemoteLog.observe`."""
+        self._link.round_trip = round_trip
 
     # -- new events ------------------------------------------------------------------------------
 
