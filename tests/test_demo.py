@@ -27,7 +27,7 @@ from sse_asgi import ServerSentEvent
 from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
 from sse_asgi.demo.app import create_app
 from sse_asgi.demo.machine import Sample, samples
-from sse_asgi.demo.tail import LogReader, tail
+from sse_asgi.demo.log_file import LogReader, follow
 from sse_asgi.testing import Connection, connect
 from sse_asgi.types import ASGIApp, Message, Scope
 
@@ -51,7 +51,7 @@ def log(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def tailing(path: Path, last_event_id: str | None = None) -> AsyncGenerator[Tail, None]:
-    async with aclosing(tail(str(path), last_event_id, interval=0.001)) as stream:
+    async with aclosing(follow(str(path), last_event_id, interval=0.001)) as stream:
         yield stream
 
 
@@ -66,7 +66,7 @@ async def take_lines(stream: Tail, count: int) -> list[str | None]:
 
 @contextmanager
 def reading(path: Path, last_event_id: str | None = None) -> Iterator[LogReader]:
-    """What `tail` is made of, without waiting: every step is the test's."""
+    """What `follow` is made of, without waiting: every step is the test's."""
     reader = LogReader(str(path), last_event_id)
     try:
         yield reader
@@ -455,7 +455,7 @@ def test_every_line_exactly_once_however_often_a_client_comes_back(
                 del lines[kept % (len(lines) + 1) :]
                 position = lines[-1][1] if lines else 0
                 await stream.aclose()
-                stream = tail(str(log), str(position), interval=0.001)
+                stream = follow(str(log), str(position), interval=0.001)
             async with aclosing(stream):
                 await receive(stream, lines, len(complete_lines(content)) - len(lines))
         assert lines == complete_lines(content)
