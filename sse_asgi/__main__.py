@@ -87,7 +87,9 @@ class Serving:
         """Serve until a signal comes, or :meth:`pause` is called."""
         import uvicorn
 
-        config = uvicorn.Config(app, lifespan="on", ws="none", log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            app, lifespan="on", ws="none", log_level="warning", access_log=False
+        )
         self._server = uvicorn.Server(config)
         if not self._over:
             self._server.run(sockets=[listener])

@@ -147,7 +147,7 @@ for (const copy of document.querySelectorAll("[data-copies]")) {
 }
 
 function waiting(now) {
-  if (stats.state === "open") return "";
+  if (stats.state === "open") return stats.reconnects ? "" : "Press one, and see it come back.";
   const seconds = Math.ceil((backAt - now) / 1000);
   const attempts = lostAt ? many(tries, "try", "tries") : "";
   return seconds > 0 ? `back in ${seconds} s · ${attempts}` : attempts;
