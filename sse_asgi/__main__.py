@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import uvicorn  # noqa: F401
 
-        from .demo.app import AWAY, create_app
-        from .demo.figures import Figures
+        from .demo.app import AWAY, Lasting, create_app
     except ModuleNotFoundError as exc:
         if exc.name not in {"psutil", "uvicorn"}:
             raise
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Port 0 was any port. When the server comes back it is to be the same one.
     port = listener.getsockname()[1]
     loopback = _is_loopback(listener)
-    figures, serving = Figures(), Serving()
+    lasting, serving = Lasting(), Serving()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, serving.end)
     url = _url(options.host, listener)
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 ping=options.ping,
                 loopback=loopback,
                 stop=serving.pause if loopback or options.allow_stop else None,
-                figures=figures,
+                lasting=lasting,
             )
             serving.run(app, listener)
         if not serving.wait(AWAY):

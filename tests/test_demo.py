@@ -28,10 +28,10 @@ from hypothesis import strategies as st
 import sse_asgi
 from sse_asgi import ServerSentEvent
 from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
-from sse_asgi.demo.app import create_app
-from sse_asgi.demo.machine import Sample, samples
+from sse_asgi.demo.app import Lasting, create_app
 from sse_asgi.demo.figures import Figures
 from sse_asgi.demo.log_file import LogReader, follow
+from sse_asgi.demo.machine import Sample, samples
 from sse_asgi.testing import Connection, connect
 from sse_asgi.types import ASGIApp, Message, Scope
 
@@ -716,7 +716,7 @@ async def test_a_client_that_comes_back_gets_every_sample(monkeypatch: pytest.Mo
 async def test_figures_are_those_of_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     fast(monkeypatch)
     figures = Figures()
-    app = demo(figures=figures)
+    app = demo(lasting=Lasting(figures))
     with anyio.fail_after(HANG):
         async with LifespanManager(app):
             async with connect(app, "/events") as one, connect(app, "/events") as two:
@@ -738,7 +738,7 @@ async def test_figures_are_those_of_the_streams(monkeypatch: pytest.MonkeyPatch)
 async def test_figures_of_a_log(log: Path) -> None:
     """All that a client has got is counted, and nothing else."""
     figures = Figures()
-    app = demo(str(log), figures=figures)
+    app = demo(str(log), lasting=Lasting(figures))
     append(log, b"one\ntwo\n")
     with anyio.fail_after(HANG):
         async with connect(app, "/log") as stream:
@@ -806,7 +806,8 @@ async def test_who_cant_be_disconnected(value: Any, status: int, text: str) -> N
 
 async def test_a_stop_says_goodbye_and_ends_all_streams() -> None:
     stopped: list[bool] = []
-    app = demo(stop=lambda: stopped.append(True))
+    lasting = Lasting()
+    app = demo(stop=lambda: stopped.append(True), lasting=lasting)
     async with LifespanManager(app), speaking_to(app) as client:
         async with connect(app, "/events") as one, connect(app, "/events") as two:
             machines = [json.loads((await stream.receive()).data) for stream in (one, two)]
@@ -816,8 +817,11 @@ async def test_a_stop_says_goodbye_and_ends_all_streams() -> None:
             for stream in (one, two):
                 assert await until_goodbye(stream) == {"reason": "stopping", "seconds": 5}
         assert stopped == [True]
+    # The server that comes back does not stop again at once.
+    app = demo(stop=lambda: stopped.append(True), lasting=lasting)
+    async with LifespanManager(app), speaking_to(app) as client:
         status, text = await posted(client, "/stop", {})
-        assert (status, text[:31]) == (429, "this may be done once in 10 s: ")
+        assert (status, text[:31]) == (429, "this may be done once in 15 s: ")
         assert stopped == [True]
 
 
@@ -1163,38 +1167,52 @@ def test_wall_of_a_server_that_was_killed(client: httpx.Client) -> None:
             assert json.loads(said.data)["text"] == "after"
 
 
+def until_away(client: httpx.Client, url: str) -> None:
+    """Wait until nobody listens."""
+    with pytest.raises(httpx.ConnectError):
+        while True:
+            client.get(url)
+
+
+def until_back(client: httpx.Client, url: str) -> None:
+    while True:
+        try:
+            assert client.get(url).status_code == 200
+        except httpx.ConnectError:
+            time.sleep(0.05)
+        else:
+            return
+
+
 def test_stop_and_come_back(client: httpx.Client, log: Path) -> None:
-    """The port is closed for some seconds. What the process knew is gone, but not its figures."""
+    """What the server knew is gone then, but not the figures of the program."""
     append(log, b"one\n")
     with running("--tail", str(log)) as program:
-        for stop in (1, 2):
-            with streaming(client, f"{program.url}events?client=me") as events:
-                with streaming(client, f"{program.url}log") as lines:
-                    assert next(events).event == "machine"
-                    assert next(lines).data == "one"
-                    client.post(f"{program.url}say", json={"text": "forget it"})
-                    assert client.post(f"{program.url}stop", json={}).status_code == 202
-                    *_, last = events
-                    assert json.loads(last.data) == {"reason": "stopping", "seconds": 5}
-                    assert list(lines) == []
-            with pytest.raises(httpx.ConnectError):
-                while True:
-                    client.get(program.url)
-            if stop == 2:
-                break
-            while True:
-                try:
-                    assert client.get(program.url).status_code == 200
-                    break
-                except httpx.ConnectError:
-                    time.sleep(0.05)
-            with streaming(client, f"{program.url}events") as events:
+        with streaming(client, f"{program.url}events?client=me") as events:
+            with streaming(client, f"{program.url}log") as lines:
                 assert next(events).event == "machine"
-                sample = next(events)
-                assert sample.event == "sample"  # nothing is on the wall
-                assert json.loads(sample.data)["server"]["ended"] == {"shutdown": 2}
-        # A signal ends it while there is no server, too.
+                assert next(lines).data == "one"
+                client.post(f"{program.url}say", json={"text": "forget it"})
+                assert client.post(f"{program.url}stop", json={}).status_code == 202
+                *_, last = events
+                assert json.loads(last.data) == {"reason": "stopping", "seconds": 5}
+                assert list(lines) == []
+        until_away(client, program.url)
+        until_back(client, program.url)
+        with streaming(client, f"{program.url}events") as events:
+            assert next(events).event == "machine"
+            sample = next(events)
+            assert sample.event == "sample"  # nothing is on the wall
+            assert json.loads(sample.data)["server"]["ended"] == {"shutdown": 2}
         assert program.stop(signal.SIGTERM) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_signal_while_there_is_no_server(client: httpx.Client, number: int) -> None:
+    with running() as program:
+        assert client.post(f"{program.url}stop", json={}).status_code == 202
+        until_away(client, program.url)
+        assert program.stop(number) == (0, "", "")
 
 
 def test_port_that_somebody_has_taken_meanwhile(client: httpx.Client) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sse_asgi.hub import Subscription
     from sse_asgi.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["AWAY", "create_app"]
+__all__ = ["AWAY", "Lasting", "create_app"]
 
 FILES = ("app.py", "charts.js", "log.js", "page.js", "stream.js", "style.css", "wall.js")
 
@@ -42,13 +42,21 @@ AWAY = 5
 RETRY = 1000
 
 
+@dataclass
+class Lasting:
+    """What goes on when another server takes the place of one that was stopped."""
+
+    figures: Figures = field(default_factory=Figures)
+    stops: Rate = field(default_factory=lambda: Rate(1, 3 * AWAY))
+
+
 def create_app(
     log_file: str | None = None,
     *,
     ping: float = 15.0,
     loopback: bool = True,
     stop: Callable[[], object] | None = None,
-    figures: Figures | None = None,
+    lasting: Lasting | None = None,
 ) -> ASGIApp:
     """Make the demo: a page, and what it shows. It needs a server that runs its lifespan.
 
@@ -62,9 +70,9 @@ def create_app(
         in ``Host`` are refused.
     :param stop: a function that stops the server, and starts it again after some seconds; without
         one it can't be stopped from the page.
-    :param figures: what counts, if it is to go on when another server takes the place of this one.
+    :param lasting: what goes on after such a stop.
     """
-    demo = Demo(log_file, stop, Figures() if figures is None else figures)
+    demo = Demo(log_file, stop, Lasting() if lasting is None else lasting)
     options: dict[str, Any] = {
         "ping": ping,
         "retry": RETRY,
@@ -97,14 +105,14 @@ class Demo:
     """What the demo streams, and what can be done to it: see :func:`create_app`."""
 
     def __init__(
-        self, log_file: str | None, stop: Callable[[], object] | None, figures: Figures
+        self, log_file: str | None, stop: Callable[[], object] | None, lasting: Lasting
     ) -> None:
-        self.figures = figures
+        self.figures = lasting.figures
         self.shutdown = Shutdown()
         self._hub = Hub(max_events=KEPT)
         self._log_file = log_file
         self._stop = stop
-        self._stops = Rate(1, 2 * AWAY)
+        self._stops = lasting.stops
         self._disconnects = Rate(10, 10)
         self._away: int | None = None  # for how long we are going, if that is known
 
