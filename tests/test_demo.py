@@ -1077,6 +1077,15 @@ def test_page_and_its_files_are_all_there_is(client: httpx.Client) -> None:
             assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
+def test_picture_in_the_readme() -> None:
+    """``python -m tests.browser.picture`` makes it."""
+    root = Path(__file__).parents[1]
+    assert "](docs/images/demo.png)" in root.joinpath("README.md").read_text("utf-8")
+    picture = root.joinpath("docs", "images", "demo.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 200_000
+
+
 def test_stats_are_this_machines(client: httpx.Client) -> None:
     with running() as program, ExitStack() as stack:
         viewers = [stack.enter_context(streaming(client, f"{program.url}events")) for _ in range(3)]
@@ -1207,12 +1216,11 @@ def test_stop_and_come_back(client: httpx.Client, log: Path) -> None:
         assert program.stop(signal.SIGTERM) == (0, "", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_signal_while_there_is_no_server(client: httpx.Client, number: int) -> None:
+def test_signal_while_there_is_no_server(client: httpx.Client) -> None:
     with running() as program:
         assert client.post(f"{program.url}stop", json={}).status_code == 202
         until_away(client, program.url)
-        assert program.stop(number) == (0, "", "")
+        assert program.stop(signal.SIGTERM) == (0, "", "")
 
 
 def test_port_that_somebody_has_taken_meanwhile(client: httpx.Client) -> None:
