@@ -46,7 +46,7 @@ def describe() -> dict[str, Any]:
 
 async def samples() -> AsyncGenerator[Sample, None]:
     """A machine with something to do. The last 40 seconds are there at once."""
-    noise = random.Random(8)  # noqa: S311
+    noise = random.Random(8)
     start = time.time() - 40
     for number in range(10_000):
         await anyio.sleep(max(0.0, start + number - time.time()))
