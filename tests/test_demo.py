@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -1180,7 +1180,8 @@ def until_away(client: httpx.Client, url: str) -> None:
     """Wait until nobody listens."""
     with pytest.raises(httpx.ConnectError):
         while True:
-            client.get(url)
+            with suppress(httpx.ReadError, httpx.RemoteProtocolError):  # it closes under us
+                client.get(url)
 
 
 def until_back(client: httpx.Client, url: str) -> None:
