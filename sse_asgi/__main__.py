@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import ipaddress
 import os
 import signal
 import socket
 import stat
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from .command_line import PROG, Parser, seconds
@@ -19,6 +21,10 @@ from .command_line import PROG, Parser, seconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
+
+    import uvicorn
+
+    from .types import ASGIApp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     options = parser.parse_args(arguments)
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
-        from .demo.app import create_app
+        from .demo.app import AWAY, Lasting, create_app
     except ModuleNotFoundError as exc:
         if exc.name not in {"psutil", "uvicorn"}:
             raise
@@ -42,29 +48,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listener = _listen(options.host, options.port)
     except (OSError, UnicodeError) as exc:
         parser.error(f"can't listen on {options.host!r}, port {options.port}: {_reason(exc)}")
-    with listener:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(options.tail, ping=options.ping),
-                lifespan="off",
-                ws="none",
-                log_level="warning",
-                access_log=False,
+    # Port 0 was any port. When the server comes back it is to be the same one.
+    port = listener.getsockname()[1]
+    loopback = _is_loopback(listener)
+    lasting, serving = Lasting(), Serving()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, serving.end)
+    url = _url(options.host, listener)
+    print(f"sse_asgi demo on {url} (Ctrl-C to stop)")
+    print(f"Its events in a terminal: {PROG} tail {url}events", flush=True)
+    while True:
+        with listener:
+            app = create_app(
+                options.tail,
+                ping=options.ping,
+                loopback=loopback,
+                stop=serving.pause if loopback or options.allow_stop else None,
+                lasting=lasting,
             )
+            serving.run(app, listener)
+        if not serving.wait(AWAY):
+            return 0
+        try:
+            listener = _listen(options.host, port)
+        except OSError as exc:
+            parser.error(f"can't listen again on port {port}: {_reason(exc)}")
+
+
+class Serving:
+    """The servers of this process, one after another, until a signal ends them."""
+
+    def __init__(self) -> None:
+        self._server: uvicorn.Server | None = None
+        self._over = False
+
+    def run(self, app: ASGIApp, listener: socket.socket) -> None:
+        """Serve until a signal comes, or :meth:`pause` is called."""
+        import uvicorn
+
+        config = uvicorn.Config(
+            app, lifespan="on", ws="none", log_level="warning", access_log=False
         )
+        self._server = uvicorn.Server(config)
+        if not self._over:
+            self._server.run(sockets=[listener])
 
-        # uvicorn stops on these signals, and then raises them for the handlers it has replaced.
-        # This is such a handler, so `run` returns and the process exits by itself.
-        def stop(signum: int, frame: FrameType | None) -> None:
-            server.should_exit = True
+    def pause(self) -> None:
+        """Stop the server that runs."""
+        assert self._server is not None
+        self._server.should_exit = True
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
-        url = _url(options.host, listener)
-        print(f"sse_asgi demo on {url} (Ctrl-C to stop)")
-        print(f"Its events in a terminal: {PROG} tail {url}events", flush=True)
-        server.run(sockets=[listener])
-    return 0
+    def end(self, signum: int, frame: FrameType | None) -> None:
+        """End it all: this is a signal handler.
+
+        uvicorn stops on these signals, and then raises them for the handlers it has replaced. This
+        is such a handler, so ``run`` returns and the process exits by itself.
+        """
+        self._over = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def wait(self, seconds: float) -> bool:
+        """Wait before the next server. Return whether there is to be one."""
+        until = time.monotonic() + seconds
+        while not self._over and time.monotonic() < until:
+            time.sleep(0.05)
+        return not self._over
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -88,6 +137,12 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tail", type=_log_file, metavar="FILE", help="also stream the lines of this log file"
+    )
+    parser.add_argument(
+        "--allow-stop",
+        action="store_true",
+        help="let everybody who can open the page stop the server for some seconds; on a loopback "
+        "address that is always so",
     )
     return parser
 
@@ -130,6 +185,10 @@ def _listen(host: str, port: int) -> socket.socket:
                 raise
             failure = exc
     raise failure
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _reason(exc: OSError | UnicodeError) -> str:

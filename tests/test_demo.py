@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anyio
 import httpx
 import psutil
 import pytest
+from asgi_lifespan import LifespanManager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sse_asgi
 from sse_asgi import ServerSentEvent
 from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
-from sse_asgi.demo.app import create_app
+from sse_asgi.demo.app import Lasting, create_app
+from sse_asgi.demo.figures import Figures
+from sse_asgi.demo.log_file import LogReader, follow
 from sse_asgi.demo.machine import Sample, samples
-from sse_asgi.demo.tail import LogReader, tail
 from sse_asgi.testing import Connection, connect
 from sse_asgi.types import ASGIApp, Message, Scope
 
@@ -51,7 +55,7 @@ def log(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def tailing(path: Path, last_event_id: str | None = None) -> AsyncGenerator[Tail, None]:
-    async with aclosing(tail(str(path), last_event_id, interval=0.001)) as stream:
+    async with aclosing(follow(str(path), last_event_id, interval=0.001)) as stream:
         yield stream
 
 
@@ -66,7 +70,7 @@ async def take_lines(stream: Tail, count: int) -> list[str | None]:
 
 @contextmanager
 def reading(path: Path, last_event_id: str | None = None) -> Iterator[LogReader]:
-    """What `tail` is made of, without waiting: every step is the test's."""
+    """What `follow` is made of, without waiting: every step is the test's."""
     reader = LogReader(str(path), last_event_id)
     try:
         yield reader
@@ -455,7 +459,7 @@ def test_every_line_exactly_once_however_often_a_client_comes_back(
                 del lines[kept % (len(lines) + 1) :]
                 position = lines[-1][1] if lines else 0
                 await stream.aclose()
-                stream = tail(str(log), str(position), interval=0.001)
+                stream = follow(str(log), str(position), interval=0.001)
             async with aclosing(stream):
                 await receive(stream, lines, len(complete_lines(content)) - len(lines))
         assert lines == complete_lines(content)
@@ -633,8 +637,13 @@ async def test_samples_of_the_real_machine() -> None:
 # The application, in this process and on both event loops.
 
 
+def demo(log_file: str | None = None, **options: Any) -> ASGIApp:
+    """The demo for any name in `Host`: `connect` and httpx choose theirs."""
+    return create_app(log_file, loopback=False, **options)
+
+
 async def test_application(log: Path) -> None:
-    app = create_app(str(log))
+    app = demo(str(log))
     append(log, b"one\ntwo\n")
     with anyio.fail_after(HANG):
         async with connect(app, "/log") as stream:
@@ -645,9 +654,186 @@ async def test_application(log: Path) -> None:
         async with connect(app, "/log", headers={"last-event-id": stream.last_event_id}) as stream:
             append(log, b"four\n")
             assert (await stream.receive()).data == "four"
-        async with connect(app, "/events") as stream:
+        async with LifespanManager(app), connect(app, "/events") as stream:
             assert (await stream.receive()).event == "machine"
             assert (await stream.receive()).event == "sample"
+
+
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the machine more often than once a second."""
+    monkeypatch.setattr("sse_asgi.demo.app.samples", lambda: samples(0.01))
+
+
+async def numbers(stream: Connection, count: int) -> list[int]:
+    """The numbers of the next samples."""
+    found: list[int] = []
+    while len(found) < count:
+        event = await stream.receive()
+        assert event.event in {"machine", "sample"}
+        if event.event == "sample":
+            found.append(json.loads(event.data)["number"])
+    return found
+
+
+async def test_a_new_client_begins_with_the_last_30_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They were measured while nobody was there, or for others."""
+    fast(monkeypatch)
+    app = demo()
+    with anyio.fail_after(HANG):
+        async with LifespanManager(app), connect(app, "/events") as first:
+            while (await numbers(first, 1))[0] < 40:
+                pass
+            async with connect(app, "/events") as second:
+                before = json.loads((await second.receive()).data)["time"]
+                replayed: list[int] = []
+                while (sample := json.loads((await second.receive()).data))["time"] <= before:
+                    replayed.append(sample["number"])
+    # One that came while it connected may be among them.
+    assert 30 <= len(replayed) <= 33
+    assert replayed == list(range(replayed[0], replayed[0] + len(replayed)))
+
+
+async def test_a_client_that_comes_back_gets_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast(monkeypatch)
+    app = demo()
+    with anyio.fail_after(HANG):
+        async with LifespanManager(app):
+            async with connect(app, "/events") as stream:
+                seen = await numbers(stream, 5)
+            async with connect(app, "/events") as other:
+                while (await numbers(other, 1))[0] < seen[-1] + 40:
+                    pass
+            id = stream.last_event_id
+            async with connect(app, "/events", headers={"last-event-id": id}) as stream:
+                machine = json.loads((await stream.receive()).data)
+                assert machine["last_event_id"] == id
+                seen += await numbers(stream, 50)
+    assert seen == list(range(seen[0], seen[0] + len(seen)))
+
+
+async def test_figures_are_those_of_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast(monkeypatch)
+    figures = Figures()
+    app = demo(lasting=Lasting(figures))
+    with anyio.fail_after(HANG):
+        async with LifespanManager(app):
+            async with connect(app, "/events") as one, connect(app, "/events") as two:
+                while True:
+                    event = await one.receive()
+                    await two.receive()
+                    if event.event == "sample":
+                        server = json.loads(event.data)["server"]
+                        if server["open"] == 2 and server["events"] > 10:
+                            break
+                assert server["ended"] == {}
+                assert server["bytes"] > server["events"] * 10
+                await one.disconnect()
+            while (read := figures.read())["open"]:
+                await anyio.sleep(0.01)
+    assert read["ended"] == {"client_disconnected": 2}
+
+
+async def test_figures_of_a_log(log: Path) -> None:
+    """All that a client has got is counted, and nothing else."""
+    figures = Figures()
+    app = demo(str(log), lasting=Lasting(figures))
+    append(log, b"one\ntwo\n")
+    with anyio.fail_after(HANG):
+        async with connect(app, "/log") as stream:
+            assert [(await stream.receive()).data for _ in range(2)] == ["one", "two"]
+            while (read := figures.read())["events"] < 3:
+                await anyio.sleep(0.01)
+            # An id by itself comes first: it is where the client is.
+            frames = b"id: 0\n\nid: 4\ndata: one\n\nid: 8\ndata: two\n\n"
+            assert read == {"open": 1, "events": 3, "bytes": len(frames), "ended": {}}
+
+
+# To end a connection, or all.
+
+
+async def posted(client: httpx.AsyncClient, path: str, value: Any) -> tuple[int, str]:
+    answer = await client.post(path, json=value)
+    return answer.status_code, answer.text.strip()
+
+
+async def until_goodbye(stream: Connection) -> dict[str, Any]:
+    """What the last event of a stream says, after which it ends."""
+    while (event := await stream.receive()).event != "goodbye":
+        pass
+    assert [event async for event in stream] == []
+    said: dict[str, Any] = json.loads(event.data)
+    return said
+
+
+async def test_a_client_can_end_its_own_stream_and_no_other() -> None:
+    app = demo()
+    async with speaking_to(app) as client:
+        async with connect(app, "/events?client=me") as mine, connect(app, "/events") as other:
+            await client.post("/say", json={"text": "before"})
+            assert await said(mine) == ["before"]
+            assert await posted(client, "/disconnect", {"client": "me"}) == (200, "disconnected")
+            assert await until_goodbye(mine) == {"reason": "disconnected", "seconds": None}
+            await client.post("/say", json={"text": "after"})
+            assert await said(other, 2) == ["before", "after"]
+        # It comes back as who it was, and has missed nothing.
+        headers = {"last-event-id": mine.last_event_id}
+        async with connect(app, "/events?client=me", headers=headers) as mine:
+            assert await said(mine) == ["after"]
+            assert await posted(client, "/disconnect", {"client": "me"}) == (200, "disconnected")
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "text"),
+    [
+        ({"client": "nobody"}, 404, "no stream is open whose client is 'nobody'"),
+        # Streams that have not said who they are are nobody's.
+        ({"client": ""}, 400, 'this takes {"client": the one of /events?client=...}'),
+        ({"client": None}, 400, 'this takes {"client": the one of /events?client=...}'),
+        ({}, 400, 'this takes {"client": the one of /events?client=...}'),
+        ([], 400, 'this takes {"client": the one of /events?client=...}'),
+    ],
+)
+async def test_who_cant_be_disconnected(value: Any, status: int, text: str) -> None:
+    app = demo()
+    async with speaking_to(app) as client, connect(app, "/events") as stream:
+        await stream.receive()
+        assert await posted(client, "/disconnect", value) == (status, text)
+        await client.post("/say", json={"text": "still here"})
+        assert await said(stream) == ["still here"]
+
+
+async def test_a_stop_says_goodbye_and_ends_all_streams() -> None:
+    stopped: list[bool] = []
+    lasting = Lasting()
+    app = demo(stop=lambda: stopped.append(True), lasting=lasting)
+    async with LifespanManager(app), speaking_to(app) as client:
+        async with connect(app, "/events") as one, connect(app, "/events") as two:
+            machines = [json.loads((await stream.receive()).data) for stream in (one, two)]
+            assert [machine["away"] for machine in machines] == [5, 5]
+            answer = await posted(client, "/stop", {})
+            assert answer == (202, "the server stops, and comes back in 5 s")
+            for stream in (one, two):
+                assert await until_goodbye(stream) == {"reason": "stopping", "seconds": 5}
+        assert stopped == [True]
+    # The server that comes back does not stop again at once.
+    app = demo(stop=lambda: stopped.append(True), lasting=lasting)
+    async with LifespanManager(app), speaking_to(app) as client:
+        status, text = await posted(client, "/stop", {})
+        assert (status, text[:31]) == (429, "this may be done once in 15 s: ")
+        assert stopped == [True]
+
+
+async def test_a_server_that_may_not_be_stopped() -> None:
+    app = demo()
+    async with LifespanManager(app), speaking_to(app) as client:
+        async with connect(app, "/events") as stream:
+            assert json.loads((await stream.receive()).data)["away"] is None
+            status, text = await posted(client, "/stop", {})
+            assert (status, "--allow-stop" in text) == (403, True)
+            await client.post("/say", json={"text": "still here"})
+            assert await said(stream) == ["still here"]
 
 
 # The wall.
@@ -673,14 +859,15 @@ async def said(stream: Connection, count: int = 1) -> list[str]:
 
 
 async def test_what_one_says_everybody_gets() -> None:
-    app = create_app()
+    app = demo()
     async with speaking_to(app) as client, connect(app, "/events") as one:
         async with connect(app, "/events") as two:
             for text in ("hello", "<b>&amp;</b> \N{SNOWMAN}"):
                 answer = await client.post("/say", json={"text": f" {text}\n"})
                 assert answer.status_code == 201
                 assert await said(one) == await said(two) == [text]
-                assert two.last_event_id == answer.text.strip()
+                # The id of the stream has the place in the other topic, too.
+                assert two.last_event_id.endswith(f".{answer.text.strip()}")
         # Who was away gets what it has missed; who comes for the first time what there is.
         for text in ("while", "away"):
             await client.post("/say", json={"text": text})
@@ -690,8 +877,18 @@ async def test_what_one_says_everybody_gets() -> None:
             assert (await said(stream, 4))[::3] == ["hello", "away"]
 
 
+async def test_who_says_it() -> None:
+    app = demo()
+    async with speaking_to(app) as client, connect(app, "/events") as stream:
+        assert (await stream.receive()).event == "machine"
+        for given, name in ((" <b>Ann</b> ", "<b>Ann</b>"), (" ", "somebody"), (None, "somebody")):
+            message = {"text": "hello"} if given is None else {"text": "hello", "name": given}
+            await client.post("/say", json=message)
+            assert json.loads((await stream.receive()).data)["name"] == name
+
+
 async def test_what_is_said_again_is_said_once() -> None:
-    app = create_app()
+    app = demo()
     async with speaking_to(app) as client, connect(app, "/events") as stream:
         message = {"text": "once", "key": "k" * 64}
         answers = [await client.post("/say", json=message) for _ in range(2)]
@@ -712,12 +909,14 @@ async def test_what_is_said_again_is_said_once() -> None:
         b'{"text": 1}',
         b'{"text": " \\n"}',
         json.dumps({"text": "x" * 501}).encode(),
+        json.dumps({"text": "x", "name": 1}).encode(),
+        json.dumps({"text": "x", "name": "x" * 41}).encode(),
         json.dumps({"text": "x", "key": 1}).encode(),
         json.dumps({"text": "x", "key": "x" * 65}).encode(),
     ],
 )
 async def test_what_cant_be_said(body: bytes) -> None:
-    app = create_app()
+    app = demo()
     headers = {"content-type": "application/json"}
     async with speaking_to(app) as client, connect(app, "/events") as stream:
         answer = await client.post("/say", content=body, headers=headers)
@@ -729,7 +928,7 @@ async def test_what_cant_be_said(body: bytes) -> None:
 async def test_half_a_character_can_be_said() -> None:
     """UTF-8 can't carry it, and JSON can."""
     body = b'{"text": "half \\ud83d"}'
-    app = create_app()
+    app = demo()
     async with speaking_to(app) as client, connect(app, "/events") as stream:
         headers = {"content-type": "application/json"}
         answer = await client.post("/say", content=body, headers=headers)
@@ -738,7 +937,7 @@ async def test_half_a_character_can_be_said() -> None:
 
 
 async def test_how_nothing_can_be_said() -> None:
-    async with speaking_to(create_app()) as client:
+    async with speaking_to(demo()) as client:
         for method in ("GET", "HEAD", "PUT", "OPTIONS"):
             answer = await client.request(method, "/say")
             assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -770,7 +969,7 @@ async def test_what_is_too_long_is_not_read_to_its_end() -> None:
     headers = [(b"content-type", b"application/json")]
     scope: Scope = {"type": "http", "method": "POST", "path": "/say", "headers": headers}
     with anyio.fail_after(HANG):
-        await create_app()(scope, receive, send)
+        await demo()(scope, receive, send)
     assert (parts, sent[0]["status"]) == (3, 413)  # 8193 bytes
 
 
@@ -853,13 +1052,38 @@ def test_page(client: httpx.Client) -> None:
             assert client.get(program.url + path).status_code == 404
 
 
-def test_page_is_all_there_is() -> None:
-    page = Path(sse_asgi.__file__).with_name("demo").joinpath("index.html").read_text("utf-8")
-    page = page.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
-    for outside in ("http:", "https:", "//cdn", "@import", "url("):
-        assert outside not in page
-    for unsafe in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write"):
-        assert unsafe not in page
+def test_page_and_its_files_are_all_there_is(client: httpx.Client) -> None:
+    with running() as program:
+        page = client.get(program.url)
+        names = re.findall(r'(?:src|href)="([^":]+)"', page.text)
+        texts = {"": page}
+        for name in names:
+            texts[name] = client.get(program.url + name)
+            # A module names others.
+            names += re.findall(r'^import .* from "./(.+)";', texts[name].text, re.MULTILINE)
+        assert {"app.py", "charts.js", "log.js", "page.js", "style.css", "wall.js"} < set(names)
+        types = {"": "html", "css": "css", "js": "javascript", "py": "plain"}
+        for name, response in texts.items():
+            assert response.status_code == 200, name
+            kind = types[name.rpartition(".")[2]]
+            assert response.headers["content-type"] == f"text/{kind}; charset=utf-8"
+            assert response.headers["content-security-policy"].startswith("default-src 'none';")
+            text = response.text.replace("http://www.w3.org/2000/svg", "")  # no address, a name
+            for outside in ("http:", "https:", "//cdn", "@import", "url("):
+                assert outside not in text, name
+            for unsafe in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write"):
+                assert unsafe not in text, name
+            answer = client.post(program.url + name)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_picture_in_the_readme() -> None:
+    """``python -m tests.browser.picture`` makes it."""
+    root = Path(__file__).parents[1]
+    assert "](docs/images/demo.png)" in root.joinpath("README.md").read_text("utf-8")
+    picture = root.joinpath("docs", "images", "demo.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 200_000
 
 
 def test_stats_are_this_machines(client: httpx.Client) -> None:
@@ -874,7 +1098,8 @@ def test_stats_are_this_machines(client: httpx.Client) -> None:
         for _ in range(2):
             for events in viewers:
                 event = next(events)
-                assert (event.event, event.id) == ("sample", "")
+                assert event.event == "sample"
+                assert event.id
                 sample = json.loads(event.data)
                 assert 0 <= sample["cpu"] <= 100
                 assert len(sample["cores"]) == described["cores"]
@@ -944,10 +1169,96 @@ def test_wall_of_a_server_that_was_killed(client: httpx.Client) -> None:
         client.post(f"{program.url}say", json={"text": "after"})
         with streaming(client, f"{program.url}events?last_event_id={before}") as events:
             others = (event for event in events if event.event != "sample")
-            _, gap, said = (next(others) for _ in range(3))
-            assert gap.event == "gap"
-            assert json.loads(gap.data) == {"after": before, "position": gap.id, "missed": None}
+            _, *gaps, said = (next(others) for _ in range(4))
+            assert {gap.event for gap in gaps} == {"gap"}
+            told = {json.loads(gap.data)["topic"]: json.loads(gap.data)["missed"] for gap in gaps}
+            assert told == {"machine": None, "wall": None}
             assert json.loads(said.data)["text"] == "after"
+
+
+def until_away(client: httpx.Client, url: str) -> None:
+    """Wait until nobody listens."""
+    with pytest.raises(httpx.ConnectError):
+        while True:
+            with suppress(httpx.ReadError, httpx.RemoteProtocolError):  # it closes under us
+                client.get(url)
+
+
+def until_back(client: httpx.Client, url: str) -> None:
+    while True:
+        try:
+            assert client.get(url).status_code == 200
+        except httpx.ConnectError:
+            time.sleep(0.05)
+        else:
+            return
+
+
+def test_stop_and_come_back(client: httpx.Client, log: Path) -> None:
+    """What the server knew is gone then, but not the figures of the program."""
+    append(log, b"one\n")
+    with running("--tail", str(log)) as program:
+        with streaming(client, f"{program.url}events?client=me") as events:
+            with streaming(client, f"{program.url}log") as lines:
+                assert next(events).event == "machine"
+                assert next(lines).data == "one"
+                client.post(f"{program.url}say", json={"text": "forget it"})
+                assert client.post(f"{program.url}stop", json={}).status_code == 202
+                *_, last = events
+                assert json.loads(last.data) == {"reason": "stopping", "seconds": 5}
+                assert list(lines) == []
+        until_away(client, program.url)
+        until_back(client, program.url)
+        with streaming(client, f"{program.url}events") as events:
+            assert next(events).event == "machine"
+            sample = next(events)
+            assert sample.event == "sample"  # nothing is on the wall
+            assert json.loads(sample.data)["server"]["ended"] == {"shutdown": 2}
+        assert program.stop(signal.SIGTERM) == (0, "", "")
+
+
+def test_signal_while_there_is_no_server(client: httpx.Client) -> None:
+    with running() as program:
+        assert client.post(f"{program.url}stop", json={}).status_code == 202
+        until_away(client, program.url)
+        assert program.stop(signal.SIGTERM) == (0, "", "")
+
+
+def test_port_that_somebody_has_taken_meanwhile(client: httpx.Client) -> None:
+    with running() as program:
+        assert client.post(f"{program.url}stop", json={}).status_code == 202
+        port = int(program.url.rstrip("/").rpartition(":")[2])
+        while True:
+            try:
+                taken = socket.create_server(("127.0.0.1", port))
+                break
+            except OSError:
+                time.sleep(0.01)
+        with taken:
+            out, err = program.process.communicate(timeout=HANG)
+        assert (program.process.returncode, out) == (2, "")
+        assert err.startswith(f"python -m sse_asgi: error: can't listen again on port {port}: ")
+
+
+def test_other_addresses_than_loopback(client: httpx.Client) -> None:
+    """There every name in Host is served, and only an option lets visitors stop the server."""
+    for options, status in (((), 403), (("--allow-stop",), 202)):
+        with running("--host", "0.0.0.0", *options) as program:
+            answer = client.get(program.url, headers={"host": "demo.example"})
+            assert answer.status_code == 200
+            assert client.post(f"{program.url}stop", json={}).status_code == status
+
+
+def test_loopback_answers_to_its_own_names_only(client: httpx.Client) -> None:
+    """A page of another site may let its own name point to this machine."""
+    with running() as program:
+        for path in ("", "events", "page.js", "say"):
+            answer = client.get(program.url + path, headers={"host": "evil.example"})
+            assert answer.status_code == 421
+            assert "'evil.example' is no name of the loopback address" in answer.text
+        port = program.url.rstrip("/").rpartition(":")[2]
+        for host in (f"localhost:{port}", "[::1]:1", "127.0.0.1"):
+            assert client.get(program.url, headers={"host": host}).status_code == 200
 
 
 def test_log_is_rotated_and_truncated(client: httpx.Client, log: Path) -> None:
@@ -985,7 +1296,9 @@ def test_signal_ends_it_at_once_with_open_streams(
                 assert program.stop(number) == (0, "", "")
                 # Both responses were ended, not cut: httpx would raise.
                 assert list(lines) == []
-                assert {event.event for event in stats} <= {"sample"}
+                *before, last = stats
+                assert {event.event for event in before} <= {"sample"}
+                assert json.loads(last.data) == {"reason": "stopping", "seconds": None}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

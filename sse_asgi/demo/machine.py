@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = ["Sample", "describe", "samples"]
 class Sample:
     """The machine over the interval that ended at ``time``. Becomes JSON as it is."""
 
+    number: int  #: how many samples there were before
     time: float  #: Unix time, seconds
     cpu: float  #: all processors, 0 to 100
     cores: list[float]  #: each of them, 0 to 100
@@ -57,13 +59,13 @@ async def samples(interval: float = 1.0) -> AsyncGenerator[Sample, None]:
     """Measure the machine every ``interval`` seconds.
 
     The previous counters live here and not in the process, as those of ``psutil.cpu_percent()``
-    do: any number of viewers get right numbers.
+    do: any number of readers get right numbers.
     """
     before = await anyio.to_thread.run_sync(_read_counters)
-    while True:
+    for number in itertools.count():
         await anyio.sleep(interval)
         after = await anyio.to_thread.run_sync(_read_counters)
-        yield _between(before, after)
+        yield _between(number, before, after)
         before = after
 
 
@@ -86,13 +88,14 @@ def _busy_and_total(times: dict[str, float]) -> tuple[float, float]:
     return total - times["idle"] - times.get("iowait", 0.0), total
 
 
-def _between(before: _Counters, after: _Counters) -> Sample:
+def _between(number: int, before: _Counters, after: _Counters) -> Sample:
     elapsed = after.clock - before.clock
     deltas = [
         (busy_now - busy, total_now - total)
         for (busy, total), (busy_now, total_now) in zip(before.cores, after.cores, strict=False)
     ]
     return Sample(
+        number=number,
         time=round(time.time(), 3),
         cpu=_percent(sum(busy for busy, _ in deltas), sum(total for _, total in deltas)),
         cores=[_percent(busy, total) for busy, total in deltas],

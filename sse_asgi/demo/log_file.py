@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from io import FileIO
 
-__all__ = ["LogReader", "tail"]
+__all__ = ["LogReader", "follow"]
 
 #: Lines from before it came that a new client gets.
 HISTORY = 10
@@ -26,7 +26,7 @@ CHUNK = 64 * 1024
 FINGERPRINT = 64
 
 
-async def tail(
+async def follow(
     path: str, last_event_id: str | None = None, *, interval: float = 0.25
 ) -> AsyncGenerator[ServerSentEvent, None]:
     """Follow the file at ``path``, looking for more every ``interval`` seconds.
@@ -57,7 +57,7 @@ async def tail(
 class LogReader:
     """A reader of a file that grows, and that is replaced or truncated now and then.
 
-    It does blocking I/O, and nothing else that depends on time: see :func:`tail`.
+    It does blocking I/O, and nothing else that depends on time: see :func:`follow`.
     """
 
     def __init__(self, path: str, last_event_id: str | None) -> None:
