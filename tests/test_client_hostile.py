@@ -276,3 +276,38 @@ async def test_it_is_closed_when_it_is_time_to_connect(
             assert await collect(source) == []
             assert source.state is State.CLOSED
     assert len(peer.requests) == 1
+
+
+@pytest.mark.parametrize("how", ["a timeout", "a cancellation"])
+async def test_a_handshake_that_never_ends(library: Any, how: str) -> None:
+    """Who gives it up leaves no connection: the server sees its end."""
+    seen = 0
+
+    async def silent(stream: anyio.abc.SocketStream) -> None:
+        nonlocal seen
+        async with stream:
+            async for _ in stream:
+                pass
+            seen += 1
+
+    with anyio.fail_after(HANG):
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as tasks,
+            library.AsyncClient(trust_env=False, timeout=HANG) as client,
+        ):
+            tasks.start_soon(listener.serve, silent)
+            url = f"https://localhost:{listener.extra(anyio.abc.SocketAttribute.local_port)}/"
+            timeout = 0.2 if how == "a timeout" else None
+            async with EventSource(url, client=client, retry=0, idle_timeout=timeout) as source:
+                with anyio.CancelScope() as scope:
+                    tasks.start_soon(_cancel_later, scope)
+                    await anext(source)
+                while seen < 1:
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+
+
+async def _cancel_later(scope: anyio.CancelScope) -> None:
+    await anyio.sleep(0.5)
+    scope.cancel()

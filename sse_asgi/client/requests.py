@@ -14,6 +14,7 @@ import anyio
 from . import http2
 from .answer import Meaning, answer_of
 from .errors import ContentTypeError, EventSourceError, StatusError
+from .handshake import Handshake
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -179,9 +180,16 @@ class Requests:
             timeout=self._library.Timeout(
                 connect=settings.connect, read=None, write=settings.write, pool=settings.pool
             ),
+            extensions={"trace": (handshake := Handshake())},
             **self._body,
         )
-        response = await self._sent(request)
+        try:
+            response = await self._sent(request)
+        except BaseException:
+            if handshake.goes_on:
+                with anyio.move_on_after(CLOSING, shield=True):
+                    await handshake.close()
+            raise
         connection = Connection(response)
         try:
             return await self._judged(response, connection)
@@ -235,7 +243,7 @@ class Requests:
             if inspect.isawaitable(given):
                 given = await given
         pairs: Any = given.items() if isinstance(given, Mapping) else given
-        fields = [(_latin1(name).lower(), _latin1(value)) for name, value in pairs]
+        fields = [(_latin1(name).lower(), _latin1(value, name)) for name, value in pairs]
         names = {name for name, _ in fields}
         if b"last-event-id" in names:
             raise ValueError("give the id as last_event_id, not as a header field: it changes")
@@ -271,5 +279,14 @@ def library_of(client: object) -> Any:
     )
 
 
-def _latin1(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("latin-1")
+def _latin1(text: str | bytes, name: str | bytes | None = None) -> bytes:
+    """Return a name of a header field, or the value of the one that has a name, as bytes."""
+    if isinstance(text, bytes):
+        return text
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        what = "the name of a header field" if name is None else f"the header field {name!r:.80}"
+        raise ValueError(
+            f"{what} can have characters of Latin-1 only, not {text!r:.80}: encode it yourself"
+        ) from None
