@@ -311,3 +311,83 @@ async def test_a_handshake_that_never_ends(library: Any, how: str) -> None:
 async def _cancel_later(scope: anyio.CancelScope) -> None:
     await anyio.sleep(0.5)
     scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"x": "\N{SNOWMAN}"}, ValueError, "the header field 'x' can have characters of Latin-1"),
+        ({"\N{SNOWMAN}": "x"}, ValueError, "the name of a header field can have"),
+        ({"x": 1}, TypeError, "the header field 'x' must be str or bytes, not 1"),
+        ({"x": None}, TypeError, "the header field 'x' must be str or bytes, not None"),
+        ({1: "x"}, TypeError, "the name of a header field must be str or bytes, not 1"),
+    ],
+)
+async def test_header_fields_that_are_none(
+    library: Any, fields: Any, error: type[Exception], said: str
+) -> None:
+    async with Peer(library.__name__).client() as client:
+        async with EventSource("http://x/", client=client, headers=lambda: fields) as source:
+            with pytest.raises(error, match=said):
+                await anext(source)
+            assert source.state is State.CLOSED
+
+
+@pytest.mark.parametrize("who", ["headers", "on_bytes"])
+async def test_a_function_that_says_stop_does_not_end_the_stream(library: Any, who: str) -> None:
+    """Whoever takes tokens from an iterator would take its end for that of the stream."""
+    peer = Peer(library.__name__)
+    peer.answers = [peer.stream(frames(1, 1))]
+
+    async def headers() -> dict[str, str]:
+        raise StopAsyncIteration
+
+    def on_bytes(chunk: bytes) -> None:
+        raise StopAsyncIteration
+
+    options: Any = {"headers": headers} if who == "headers" else {"on_bytes": on_bytes}
+    async with peer.client() as client:
+        async with EventSource("http://x/", client=client, **options) as source:
+            with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+                await collect(source)
+
+
+async def test_ids_that_are_none(library: Any) -> None:
+    async with Peer(library.__name__).client() as client:
+        for wrong in (5, b"5"):
+            with pytest.raises(TypeError, match="last_event_id must be a string"):
+                EventSource("http://x/", client=client, last_event_id=wrong)  # type: ignore[arg-type]
+        async with EventSource("http://x/", client=client, last_event_id="\ud800") as source:
+            with pytest.raises(EventSourceError, match="as UTF-8"):
+                await anext(source)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_the_client_is_closed_by_somebody_else(library: Any, when: str) -> None:
+    async def one(stream: anyio.abc.SocketStream, had: int) -> None:
+        await stream.send(HEAD + b"\r\n" + frames(1, 1))
+        await stream.receive()
+
+    async with Server(one).running() as url, library.AsyncClient(trust_env=False) as client:
+        async with EventSource(url, client=client, retry=0) as source:
+            await anext(source)
+            async with anyio.create_task_group() as tasks:
+                if when == "before":
+                    await client.aclose()
+                else:
+                    tasks.start_soon(client.aclose)
+                with pytest.raises(RuntimeError, match="client has been closed"):
+                    await collect(source)
+            assert source.state is State.CLOSED
+
+
+@pytest.mark.parametrize("length", [5, 500])
+async def test_a_length_that_is_wrong(library: Any, length: int) -> None:
+    async def wrong(stream: anyio.abc.SocketStream, had: int) -> None:
+        await stream.send(HEAD + b"content-length: %d\r\n\r\n" % length + frames(1, 1))
+
+    server = Server(wrong, rest)
+    async with server.running() as url, library.AsyncClient(trust_env=False) as client:
+        async with EventSource(url, client=client, retry=0) as source:
+            assert await collect(source) == ["1", "2", "3"]
+    assert server.had == ([0, 0, 3] if length == 5 else [0, 1, 3])

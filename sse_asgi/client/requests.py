@@ -258,7 +258,11 @@ class Requests:
 
 def _id_value(last_event_id: str) -> bytes:
     """Return a last event ID as the value of a header field (WHATWG HTML 9.2.4): in UTF-8."""
-    value = last_event_id.encode().strip(b" \t")  # no field value begins or ends with them
+    try:
+        value = last_event_id.encode()
+    except UnicodeEncodeError:
+        raise EventSourceError(f"an id can't be sent as UTF-8: {last_event_id!r:.80}") from None
+    value = value.strip(b" \t")  # no field value begins or ends with them
     if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in value):
         raise EventSourceError(f"an event has an id that no header field can have: {value!r:.80}")
     return value
@@ -281,12 +285,14 @@ def library_of(client: object) -> Any:
 
 def _latin1(text: str | bytes, name: str | bytes | None = None) -> bytes:
     """Return a name of a header field, or the value of the one that has a name, as bytes."""
+    what = "the name of a header field" if name is None else f"the header field {name!r:.80}"
     if isinstance(text, bytes):
         return text
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be str or bytes, not {text!r:.80}")
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:
-        what = "the name of a header field" if name is None else f"the header field {name!r:.80}"
         raise ValueError(
             f"{what} can have characters of Latin-1 only, not {text!r:.80}: encode it yourself"
         ) from None
