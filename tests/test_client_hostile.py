@@ -391,3 +391,29 @@ async def test_a_length_that_is_wrong(library: Any, length: int) -> None:
         async with EventSource(url, client=client, retry=0) as source:
             assert await collect(source) == ["1", "2", "3"]
     assert server.had == ([0, 0, 3] if length == 5 else [0, 1, 3])
+
+
+async def test_a_challenge_that_never_ends(library: Any) -> None:
+    """Both libraries would read the whole body before they answer the challenge."""
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100_000_000:
+            sent += 100_000
+            yield b"x" * 100_000
+            await anyio.lowlevel.checkpoint()
+
+    challenge = {"www-authenticate": 'Digest realm="r", nonce="n", qop="auth", algorithm=MD5'}
+    peer = Peer(library.__name__)
+    peer.answers = [
+        lambda r: library.Response(401, headers=challenge, content=body()),
+        peer.stream(frames(1, 40_000)),
+        peer.gone(),
+    ]
+    async with peer.client(auth=library.DigestAuth("user", "secret")) as client:
+        async with EventSource("http://x/", client=client, retry=0) as source:
+            assert len(await collect(source)) == 40_000  # of the stream, all is read
+    assert sent < 1_000_000
+    assert len(peer.requests) == 3
+    assert peer.requests[-1].headers["authorization"].startswith("Digest ")

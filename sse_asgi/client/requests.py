@@ -13,8 +13,10 @@ import anyio
 
 from . import http2
 from .answer import Meaning, answer_of
+from .auth import bounded
 from .errors import ContentTypeError, EventSourceError, StatusError
 from .handshake import Handshake
+from .unwind import unwind
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,9 +30,6 @@ CLOSING = 2.0
 
 #: How much of a response that is no stream is read, in bytes and in seconds.
 DETAIL_SIZE, DETAIL_TIME = 2048, 5.0
-
-#: How many chunks of an iterator that is being closed are thrown away at most.
-LEFT_OVER = 20_000
 
 #: What httpx2 and httpx call themselves.
 LIBRARIES = ("httpx2", "httpx")
@@ -93,29 +92,13 @@ class Connection:
         """Close the response, whoever cancels this task meanwhile."""
         with anyio.move_on_after(CLOSING, shield=True):
             if not self._over:
-                await self._unwind()
+                await unwind(self._chunks)
             if not self._complete:
                 await http2.reset(self._response)
             try:
                 await self._response.aclose()
             except Exception:  # noqa: S110  it is broken, and nobody needs it any more
                 pass
-
-    async def _unwind(self) -> None:
-        """End the iterator of the response, and those within it.
-
-        Both libraries nest asynchronous generators, and closing the outermost leaves the others to
-        the garbage collector: trio warns of that, and asyncio makes a task for each. A cancellation
-        ends them all.
-        """
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            try:
-                for _ in range(LEFT_OVER):  # of what has been received already
-                    await self._chunks.__anext__()
-            except (StopAsyncIteration, Exception):  # noqa: S110  nobody reads it any more
-                pass
-        await self._chunks.aclose()
 
 
 class Requests:
@@ -202,7 +185,9 @@ class Requests:
 
         The client could, but it would read the whole body of a redirect, however long that is.
         """
-        response = await self._client.send(request, stream=True, follow_redirects=False)
+        auth = self._client.auth
+        options = {} if auth is None else {"auth": bounded(self._library, auth)}
+        response = await self._client.send(request, stream=True, follow_redirects=False, **options)
         for _ in range(self._client.max_redirects):
             if response.next_request is None:
                 return response
