@@ -23,7 +23,7 @@ EPILOG = """\
 exit status:
   0    the stream has ended: the server says so (204), or --once or -n does
   1    it can't be followed: a status, a content type, an event that is too large; with --once the
-       network, too
+       network, too; or the output can't be written
   2    wrong arguments
   3    --timeout is over
   130  interrupted (Ctrl-C)
