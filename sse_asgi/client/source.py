@@ -122,8 +122,8 @@ class EventSource:
             raise TypeError(f"last_event_id must be a string, not {last_event_id!r:.80}")
         if client is not None:
             library_of(client)  # so that it is refused here
-        body = {"json": json} if json is not None else {"content": content}
         self._url = url
+        body = {"json": json} if json is not None else {"content": content}
         self._request = (method, url, headers, body, frozenset(retry_on))
         self._client: Any = client
         self._owns_client = client is None
@@ -139,8 +139,7 @@ class EventSource:
         self._max_event_size = max_event_size
         self._decoder: EventStreamDecoder | None = None
         # What has come, and how much of it was decoded: what is decoded needs far more memory.
-        self._chunk = b""
-        self._decoded = 0
+        self._chunk, self._decoded = b"", 0
         self._events: deque[DecodedEvent] = deque()
         self._last_event_id = last_event_id or ""
         self._gap_event = gap_event if gap == "raise" else None
