@@ -13,7 +13,7 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,7 +185,7 @@ def measured(make: Callable[[Any], Any], coding: str) -> Figures:
     )
 
 
-def apart(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+def apart(function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
     """Call a coroutine function in a process of its own, and return what it returns."""
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:

@@ -14,11 +14,8 @@ from .errors import HTTPError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import TypeAlias
 
     from .types import Scope
-
-    HeaderFields: TypeAlias = list[tuple[bytes, bytes]]
 
 __all__ = ["Codec", "Compression"]
 
@@ -191,7 +188,9 @@ class Compression:
             )
         return cls(value)
 
-    def negotiate(self, scope: Scope, headers: HeaderFields) -> tuple[HeaderFields, Codec | None]:
+    def negotiate(
+        self, scope: Scope, headers: list[tuple[bytes, bytes]]
+    ) -> tuple[list[tuple[bytes, bytes]], Codec | None]:
         """Return the header fields of a response to a request, and what compresses the response.
 
         :param headers: the header fields without compression. If they have ``content-encoding``
@@ -214,7 +213,7 @@ class Compression:
     def codec(self, coding: str) -> Codec:
         """Return a new compressor.
 
-        :param coding: one of the :attr:`codings`.
+        :param coding: one of ``codings``.
         """
         level = _levels(self.level, self.codings).get(coding)
         return _CODINGS[coding].make(level, self.window)
@@ -232,7 +231,8 @@ def preferred(accept_encoding: str | None, codings: Sequence[str]) -> str | None
     given: dict[str, float] = {}
     for item in accept_encoding.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
-        weight = dict(part.partition("=")[::2] for part in parameters).get("q", "1")
+        pairs = (part.partition("=") for part in parameters)
+        weight = next((value for key, _, value in pairs if key == "q"), "1")
         if name and _QVALUE.fullmatch(weight):
             given.setdefault(name.removeprefix("x-"), float(weight))
     others = given.get("*", 0)
@@ -257,7 +257,7 @@ def _forbids_transforming(scope: Scope) -> bool:
     return "no-transform" in (directive.strip() for directive in directives)
 
 
-def _with_vary(headers: HeaderFields) -> HeaderFields:
+def _with_vary(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return header fields that say that the response depends on ``Accept-Encoding``."""
     vary = _text(headers, b"vary").get("vary", "")
     names = [name.strip().lower() for name in vary.split(",")]
@@ -267,7 +267,7 @@ def _with_vary(headers: HeaderFields) -> HeaderFields:
     return [*others, (b"vary", f"{vary}, accept-encoding".lstrip(", ").encode("latin-1"))]
 
 
-def _text(headers: HeaderFields, wanted: bytes) -> dict[str, str]:
+def _text(headers: list[tuple[bytes, bytes]], wanted: bytes) -> dict[str, str]:
     """Return one header field, its lines joined, as a mapping; an empty one if it is not there."""
     values = [value.decode("latin-1") for name, value in headers if name.lower() == wanted]
     return {wanted.decode(): ", ".join(values)} if values else {}

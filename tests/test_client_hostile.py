@@ -276,3 +276,144 @@ async def test_it_is_closed_when_it_is_time_to_connect(
             assert await collect(source) == []
             assert source.state is State.CLOSED
     assert len(peer.requests) == 1
+
+
+@pytest.mark.parametrize("how", ["a timeout", "a cancellation"])
+async def test_a_handshake_that_never_ends(library: Any, how: str) -> None:
+    """Who gives it up leaves no connection: the server sees its end."""
+    seen = 0
+
+    async def silent(stream: anyio.abc.SocketStream) -> None:
+        nonlocal seen
+        async with stream:
+            async for _ in stream:
+                pass
+            seen += 1
+
+    with anyio.fail_after(HANG):
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as tasks,
+            library.AsyncClient(trust_env=False, timeout=HANG) as client,
+        ):
+            tasks.start_soon(listener.serve, silent)
+            url = f"https://localhost:{listener.extra(anyio.abc.SocketAttribute.local_port)}/"
+            timeout = 0.2 if how == "a timeout" else None
+            async with EventSource(url, client=client, retry=0, idle_timeout=timeout) as source:
+                with anyio.CancelScope() as scope:
+                    tasks.start_soon(_cancel_later, scope)
+                    await anext(source)
+                while seen < 1:
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+
+
+async def _cancel_later(scope: anyio.CancelScope) -> None:
+    await anyio.sleep(0.5)
+    scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"x": "\N{SNOWMAN}"}, ValueError, "the header field 'x' can have characters of Latin-1"),
+        ({"\N{SNOWMAN}": "x"}, ValueError, "the name of a header field can have"),
+        ({"x": 1}, TypeError, "the header field 'x' must be str or bytes, not 1"),
+        ({"x": None}, TypeError, "the header field 'x' must be str or bytes, not None"),
+        ({1: "x"}, TypeError, "the name of a header field must be str or bytes, not 1"),
+    ],
+)
+async def test_header_fields_that_are_none(
+    library: Any, fields: Any, error: type[Exception], said: str
+) -> None:
+    async with Peer(library.__name__).client() as client:
+        async with EventSource("http://x/", client=client, headers=lambda: fields) as source:
+            with pytest.raises(error, match=said):
+                await anext(source)
+            assert source.state is State.CLOSED
+
+
+@pytest.mark.parametrize("who", ["headers", "on_bytes"])
+async def test_a_function_that_says_stop_does_not_end_the_stream(library: Any, who: str) -> None:
+    """Whoever takes tokens from an iterator would take its end for that of the stream."""
+    peer = Peer(library.__name__)
+    peer.answers = [peer.stream(frames(1, 1))]
+
+    async def headers() -> dict[str, str]:
+        raise StopAsyncIteration
+
+    def on_bytes(chunk: bytes) -> None:
+        raise StopAsyncIteration
+
+    options: Any = {"headers": headers} if who == "headers" else {"on_bytes": on_bytes}
+    async with peer.client() as client:
+        async with EventSource("http://x/", client=client, **options) as source:
+            with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+                await collect(source)
+
+
+async def test_ids_that_are_none(library: Any) -> None:
+    async with Peer(library.__name__).client() as client:
+        for wrong in (5, b"5"):
+            with pytest.raises(TypeError, match="last_event_id must be a string"):
+                EventSource("http://x/", client=client, last_event_id=wrong)  # type: ignore[arg-type]
+        async with EventSource("http://x/", client=client, last_event_id="\ud800") as source:
+            with pytest.raises(EventSourceError, match="as UTF-8"):
+                await anext(source)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_the_client_is_closed_by_somebody_else(library: Any, when: str) -> None:
+    async def one(stream: anyio.abc.SocketStream, had: int) -> None:
+        await stream.send(HEAD + b"\r\n" + frames(1, 1))
+        await stream.receive()
+
+    async with Server(one).running() as url, library.AsyncClient(trust_env=False) as client:
+        async with EventSource(url, client=client, retry=0) as source:
+            await anext(source)
+            async with anyio.create_task_group() as tasks:
+                if when == "before":
+                    await client.aclose()
+                else:
+                    tasks.start_soon(client.aclose)
+                with pytest.raises(RuntimeError, match="client has been closed"):
+                    await collect(source)
+            assert source.state is State.CLOSED
+
+
+@pytest.mark.parametrize("length", [5, 500])
+async def test_a_length_that_is_wrong(library: Any, length: int) -> None:
+    async def wrong(stream: anyio.abc.SocketStream, had: int) -> None:
+        await stream.send(HEAD + b"content-length: %d\r\n\r\n" % length + frames(1, 1))
+
+    server = Server(wrong, rest)
+    async with server.running() as url, library.AsyncClient(trust_env=False) as client:
+        async with EventSource(url, client=client, retry=0) as source:
+            assert await collect(source) == ["1", "2", "3"]
+    assert server.had == ([0, 0, 3] if length == 5 else [0, 1, 3])
+
+
+async def test_a_challenge_that_never_ends(library: Any) -> None:
+    """Both libraries would read the whole body before they answer the challenge."""
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100_000_000:
+            sent += 100_000
+            yield b"x" * 100_000
+            await anyio.lowlevel.checkpoint()
+
+    challenge = {"www-authenticate": 'Digest realm="r", nonce="n", qop="auth", algorithm=MD5'}
+    peer = Peer(library.__name__)
+    peer.answers = [
+        lambda r: library.Response(401, headers=challenge, content=body()),
+        peer.stream(frames(1, 40_000)),
+        peer.gone(),
+    ]
+    async with peer.client(auth=library.DigestAuth("user", "secret")) as client:
+        async with EventSource("http://x/", client=client, retry=0) as source:
+            assert len(await collect(source)) == 40_000  # of the stream, all is read
+    assert sent < 1_000_000
+    assert len(peer.requests) == 3
+    assert peer.requests[-1].headers["authorization"].startswith("Digest ")

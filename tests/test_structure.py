@@ -152,8 +152,9 @@ ORDER: dict[str, list[set[str]]] = {
         {"redis"},
     ],
     "client": [
-        {"errors", "states", "types", "backoff", "answer", "http2"},
-        {"gaps", "requests"},
+        {"errors", "states", "types", "backoff", "answer", "http2", "handshake", "unwind"},
+        {"auth", "gaps"},
+        {"requests"},
         {"link"},
         {"source"},
     ],

@@ -80,6 +80,9 @@ def test_a_server_has_no_power_over_a_terminal(event: DecodedEvent, pretty: bool
 
 def test_printable() -> None:
     assert printable("a\tb\x1b[31m\x9b\u202e\r") == "a\tb\\x1b[31m\\x9b\\u202e\\r"
+    assert printable("\u061c\u200b\u200f\ufeff") == "\\u061c\\u200b\\u200f\\ufeff"
+    family = "\U0001f469\u200d\U0001f467 \u6f22 e\u0301"
+    assert printable(family) == family
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,11 @@ def test_options(tmp_path: Path) -> None:
         (["x", "-n", "0"], "1 or more"),
         (["x", "--timeout", "-1"], "seconds"),
         (["x", "--raw", "--json"], "--raw"),
+        (["x", "--from", "a\nb"], "'a\\nb'"),
+        (["x", "--from", "\udcff"], "--from"),  # bytes that are no UTF-8
+        (["x", "-H", "a b: x"], "'a b'"),
+        (["x", "-H", "a: \N{SNOWMAN}"], "Latin-1"),
+        (["x", "-X", "GÜT"], "'GÜT'"),
     ],
 )
 def test_wrong_arguments(
@@ -244,7 +252,9 @@ async def test_what_is_shown() -> None:
         (b"HTTP/1.1 403 No\r\ncontent-length: 9\r\n\r\nnot\x1byours", r"answers 403: not\x1byours"),
         (b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 0\r\n\r\n", "text/html"),
         (HEAD + b"\r\n" + b"data: " + b"x" * 2**20, "larger than"),
-        (b"nonsense\r\n\r\n", "no reconnect is left"),
+        (b"nonsense\r\n\r\n", "error: illegal status line"),
+        (HEAD + b"content-length: 9\r\n\r\n: x\n", "error: peer closed connection"),
+        (b"HTTP/1.1 503 No\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n", "answers 503"),
     ],
 )
 async def test_what_can_not_be_followed(response: bytes, said: str) -> None:
@@ -260,6 +270,46 @@ async def test_a_url_that_is_none() -> None:
     assert (status, err.count("\n")) == (2, 1)
     status, _, err = await tail("ftp://x/")
     assert (status, err.count("\n")) == (1, 1), err
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status", "said"),
+    [
+        (">/dev/full", 1, "error: [Errno 28] "),
+        (">&-", 1, "error: the standard output is closed"),
+        ("-d @- <&-", 2, "error: -d @-: the standard input is closed"),
+        ("<&-", 0, "connected to "),
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+    ],
+)
+async def test_what_can_not_be_written_or_read(redirected: str, status: int, said: str) -> None:
+    async with Server(stream(frames(1, 1))).running() as url:
+        process = await anyio.run_process(
+            ["sh", "-c", f"{shlex.join(command(url, '-n', '1'))} {redirected}"],
+            check=False, env=environment(),
+        )  # fmt: skip
+    assert process.returncode == status, process.stderr
+    *_, last = ["", *process.stderr.decode().splitlines()]
+    assert last.startswith(said and f"python -m sse_asgi tail: {said}")
+    assert b"Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "variable", "said"),
+    [
+        ("localhost:99999", "", "port"),
+        ("https://localhost:1/", "SSL_CERT_FILE=/no/such/file", "No such file"),
+        ("localhost:1", "ALL_PROXY=none://x", "proxy"),
+    ],
+)
+async def test_what_no_attempt_helps(url: str, variable: str, said: str) -> None:
+    name, _, value = variable.partition("=")
+    env = {**environment(), "NO_PROXY": "", name or "X": value}
+    process = await anyio.run_process(command(url), check=False, env=env)
+    error = process.stderr.decode()
+    assert (process.returncode, error.count("\n")) == (1, 1), error
+    assert said in error
 
 
 async def test_a_request(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ import anyio
 
 from . import http2
 from .answer import Meaning, answer_of
+from .auth import bounded
 from .errors import ContentTypeError, EventSourceError, StatusError
+from .handshake import Handshake
+from .unwind import unwind
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,9 +30,6 @@ CLOSING = 2.0
 
 #: How much of a response that is no stream is read, in bytes and in seconds.
 DETAIL_SIZE, DETAIL_TIME = 2048, 5.0
-
-#: How many chunks of an iterator that is being closed are thrown away at most.
-LEFT_OVER = 20_000
 
 #: What httpx2 and httpx call themselves.
 LIBRARIES = ("httpx2", "httpx")
@@ -92,29 +92,13 @@ class Connection:
         """Close the response, whoever cancels this task meanwhile."""
         with anyio.move_on_after(CLOSING, shield=True):
             if not self._over:
-                await self._unwind()
+                await unwind(self._chunks)
             if not self._complete:
                 await http2.reset(self._response)
             try:
                 await self._response.aclose()
             except Exception:  # noqa: S110  it is broken, and nobody needs it any more
                 pass
-
-    async def _unwind(self) -> None:
-        """End the iterator of the response, and those within it.
-
-        Both libraries nest asynchronous generators, and closing the outermost leaves the others to
-        the garbage collector: trio warns of that, and asyncio makes a task for each. A cancellation
-        ends them all.
-        """
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            try:
-                for _ in range(LEFT_OVER):  # of what has been received already
-                    await self._chunks.__anext__()
-            except (StopAsyncIteration, Exception):  # noqa: S110  nobody reads it any more
-                pass
-        await self._chunks.aclose()
 
 
 class Requests:
@@ -179,9 +163,16 @@ class Requests:
             timeout=self._library.Timeout(
                 connect=settings.connect, read=None, write=settings.write, pool=settings.pool
             ),
+            extensions={"trace": (handshake := Handshake())},
             **self._body,
         )
-        response = await self._sent(request)
+        try:
+            response = await self._sent(request)
+        except BaseException:
+            if handshake.goes_on:
+                with anyio.move_on_after(CLOSING, shield=True):
+                    await handshake.close()
+            raise
         connection = Connection(response)
         try:
             return await self._judged(response, connection)
@@ -194,7 +185,9 @@ class Requests:
 
         The client could, but it would read the whole body of a redirect, however long that is.
         """
-        response = await self._client.send(request, stream=True, follow_redirects=False)
+        auth = self._client.auth
+        options = {} if auth is None else {"auth": bounded(self._library, auth)}
+        response = await self._client.send(request, stream=True, follow_redirects=False, **options)
         for _ in range(self._client.max_redirects):
             if response.next_request is None:
                 return response
@@ -235,7 +228,7 @@ class Requests:
             if inspect.isawaitable(given):
                 given = await given
         pairs: Any = given.items() if isinstance(given, Mapping) else given
-        fields = [(_latin1(name).lower(), _latin1(value)) for name, value in pairs]
+        fields = [(_latin1(name).lower(), _latin1(value, name)) for name, value in pairs]
         names = {name for name, _ in fields}
         if b"last-event-id" in names:
             raise ValueError("give the id as last_event_id, not as a header field: it changes")
@@ -250,7 +243,11 @@ class Requests:
 
 def _id_value(last_event_id: str) -> bytes:
     """Return a last event ID as the value of a header field (WHATWG HTML 9.2.4): in UTF-8."""
-    value = last_event_id.encode().strip(b" \t")  # no field value begins or ends with them
+    try:
+        value = last_event_id.encode()
+    except UnicodeEncodeError:
+        raise EventSourceError(f"an id can't be sent as UTF-8: {last_event_id!r:.80}") from None
+    value = value.strip(b" \t")  # no field value begins or ends with them
     if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in value):
         raise EventSourceError(f"an event has an id that no header field can have: {value!r:.80}")
     return value
@@ -271,5 +268,16 @@ def library_of(client: object) -> Any:
     )
 
 
-def _latin1(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("latin-1")
+def _latin1(text: str | bytes, name: str | bytes | None = None) -> bytes:
+    """Return a name of a header field, or the value of the one that has a name, as bytes."""
+    what = "the name of a header field" if name is None else f"the header field {name!r:.80}"
+    if isinstance(text, bytes):
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be str or bytes, not {text!r:.80}")
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what} can have characters of Latin-1 only, not {text!r:.80}: encode it yourself"
+        ) from None

@@ -72,7 +72,7 @@ class EventSource:
     :param on_state_change: is called with a :class:`StateChange`. It must not wait. What it raises
         is logged.
     :raises ValueError: for a value out of its range, or both ``json`` and ``content``.
-    :raises TypeError: for a ``client`` of another kind.
+    :raises TypeError: for a ``client`` of another kind, or an id that is no string.
 
     The iteration raises, and closes the source:
 
@@ -118,10 +118,12 @@ class EventSource:
             raise ValueError(f"gap must be 'event' or 'raise', not {gap!r}")
         if max_event_size < 1:
             raise ValueError(f"max_event_size must be at least 1 byte, not {max_event_size}")
+        if not isinstance(last_event_id, str | None):
+            raise TypeError(f"last_event_id must be a string, not {last_event_id!r:.80}")
         if client is not None:
             library_of(client)  # so that it is refused here
-        body = {"json": json} if json is not None else {"content": content}
         self._url = url
+        body = {"json": json} if json is not None else {"content": content}
         self._request = (method, url, headers, body, frozenset(retry_on))
         self._client: Any = client
         self._owns_client = client is None
@@ -137,8 +139,7 @@ class EventSource:
         self._max_event_size = max_event_size
         self._decoder: EventStreamDecoder | None = None
         # What has come, and how much of it was decoded: what is decoded needs far more memory.
-        self._chunk = b""
-        self._decoded = 0
+        self._chunk, self._decoded = b"", 0
         self._events: deque[DecodedEvent] = deque()
         self._last_event_id = last_event_id or ""
         self._gap_event = gap_event if gap == "raise" else None
@@ -203,6 +204,8 @@ class EventSource:
                 if self._events:
                     return self._dispatch(self._events.popleft())
                 await self._advance(link)
+        except StopAsyncIteration as exc:  # of headers or on_bytes: it would look like the end
+            raise RuntimeError("headers or on_bytes has raised StopAsyncIteration") from exc
         finally:
             self._busy = False
             if self._stopped is not None:

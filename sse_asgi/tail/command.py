@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ..client import EventSource, EventSourceError, State
+from ..client import EventSource, EventSourceError, State, TooManyReconnectsError
 from ..command_line import PROG
 from ..errors import EventTooLargeError
 from .bench import Bench
@@ -27,10 +27,18 @@ __all__ = ["main"]
 
 ENDED, FAILED, USAGE, TIMEOUT, INTERRUPTED = 0, 1, 2, 3, 130
 
+#: What is no fault of this program. OSError: the output can't be written, or a file of the
+#: environment (SSL_CERT_FILE) can't be read; ImportError: what a proxy needs is not installed;
+#: OverflowError: the port is none.
+FAILURES = EventSourceError, EventTooLargeError, ValueError, OverflowError, OSError, ImportError
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Follow a stream until it ends. Return the exit status."""
     options = parse(arguments)
+    if sys.stdout is None:
+        _say("error: the standard output is closed")
+        return FAILED
     try:
         import httpx2
     except ModuleNotFoundError:
@@ -40,15 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return anyio.run(Tail(options, httpx2).run)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever reads, such as `head`, has had enough. The interpreter must not find out again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever reads, such as `head`, has had enough
+        _write_no_more()
         return ENDED
     except httpx2.InvalidURL as exc:
         _say(f"error: {options.url!r} is no URL: {exc}")
         return USAGE
-    except (EventSourceError, EventTooLargeError, httpx2.HTTPError, ValueError) as exc:
-        _say(f"error: {printable(str(exc)) or repr(exc)}")
+    except FAILURES as exc:
+        _write_no_more()
+        _say(f"error: {_reason(exc)}")
+        return FAILED
+    except httpx2.HTTPError as exc:
+        _say(f"error: {_reason(exc)}")
         return FAILED
 
 
@@ -93,7 +104,8 @@ class Tail:
                         await self.follow(source)
                         tasks.cancel_scope.cancel()
                 except BaseExceptionGroup as group:
-                    raise _only(group) from None
+                    error = _only(group)
+                    raise error from error.__cause__
                 finally:
                     if self.bench is not None:
                         _write(self.bench.summary(time.monotonic()))
@@ -142,8 +154,8 @@ class Tail:
             _say(f"connected to {self.options.url}")
         elif change.delay is not None and not _leaves():
             error = change.error
-            reason = "the response has ended" if error is None else str(error) or repr(error)
-            _say(f"{printable(reason)}; connecting again in {change.delay:.1f} s")
+            reason = "the response has ended" if error is None else _reason(error)
+            _say(f"{reason}; connecting again in {change.delay:.1f} s")
 
 
 def _write(text: str) -> None:
@@ -152,7 +164,20 @@ def _write(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
+def _write_no_more() -> None:
+    """Keep the interpreter from writing what is left when it exits: that would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TooManyReconnectsError) and error.__cause__ is not None:
+        error = error.__cause__  # --once allows none, so that says more
+    return printable(str(error)) or repr(error)
+
+
 def _say(text: str) -> None:
+    if sys.stderr is None:  # it is closed
+        return
     sys.stderr.write(f"{PROG} tail: {text}\n")
     sys.stderr.flush()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["parse"]
 
+#: A token (RFC 9110, 5.6.2).
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
 EPILOG = """\
 exit status:
   0    the stream has ended: the server says so (204), or --once or -n does
   1    it can't be followed: a status, a content type, an event that is too large; with --once the
-       network, too
+       network, too; or the output can't be written
   2    wrong arguments
   3    --timeout is over
   130  interrupted (Ctrl-C)
@@ -38,11 +42,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if "://" not in options.url:
         options.url = f"http://{options.url}"
     options.headers = [_header(parser, text) for text in options.header]
+    if any(
+        ord(char) < 0x20 or 0xD800 <= ord(char) < 0xE000 for char in options.last_event_id or ""
+    ):
+        parser.error(f"--from: no header field can have this id: {options.last_event_id!r:.80}")
     if options.data is not None:
         options.data = _data(parser, options.data)
         if not any(name.lower() == "content-type" for name, _ in options.headers):
             options.headers.append(("content-type", _content_type(options.data)))
     options.method = options.request or ("GET" if options.data is None else "POST")
+    if not _TOKEN.fullmatch(options.method):
+        parser.error(f"-X: {options.method!r:.80} is no method")
     return options
 
 
@@ -104,6 +114,10 @@ def _header(parser: argparse.ArgumentParser, text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         parser.error(f"a header field is 'NAME: VALUE', not {text!r}")
+    if not _TOKEN.fullmatch(name.strip()):
+        parser.error(f"-H: {name.strip()!r:.80} is no name of a header field")
+    if any(ord(char) > 0xFF for char in text):
+        parser.error(f"-H: a header field can have characters of Latin-1 only, not {text!r:.80}")
     if name.strip().lower() == "last-event-id":
         parser.error("use --from for the Last-Event-ID: it changes when the stream goes on")
     return name.strip(), value.strip()
@@ -113,6 +127,8 @@ def _data(parser: argparse.ArgumentParser, text: str) -> bytes:
     if not text.startswith("@"):
         return text.encode("utf-8", "surrogateescape")
     if text == "@-":
+        if sys.stdin is None:
+            parser.error("-d @-: the standard input is closed")
         return sys.stdin.buffer.read()
     try:
         return Path(text[1:]).read_bytes()

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "as_text", "printable", "value_of"]
 
-#: What a server must not send to a terminal: control characters, and what turns text around.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+#: What turns text around, breaks lines, or hides; not what joins letters and emoji (200C, 200D).
+_UNSEEN = "\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
 
-_NOT_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+#: What a server must not send to a terminal: control characters, too.
+_UNPRINTABLE = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSEEN}]")
+
+_NOT_IN_JSON = re.compile(f"[{_UNSEEN}\ud800-\udfff]")
 
 DIM, NAME, ID, END = "\x1b[2m", "\x1b[36m", "\x1b[33m", "\x1b[0m"
 
