@@ -26,10 +26,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sse_asgi
-from sse_asgi import ServerSentEvent
+from sse_asgi import ServerSentEvent, Tally
 from sse_asgi.decoder import DecodedEvent, EventStreamDecoder
 from sse_asgi.demo.app import Lasting, create_app
-from sse_asgi.demo.figures import Figures
 from sse_asgi.demo.log_file import LogReader, follow
 from sse_asgi.demo.machine import Sample, samples
 from sse_asgi.testing import Connection, connect
@@ -715,8 +714,8 @@ async def test_a_client_that_comes_back_gets_every_sample(monkeypatch: pytest.Mo
 
 async def test_figures_are_those_of_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     fast(monkeypatch)
-    figures = Figures()
-    app = demo(lasting=Lasting(figures))
+    tally = Tally()
+    app = demo(lasting=Lasting(tally))
     with anyio.fail_after(HANG):
         async with LifespanManager(app):
             async with connect(app, "/events") as one, connect(app, "/events") as two:
@@ -727,27 +726,28 @@ async def test_figures_are_those_of_the_streams(monkeypatch: pytest.MonkeyPatch)
                         server = json.loads(event.data)["server"]
                         if server["open"] == 2 and server["events"] > 10:
                             break
-                assert server["ended"] == {}
+                assert server["closed"] == {}
                 assert server["bytes"] > server["events"] * 10
                 await one.disconnect()
-            while (read := figures.read())["open"]:
+            while (read := tally.figures())["open"]:
                 await anyio.sleep(0.01)
-    assert read["ended"] == {"client_disconnected": 2}
+    assert read["closed"] == {"client_disconnected": 2}
 
 
 async def test_figures_of_a_log(log: Path) -> None:
     """All that a client has got is counted, and nothing else."""
-    figures = Figures()
-    app = demo(str(log), lasting=Lasting(figures))
+    tally = Tally()
+    app = demo(str(log), lasting=Lasting(tally))
     append(log, b"one\ntwo\n")
     with anyio.fail_after(HANG):
         async with connect(app, "/log") as stream:
             assert [(await stream.receive()).data for _ in range(2)] == ["one", "two"]
-            while (read := figures.read())["events"] < 3:
+            while (read := tally.figures())["events"] < 3:
                 await anyio.sleep(0.01)
             # An id by itself comes first: it is where the client is.
-            frames = b"id: 0\n\nid: 4\ndata: one\n\nid: 8\ndata: two\n\n"
-            assert read == {"open": 1, "events": 3, "bytes": len(frames), "ended": {}}
+            frames = b"retry: 1000\n\nid: 0\n\nid: 4\ndata: one\n\nid: 8\ndata: two\n\n"
+            assert (read["open"], read["events"], read["closed"]) == (1, 3, {})
+            assert read["bytes"] == len(frames)
 
 
 # To end a connection, or all.
@@ -1213,7 +1213,7 @@ def test_stop_and_come_back(client: httpx.Client, log: Path) -> None:
             assert next(events).event == "machine"
             sample = next(events)
             assert sample.event == "sample"  # nothing is on the wall
-            assert json.loads(sample.data)["server"]["ended"] == {"shutdown": 2}
+            assert json.loads(sample.data)["server"]["closed"] == {"shutdown": 2}
         assert program.stop(signal.SIGTERM) == (0, "", "")
 
 

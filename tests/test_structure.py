@@ -90,7 +90,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "options", "app",
     },
     # The demo is a user: the public names of the package, and nothing else.
-    "demo": {"__init__", "encoder", "hub", "types"},
+    "demo": {"__init__", "hub", "types"},
     # Commands.
     "command_line": set(),
     "tail": NAMES | {"command_line", "decoder", "client"},

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from sse_asgi import HTTPError, ServerSentEvent, Shutdown, SSERequest, sse_app
-from sse_asgi.encoder import encode
+from sse_asgi import HTTPError, ServerSentEvent, Shutdown, SSERequest, Tally, sse_app
 from sse_asgi.hub import Hub
 
-from .figures import Figures
 from .log_file import follow
 from .machine import describe, samples
 from .web import Rate, action, answer_to_loopback_names, file, not_found
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from sse_asgi.hub import Subscription
     from sse_asgi.types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["AWAY", "Lasting", "create_app"]
@@ -46,7 +43,7 @@ RETRY = 1000
 class Lasting:
     """What goes on when another server takes the place of one that was stopped."""
 
-    figures: Figures = field(default_factory=Figures)
+    tally: Tally = field(default_factory=Tally)
     stops: Rate = field(default_factory=lambda: Rate(1, 3 * AWAY))
 
 
@@ -77,7 +74,7 @@ def create_app(
         "ping": ping,
         "retry": RETRY,
         "shutdown": demo.shutdown,
-        "on_close": demo.figures.ended,
+        "observer": demo.tally,
     }
     # The grace period is for the farewell, which comes at once.
     events = sse_app(demo.events, lifespan=demo.lifespan, shutdown_grace_period=1.0, **options)
@@ -107,9 +104,9 @@ class Demo:
     def __init__(
         self, log_file: str | None, stop: Callable[[], object] | None, lasting: Lasting
     ) -> None:
-        self.figures = lasting.figures
+        self.tally = lasting.tally
         self.shutdown = Shutdown()
-        self._hub = Hub(max_events=KEPT)
+        self._hub = Hub(max_events=KEPT, observer=self.tally)
         self._log_file = log_file
         self._stop = stop
         self._stops = lasting.stops
@@ -131,7 +128,9 @@ class Demo:
     async def _measure(self) -> None:
         async with aclosing(samples()) as measured:
             async for sample in measured:
-                data = {**asdict(sample), "server": self.figures.read()}
+                figures = self.tally.figures()
+                server = {name: figures[name] for name in ("open", "events", "bytes", "closed")}
+                data = {**asdict(sample), "server": server}
                 await self._hub.publish("machine", {"event": "sample", "data": data})
 
     async def _say_goodbye(self) -> None:
@@ -140,7 +139,7 @@ class Demo:
         self._hub.kick(lambda _: True, last=_goodbye("stopping", self._away))
 
     # One stream for all: a browser has six connections to a server, and its tabs share them.
-    async def events(self, request: SSERequest) -> AsyncGenerator[bytes, None]:
+    async def events(self, request: SSERequest) -> AsyncGenerator[ServerSentEvent | bytes, None]:
         """Stream the machine and the wall, in the order in which things happen."""
         client = request.query_params.get("client", "")
         subscription = self._hub.subscribe(
@@ -156,34 +155,15 @@ class Demo:
             "time": round(time.time(), 3),
             "last_event_id": request.last_event_id,
         }
-        async with aclosing(self._counted(subscription, first=about)) as frames:
-            async for frame in frames:
+        yield ServerSentEvent(about, event="machine")
+        async with aclosing(subscription):
+            async for frame in subscription:
                 yield frame
 
-    async def log(self, request: SSERequest) -> AsyncGenerator[bytes, None]:
+    def log(self, request: SSERequest) -> AsyncGenerator[ServerSentEvent, None]:
         """Stream the log file."""
         assert self._log_file is not None
-        lines = follow(self._log_file, request.last_event_id)
-        async with aclosing(self._counted(lines)) as frames:
-            async for frame in frames:
-                yield frame
-
-    async def _counted(
-        self,
-        source: Subscription | AsyncGenerator[ServerSentEvent, None],
-        first: dict[str, Any] | None = None,
-    ) -> AsyncGenerator[bytes, None]:
-        self.figures.opened()
-        try:
-            if first is not None:
-                yield (frame := encode(ServerSentEvent(first, event="machine")))
-                self.figures.sent(frame)
-            async with aclosing(source):
-                async for event in source:
-                    yield (frame := encode(event))
-                    self.figures.sent(frame)
-        finally:
-            self.figures.closed()
+        return follow(self._log_file, request.last_event_id)
 
     async def say(self, value: Any) -> tuple[int, str]:
         """Put a message on the wall; return its id."""

@@ -103,14 +103,14 @@ const stats = new Stream(`events?client=${client}`, $("stats-status"), {
   reconnected: () => wall.mark("connected again"),
 });
 
-function showFigures({ open, events, bytes, ended }) {
+function showFigures({ open, events, bytes, closed }) {
   $("open-streams").textContent = open.toLocaleString("en");
   $("events-sent").textContent = events.toLocaleString("en");
   $("bytes-sent").textContent = size(bytes).join(" ");
-  const others = { ...ended };
+  const others = { ...closed };
   for (const place of document.querySelectorAll("[data-reason]")) {
     const { reason } = place.dataset;
-    const number = reason ? ended[reason] ?? 0 : Object.values(others).reduce((sum, each) => sum + each, 0);
+    const number = reason ? closed[reason] ?? 0 : Object.values(others).reduce((sum, each) => sum + each, 0);
     delete others[reason];
     place.textContent = number.toLocaleString("en");
   }
