@@ -15,6 +15,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.middleware.gzip import GZipMiddleware
 
 from sse_asgi import HTTPError, ServerSentEvent, Shutdown, sse_app
 from sse_asgi.compression import Compression
@@ -390,6 +391,15 @@ async def test_a_hub(coding: str) -> None:
             for number in range(20):
                 await hub.publish("news", {"data": {"number": number}})
                 assert (await stream.receive()).json() == {"number": number}
+
+
+@codings
+@ways_in
+async def test_under_a_middleware_that_compresses(app_of: Any, coding: str) -> None:
+    app = GZipMiddleware(app_of(letters, compression=coding), minimum_size=0)
+    async with connect(app, headers=accepts(f"gzip;q=0.5, {coding}")) as stream:
+        assert stream.headers["content-encoding"] == coding
+        assert [event.data async for event in stream] == ["a", "b"]
 
 
 async def test_bytes_in_the_report_are_those_that_were_sent() -> None:

@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -17,6 +16,7 @@ from tests.servers.apps import EVENTS
 from tests.servers.clients import DEADLINE, Address, HTTP2Response, Response, wait_for
 from tests.servers.conftest import StartServer
 from tests.servers.harness import Server
+from tests.test_compression import Decompressor
 from tests.test_docs import PAGES
 
 from .conftest import StartNode, StartProxy
@@ -262,12 +262,27 @@ def test_compression_delays_nothing(
     node.wait_for_end(tag, 2)
 
 
+@pytest.mark.parametrize("coding", ["gzip", "zstd", "br"])
+def test_a_proxy_does_not_compress_a_second_time(
+    node: Server, start_proxy: StartProxy, tag: str, name: str, protocol: str, coding: str
+) -> None:
+    """Nor does it decompress what it forwards, or keep it back."""
+    proxy = start_proxy(node.address.port, changes=KINDS[name].compressing)
+    headers = [(b"accept-encoding", coding.encode())]
+    path = f"/clock-compressed?tag={tag}"
+    with proxy.addresses[protocol].open(path, headers=headers) as response:
+        assert response.status == 200
+        assert response.header(b"content-encoding") == [coding.encode()]
+        for number in range(20):
+            event = f"data: {number}\n\n".encode()
+            response.read_until(lambda body: event in plain(response, body))
+    node.wait_for_end(tag)
+
+
 def plain(response: Response, body: bytes) -> bytes:
     """The body as far as it is there, whatever its encoding."""
-    if response.header(b"content-encoding") == [b"gzip"]:
-        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body)
-    assert response.header(b"content-encoding") == []
-    return body
+    codings = response.header(b"content-encoding")
+    return Decompressor(codings[0].decode()).feed(body) if codings else body
 
 
 def test_server_stops(start_server: StartServer, start_proxy: StartProxy) -> None:
