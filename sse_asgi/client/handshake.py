@@ -18,7 +18,7 @@ class Handshake:
     def __init__(self) -> None:
         self._stream: Any = None
         #: Whether it has begun, and has not come to its end.
-        self.goes_on = False
+        self.goes_on: bool = False
 
     async def __call__(self, name: str, info: dict[str, Any]) -> None:
         """Look for the connection, and when its handshake begins and ends."""

@@ -104,8 +104,8 @@ class Demo:
     def __init__(
         self, log_file: str | None, stop: Callable[[], object] | None, lasting: Lasting
     ) -> None:
-        self.tally = lasting.tally
-        self.shutdown = Shutdown()
+        self.tally: Tally = lasting.tally
+        self.shutdown: Shutdown = Shutdown()
         self._hub = Hub(max_events=KEPT, observer=self.tally)
         self._log_file = log_file
         self._stop = stop
