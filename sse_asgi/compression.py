@@ -287,7 +287,8 @@ def _names(codings: object) -> tuple[str, ...]:
         if name not in _CODINGS:
             raise ValueError(f"{name!r:.80} is no content coding for streams: gzip, zstd or br")
         if not _CODINGS[name].is_installed():
-            raise ImportError(f"{name} is not installed: install sse_asgi[compression]")
+            module = _CODINGS[name].module
+            raise ImportError(f"the content coding {name} needs {module}: pip install {module}")
     return names
 
 

@@ -13,7 +13,7 @@ try:
     from opentelemetry import metrics, trace
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"{__name__} needs opentelemetry-api: pip install 'sse-asgi[otel]'", name=_error.name
+        f"{__name__} needs opentelemetry-api: pip install opentelemetry-api", name=_error.name
     ) from _error
 
 from .metrics import BUCKETS, FIRST_EVENT, HUB, HUBS, KIND, ROUND_TRIP, STREAMS

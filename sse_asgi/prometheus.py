@@ -14,7 +14,7 @@ try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"{__name__} needs prometheus-client: pip install 'sse-asgi[prometheus]'", name=_error.name
+        f"{__name__} needs prometheus-client: pip install prometheus-client", name=_error.name
     ) from _error
 
 from .metrics import BUCKETS, FIRST_EVENT, HUBS, ROUND_TRIP, STREAMS, label_of, unit_of
