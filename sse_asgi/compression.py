@@ -6,8 +6,10 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import HTTPError
@@ -114,11 +116,16 @@ class _Coding:
     module: str
 
     def is_installed(self) -> bool:
-        try:
-            import_module(self.module)
-        except ImportError:
-            return False
-        return True
+        return _can_import(self.module)
+
+
+@cache  # Python looks for a module that is not there each time
+def _can_import(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 _CODINGS: Mapping[str, _Coding] = {
@@ -153,7 +160,7 @@ class Compression:
     """
 
     codings: tuple[str, ...]
-    level: int | Mapping[str, int] | None
+    level: int | Mapping[str, int] | None = field(hash=False)
     window: int
 
     def __init__(
@@ -168,7 +175,8 @@ class Compression:
             _check_int(f"the level of {name}", value, _CODINGS[name].levels)
         _check_int("window", window, _WINDOWS)
         object.__setattr__(self, "codings", names)
-        object.__setattr__(self, "level", level)
+        own = MappingProxyType(dict(level)) if isinstance(level, Mapping) else level
+        object.__setattr__(self, "level", own)
         object.__setattr__(self, "window", window)
 
     @classmethod
@@ -279,13 +287,19 @@ def _names(codings: object) -> tuple[str, ...]:
     if isinstance(codings, str):
         codings = (codings,)
     if isinstance(codings, (bytes, Mapping)) or not isinstance(codings, Iterable):
-        raise TypeError(f"the content codings must be names, not {codings!r:.80}")
-    names = tuple(dict.fromkeys(codings))
-    if not names:
-        raise ValueError("compression needs a content coding: gzip, zstd or br")
-    for name in names:
+        raise TypeError(f"compression: content codings must be names, not {codings!r:.80}")
+    given = tuple(codings)
+    for name in given:
+        if not isinstance(name, str):
+            raise TypeError(f"compression: content codings must be names, not {name!r:.80}")
         if name not in _CODINGS:
-            raise ValueError(f"{name!r:.80} is no content coding for streams: gzip, zstd or br")
+            raise ValueError(
+                f"compression: {name!r:.80} is no content coding for streams: gzip, zstd or br"
+            )
+    names = tuple(dict.fromkeys(given))
+    if not names:
+        raise ValueError(f"compression needs a content coding (gzip, zstd or br), not {codings!r}")
+    for name in names:
         if not _CODINGS[name].is_installed():
             module = _CODINGS[name].module
             raise ImportError(f"the content coding {name} needs {module}: pip install {module}")

@@ -259,7 +259,8 @@ class EventSourceResponse(Response):
 
         :param force: has no effect: whether to compress is up to the client.
         """
-        self._options = replace(self._options, compression=True)
+        if self._options.compression is None:
+            self._options = replace(self._options, compression=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the response. HEAD gets only its headers. A websocket is denied with it."""

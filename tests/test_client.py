@@ -758,5 +758,5 @@ async def test_it_is_entered_once() -> None:
 
 async def test_without_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx2", None)
-    with pytest.raises(ModuleNotFoundError, match=r"sse-asgi\[client\]"):
+    with pytest.raises(ModuleNotFoundError, match="pip install httpx2"):
         await EventSource("http://x/").__aenter__()

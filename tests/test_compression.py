@@ -19,6 +19,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from sse_asgi import HTTPError, ServerSentEvent, Shutdown, sse_app
 from sse_asgi.compression import Compression
+from sse_asgi.compression import _can_import as can_import
 from sse_asgi.hub import Hub
 from sse_asgi.starlette import EventSourceResponse
 from sse_asgi.testing import Connection, connect
@@ -252,9 +253,10 @@ async def test_a_source_that_nothing_is_acceptable_for_is_closed() -> None:
     ("arguments", "error", "said"),
     [
         ({"codings": "deflate"}, ValueError, "'deflate' is no content coding for streams"),
+        ({"codings": [["gzip"]]}, TypeError, "must be names, not ['gzip']"),
         ({"codings": ()}, ValueError, "gzip, zstd or br"),
         ({"codings": 5}, TypeError, "5"),
-        ({"codings": [5]}, ValueError, "5 is no content coding"),
+        ({"codings": [5]}, TypeError, "must be names, not 5"),
         ({"codings": b"gzip"}, TypeError, "b'gzip'"),
         ({"level": 0}, ValueError, "the level of gzip must be 1 to 9, not 0"),
         ({"level": 12, "codings": "br"}, ValueError, "the level of br must be 0 to 11, not 12"),
@@ -277,6 +279,7 @@ def test_wrong_values(arguments: Any, error: type[Exception], said: str) -> None
 def test_a_coding_that_is_not_installed(coding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("brotli", "backports.zstd", "compression.zstd"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("sse_asgi.compression._can_import", can_import.__wrapped__)
     package = {"zstd": r"backports\.zstd|compression\.zstd", "br": "brotli"}[coding]
     with pytest.raises(ImportError, match=rf"{coding} needs ({package}): pip install"):
         sse_app(letters, compression=coding)
@@ -425,7 +428,9 @@ def compressed_scope() -> dict[str, Any]:
     steps=st.lists(
         st.sampled_from(["event", "burst", "wait", "pause", "resume", "yield"]), max_size=30
     ),
-    ending=st.sampled_from(["end", "drain", "error", "cancel"]),
+    ending=st.sampled_from(
+        ["end", "drain", "error", "cancel", "drain while it ends", "cancel while it ends"]
+    ),
 )
 async def test_nothing_is_lost_or_doubled(steps: list[str], ending: str) -> None:
     """What was compressed is sent once, whoever has to send it after all."""
@@ -451,6 +456,9 @@ async def test_nothing_is_lost_or_doubled(steps: list[str], ending: str) -> None
                 await asyncio.sleep(0)
         if ending == "error":
             raise ValueError
+        if ending.endswith("while it ends"):
+            cycle.pause()
+            return
         if ending != "end":
             await asyncio.sleep(20)
 
@@ -460,21 +468,23 @@ async def test_nothing_is_lost_or_doubled(steps: list[str], ending: str) -> None
     )  # fmt: skip
     task = asyncio.ensure_future(app(compressed_scope(), cycle.receive, cycle.send))
     await asyncio.sleep(0.01)
-    if ending == "drain":
+    if ending.startswith("drain"):
         shutdown.drain()
-    elif ending == "cancel":
+    elif ending.startswith("cancel"):
         task.cancel()
     with anyio.fail_after(20):
         while not task.done():
             await asyncio.sleep(0.003)
             cycle.resume()
     if not task.cancelled():
-        task.exception()
-    text = Decompressor("gzip").feed(cycle.body).decode()
+        assert type(task.exception()) in (ValueError, type(None))
+    decompressor = Decompressor("gzip")
+    text = decompressor.feed(cycle.body).decode()
     sent = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
     assert sent == produced[: len(sent)]
     assert recorder.report.events == len(sent)
     assert recorder.report.bytes == len(cycle.body)
+    assert decompressor.ended == cycle.complete
     if cycle.complete:
         assert sent == produced
 

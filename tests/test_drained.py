@@ -241,6 +241,7 @@ async def test_an_interrupted_send_that_nobody_knows_about_is_no_clean_end(sends
 # -- a server whose send has written nothing while it waits ----------------------------------------
 
 
+@pytest.mark.not_compressed
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("read", [4, 1, 100])
 @pytest.mark.parametrize("ends", ["drain", "Task.cancel()", "a scope around"])
@@ -276,6 +277,7 @@ async def test_what_was_interrupted_is_sent_again_and_arrives_once(ends: str, re
     assert recorder.report.events == last
 
 
+@pytest.mark.not_compressed
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_client_that_never_reads_the_rest_sees_no_clean_end() -> None:
     counting, recorder, shutdown = Counting(), Recorder(), Shutdown()

@@ -94,6 +94,7 @@ class Response:
         self.server.sends_at_once = at_once
         self.send = self.send_message
         self.flushing = self.torn = self.ended = self.prompt = False
+        self.codec = None
         self.events = self.bytes = 0
         #: Whether the client reads; and how often the host waits for one that does not.
         self.reads, self.slow = True, 1

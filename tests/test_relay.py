@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import sse_asgi
@@ -108,6 +108,8 @@ def test_the_bytes_stay_what_they_are(data: bytes) -> None:
 @settings(deadline=None)
 @given(streams, st.sampled_from([b":\n\n", b": ping\r\n\r\n", b":\n", b":\r"]))
 def test_no_ping_can_come_inside_an_event(data: bytes, ping: bytes) -> None:
+    # With two byte order marks the second belongs to a name, unless it comes to be the first.
+    assume(not data.startswith(BOM * 2))
     frames = list(relay([data]))
     assert decoded(*(part for frame in frames for part in (ping, frame)), ping) == decoded(*frames)
     for frame in frames:

@@ -750,7 +750,7 @@ async def test_a_source_whose_beginning_blocks_holds_nobody_up() -> None:
 
 
 async def test_nothing_is_logged_of_all_that(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "sse_asgi"):
+    with caplog.at_level(logging.INFO, "sse_asgi"):  # at DEBUG there is a line for each stream
         watched = Watched()
         async with connect(sse_app(lambda: watched)) as stream:
             await stream.receive()

@@ -187,6 +187,7 @@ class Ending:
     async def _break_off(self) -> None:
         """Leave without a last message, which tells the client that this is no regular end."""
         if self._times.started and self._response.server.hides_broken_responses:
+            self._response.cut_short()
             await self._response.end()
 
     def _unsent(self) -> tuple[bytes, int]:

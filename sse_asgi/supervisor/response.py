@@ -38,6 +38,18 @@ __all__ = ["PING", "ClientGone", "Response"]
 PING = b":\n\n"
 
 
+class _NothingMore:
+    """What follows compressed data that has ended, or is to have no end."""
+
+    def compress(self, data: bytes) -> bytes:
+        return b""
+
+    finish = compress
+
+
+_NOTHING_MORE: Codec = _NothingMore()
+
+
 class Response(Sender):
     """A response as it is sent.
 
@@ -140,6 +152,11 @@ class Response(Sender):
             frame = PING
         self.ended = True
         await self._send_body(frame, events, more=False)
+
+    def cut_short(self) -> None:
+        """Have compressed data no end, whatever end the response gets."""
+        if self.codec is not None:
+            self.codec = _NOTHING_MORE
 
     async def flushed(self) -> None:
         """Wait until the watchdog is not sending."""
@@ -302,7 +319,11 @@ class Response(Sender):
         if codec is None:
             frame = self._first + frame
         else:
-            frame = self._first + (codec.compress(frame) if more else codec.finish(frame))
+            if more:
+                frame = self._first + codec.compress(frame)
+            else:
+                frame = self._first + codec.finish(frame)
+                self.codec = _NOTHING_MORE  # this may be interrupted, and end a second time
             self._first, self._first_events = frame, self._first_events + events
             events = self._first_events
         await self._send({"type": "http.response.body", "body": frame, "more_body": more})

@@ -298,7 +298,8 @@ class Watchdog:
         due = times.last_write + interval
         if now < due:
             return due
-        response.pinged()
+        if response.observed is not None:
+            response.pinged()
         if not response.try_write(PING):
             response.hand_over(PING)
         return now + interval
