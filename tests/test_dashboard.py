@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sse_asgi.prometheus import PrometheusObserver
 
-DASHBOARD = json.loads(
-    (Path(__file__).parents[1] / "docs/dashboards/sse_asgi.json").read_text("utf-8")
-)
+DOCS = Path(__file__).parents[1] / "docs"
+DASHBOARD = json.loads((DOCS / "dashboards/sse_asgi.json").read_text("utf-8"))
+PICTURE = (DOCS / "how-to/images/dashboard.svg").read_text("utf-8")
 
 #: What Prometheus adds to what it scrapes, and what a histogram has.
 ADDED = {"job", "instance", "le"}
@@ -111,6 +114,40 @@ def test_the_panels_have_places_of_their_own() -> None:
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
     assert len(set(places)) == len(places)
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_the_picture_shows_these_panels() -> None:
+    """If this fails, run python -m tests.dashboard_picture."""
+    drawn = [unescape(title) for title in re.findall(r'class="t">([^<]*)<', PICTURE)]
+    assert drawn == [panel["title"] for panel in DASHBOARD["panels"]]
+
+
+def parse(texts: Iterable[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Let Prometheus parse queries, as rules: it reads these without a server."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("there is no promtool on the PATH: Debian's package prometheus has it")
+    rules = [
+        {"record": f"query:{number}", "expr": text.replace("$__rate_interval", "1m")}
+        for number, text in enumerate(texts)
+    ]
+    file = folder / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))  # also YAML
+    return subprocess.run([program, "check", "rules", file], capture_output=True, text=True)
+
+
+def test_prometheus_parses_the_queries(tmp_path: Path) -> None:
+    texts = [text for _, text in queries()]
+    checked = parse(texts, tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    assert f"SUCCESS: {len(texts)} rules found" in checked.stdout
+
+
+@pytest.mark.parametrize("text", ["sum by (le (a)", "rate(a)", "sum(rate(a[$job]))"])
+def test_prometheus_sees_a_query_that_is_wrong(tmp_path: Path, text: str) -> None:
+    checked = parse([text], tmp_path)
+    assert checked.returncode != 0
+    assert "could not parse expression" in checked.stderr + checked.stdout
 
 
 def test_the_test_sees_a_query_that_is_wrong(found: dict[str, Any]) -> None:

@@ -180,7 +180,7 @@ class Registry(Generic[S]):
         most = 0
         for channel in list(self.channels.values()):
             window = channel.window
-            if window is not None:
+            if window is not None and not window.absent:  # without events, offsets are moments
                 offsets = [
                     cursor.offset
                     for cursor in list(channel.cursors.values())

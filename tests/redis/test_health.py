@@ -76,6 +76,24 @@ async def test_round_trips_are_counted(redis_url: str, new_prefix: Callable[[], 
         await subscription.aclose()
 
 
+async def test_nobody_is_behind_in_a_topic_without_events(
+    redis_url: str, new_prefix: Callable[[], str]
+) -> None:
+    """There a position is a moment, and two subscribers come at different ones."""
+    tally = Tally()
+    async with Hub(RedisLog(redis_url, prefix=new_prefix()), observer=tally) as hub:
+        (stats,) = tally.hubs
+        async with anyio.create_task_group() as tasks:
+            for number in (1, 2):
+                tasks.start_soon(anext, hub.subscribe("t"))
+                while hub.subscribers("t") < number:
+                    await anyio.sleep(0.01)
+                await anyio.sleep(0.1)
+            assert stats.lag == 0
+            await hub.publish("t", {"data": 1})
+        assert stats.lag == 0
+
+
 async def test_a_command_that_fails_is_counted(
     redis_url: str, new_prefix: Callable[[], str]
 ) -> None:
