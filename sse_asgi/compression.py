@@ -38,11 +38,17 @@ class Codec(Protocol):
     """A compressor of one response."""
 
     def compress(self, data: bytes) -> bytes:
-        """Compress a part. With what is returned the other end can read all that came so far."""
+        """Return a part, compressed. The other end can read all that came so far.
+
+        :param data: what comes next; it may be empty.
+        """
         ...
 
     def finish(self, data: bytes) -> bytes:
-        """Compress the last part, and end the compressed data."""
+        """Return the last part, compressed, and the end of the compressed data.
+
+        :param data: what comes last; it may be empty.
+        """
         ...
 
 
@@ -201,6 +207,7 @@ class Compression:
     ) -> tuple[list[tuple[bytes, bytes]], Codec | None]:
         """Return the header fields of a response to a request, and what compresses the response.
 
+        :param scope: the ASGI scope of the request.
         :param headers: the header fields without compression. If they have ``content-encoding``
             the response is compressed already, and is left as it is.
         :raises HTTPError: 406, if the client refuses all there is, ``identity`` included.

@@ -295,8 +295,7 @@ class Watchdog:
         interval = times.timing.ping
         if response.flushing or times.sending_since is not None:
             return now + interval
-        due = times.last_write + interval
-        if now < due:
+        if now < (due := times.last_write + interval):
             return due
         if response.observed is not None:
             response.pinged()
