@@ -16,10 +16,12 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
+from unittest.mock import patch
 
 from sse_asgi import Observer, ServerSentEvent, Tally, sse_app
 from sse_asgi.encoder import encode
 from sse_asgi.hub import Hub
+from sse_asgi.supervisor import pump
 
 from .at_once import Cycle
 from .streams import http_scope
@@ -178,6 +180,16 @@ async def open_by_hand(cycle: Cycle) -> None:
     await by_hand(waits(1), cycle)
 
 
+def with_a_clock_that_stands_still(act: Action) -> Action:
+    """How many events are joined depends on the time that they take, and here that is long."""
+
+    def acts(count: int) -> None:
+        with patch.object(pump, "monotonic", lambda: 0.0):
+            act(count)
+
+    return acts
+
+
 def opening(serve: Callable[[Cycle], Awaitable[None]]) -> Action:
     """So many streams of one event, one after another, while another one is open."""
 
@@ -277,7 +289,10 @@ MEASURED: dict[str, tuple[Action, Action]] = {
         streaming(by_a_response, waits),
         streaming(by_hand, waits),
     ),
-    "an event that was there": (streaming(ours, never_waits), streaming(by_hand, never_waits)),
+    "an event that was there": (
+        with_a_clock_that_stands_still(streaming(ours, never_waits)),
+        streaming(by_hand, never_waits),
+    ),
     "a stream": (opening(open_ours), opening(open_by_hand)),
     f"an event to {SUBSCRIBERS} subscribers": (publishing(), publishing_by_hand()),
     # With an observer, beside the same without.
