@@ -292,3 +292,17 @@ def test_two_in_one_registry_are_refused() -> None:
     of = Scraped()
     with pytest.raises(ValueError, match="Duplicated"):
         PrometheusObserver(of.registry)
+def test_a_registry_knows_all_names() -> None:
+    observer = PrometheusObserver(None)
+    described = {family.name for family in observer.describe()}
+    assert described == {family.name for family in observer.collect()}
+    assert "db_client_operation_duration_seconds" in described
+
+
+def test_a_name_of_a_histogram_that_is_taken_is_refused() -> None:
+    of = Scraped()
+    for name in ("sse_server_stream_duration_seconds", "db_client_operation_duration_seconds"):
+        with pytest.raises(ValueError, match="Duplicated"):
+            prometheus_client.Histogram(name, "of somebody else", registry=of.registry)
+
+
