@@ -509,6 +509,31 @@ async def test_no_cycle_is_left_for_the_collector(sse_app: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [Observer, object(), "metrics", lambda stream: None])
 def test_what_is_no_observer_is_refused(wrong: Any) -> None:
+async def test_a_factory_that_refuses_leaves_no_cycle() -> None:
+    def left() -> int:
+        kinds = ("Observed", "Response")
+        return sum(
+            type(each).__name__ in kinds and type(each).__module__.startswith("sse_asgi.")
+            for each in gc.get_objects()
+        )
+
+    async def refuses() -> AsyncIterator[str]:
+        await anyio.lowlevel.checkpoint()
+        raise HTTPError(403)
+
+    app = only_sse_app(refuses, observer=Recording())
+    gc.collect()
+    gc.disable()
+    try:
+        before = left()
+        for _ in range(10):
+            async with connect(app) as stream:
+                assert stream.status_code == 403
+        assert left() < before + 10
+    finally:
+        gc.enable()
+
+
     with pytest.raises(TypeError, match="observer must be an Observer or None, not"):
         only_sse_app(two, observer=wrong)
 

@@ -123,7 +123,10 @@ class Observed:
         if self._is_open:
             self._is_open = False
             self._tell("stream_closed", report)
-        # No cycle for the collector.
+        self.forget()
+
+    def forget(self) -> None:
+        """Stand between them no more, so that there is no cycle for the collector."""
         self._response.send, self._response.observed = self._send, None
         self._response = None
 
