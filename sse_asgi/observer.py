@@ -121,6 +121,12 @@ class StreamStats:
         self.counts = Final(self.counts.events, self.counts.bytes)
 
 
+#: What a hub counts: figures that only grow.
+_COUNTED = (
+    "published", "delivered", "gaps", "missed", "round_trips", "failures", "waited",
+)  # fmt: skip
+
+
 class HubStats:
     """The figures of one hub in this process, as they are now. Any thread may read them.
 
@@ -150,12 +156,27 @@ class HubStats:
         self.failures: int = 0
         self.waited: float = 0.0
 
-    def read_from(self, counts: Callable[[], tuple[int, int, int]], lag: Callable[[], int]) -> None:
+    def read_from(
+        self,
+        counts: Callable[[], tuple[int, int, int]],
+        lag: Callable[[], int],
+        gone: Callable[[], bool] = bool,
+    ) -> None:
         """Read from these functions what there is now."""
-        self._counts, self._lag = counts, lag
+        self._counts, self._lag, self._gone = counts, lag, gone
+
+    def add(self, other: HubStats) -> None:
+        """Add what another hub has counted."""
+        for name in _COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def __repr__(self) -> str:
         return f"<HubStats {self.log} published={self.published} subscribers={self.subscribers}>"
+
+    @property
+    def gone(self) -> bool:
+        """Whether the hub is no more, so that its figures stay as they are."""
+        return self._gone()
 
     @property
     def subscribers(self) -> int:
