@@ -71,7 +71,7 @@ class Totals:
             size += counts.bytes
             messages += stream.sent - 1  # the start
             pings += stream.pings
-            blocked += stream.blocked
+            blocked += stream.waited if stream.waiting is None else stream.blocked
         self.events += events
         self.messages += messages
         self.bytes += size
