@@ -33,12 +33,18 @@ class Counts(Protocol):
         """How many bytes of the body."""
         ...
 
+    @property
+    def prompt(self) -> bool:
+        """Whether the last send that began has not waited."""
+        ...
+
 
 class Final(NamedTuple):
     """How much was sent when the stream ended."""
 
     events: int
     bytes: int
+    prompt: bool = True
 
 
 class StreamStats:
@@ -48,8 +54,8 @@ class StreamStats:
     """
 
     __slots__ = (
-        "_opened_at", "blocked", "counts", "draining", "first_at", "method", "name", "opened",
-        "path", "pings", "route", "sent",
+        "_clock", "_opened_at", "counts", "draining", "first_at", "method", "name", "opened",
+        "path", "pings", "route", "sent", "waited", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -61,10 +67,13 @@ class StreamStats:
         method: str,
         path: str,
         opened_at: float,
+        clock: Callable[[], float],
     ) -> None:
         #: What knows how much was sent.
         self.counts: Counts = counts
-        # By the clock of the event loop, as is first_at.
+        # The clock of the event loop. Any thread may call it.
+        self._clock: Callable[[], float] | None = clock
+        # By that clock, as is first_at.
         self._opened_at = opened_at
         #: When the start of the last message began before there was an event.
         self.first_at: float = opened_at
@@ -85,8 +94,11 @@ class StreamStats:
         self.draining: bool = False
         #: How many pings were sent.
         self.pings: int = 0
-        #: For how many seconds ``send`` has not returned: how long the client was waited for.
-        self.blocked: float = 0.0
+        #: For how many seconds the sends have waited that have returned.
+        self.waited: float = 0.0
+        #: That figure, and when the send began that is under way; ``None``: none is. They are one
+        #: object, so that another thread sees both as they were at the same time.
+        self.waiting: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return f"<StreamStats {self.method} {self.route or self.name} events={self.events}>"
@@ -105,6 +117,23 @@ class StreamStats:
         return self.counts.bytes
 
     @property
+    def blocked(self) -> float:
+        """For how many seconds ``send`` has not returned: how long the client was waited for.
+
+        The time of a send that waits now is in it.
+        """
+        clock = self._clock
+        if self.waiting is None or clock is None:
+            return self.waited
+        # Metrics take it for a restart if this ever goes back. So the time is looked at first, and
+        # it counts only if one and the same send is under way before and after that.
+        now, waiting = clock(), self.waiting
+        if waiting is None or self.counts.prompt or self.waiting is not waiting:
+            return self.waited
+        before, began = waiting
+        return before + max(0.0, now - began)
+
+    @property
     def messages(self) -> int:
         """How many messages the body was sent in: ASGI ``http.response.body``."""
         return max(0, self.sent - 1)
@@ -116,9 +145,24 @@ class StreamStats:
         """
         return max(0.0, self.first_at - self._opened_at) if self.counts.events else None
 
+    def wait_is_over(self, clock: Callable[[], float]) -> None:
+        """Add how long the send has waited. The library calls this when it has returned."""
+        if self.waiting is not None:
+            before, began = self.waiting
+            self.waited = before + (clock() - began)
+            self.waiting = None
+
     def end(self) -> None:
         """Keep the figures as they are. The library calls this when the stream has ended."""
+        self.waited, self.waiting = self.blocked, None
         self.counts = Final(self.counts.events, self.counts.bytes)
+        self._clock = None
+
+
+#: What a hub counts: figures that only grow.
+_COUNTED = (
+    "published", "delivered", "gaps", "missed", "round_trips", "failures", "waited",
+)  # fmt: skip
 
 
 class HubStats:
@@ -150,12 +194,27 @@ class HubStats:
         self.failures: int = 0
         self.waited: float = 0.0
 
-    def read_from(self, counts: Callable[[], tuple[int, int, int]], lag: Callable[[], int]) -> None:
+    def read_from(
+        self,
+        counts: Callable[[], tuple[int, int, int]],
+        lag: Callable[[], int],
+        gone: Callable[[], bool] = bool,
+    ) -> None:
         """Read from these functions what there is now."""
-        self._counts, self._lag = counts, lag
+        self._counts, self._lag, self._gone = counts, lag, gone
+
+    def add(self, other: HubStats) -> None:
+        """Add what another hub has counted."""
+        for name in _COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def __repr__(self) -> str:
         return f"<HubStats {self.log} published={self.published} subscribers={self.subscribers}>"
+
+    @property
+    def gone(self) -> bool:
+        """Whether the hub is no more, so that its figures stay as they are."""
+        return self._gone()
 
     @property
     def subscribers(self) -> int:

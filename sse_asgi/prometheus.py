@@ -47,9 +47,11 @@ class PrometheusObserver(Tally):
     :param registry: where the metrics are registered; by default that of ``prometheus-client``.
         ``None``: nowhere. The observer is a collector, with the method ``collect``.
     :param namespace: what the names of the metrics begin with that have no name in the semantic
-        conventions: ``sse`` makes ``sse_server_events_total``.
+        conventions: ``sse`` makes ``sse_server_events_total``. Names that begin with ``messaging_``
+        or ``db_`` are the same in each namespace, so one registry takes one such observer.
     :raises TypeError: the namespace is no ``str``.
-    :raises ValueError: the namespace can't begin a name; or the registry has such an observer.
+    :raises ValueError: the namespace can't begin a name; or the registry has such an observer,
+        in whatever namespace.
     """
 
     def __init__(
@@ -84,7 +86,11 @@ class PrometheusObserver(Tally):
 
     def describe(self) -> list[Metric]:
         """Return the metrics without values, so that a registry knows their names."""
-        return [self._family(figure) for figure in (*STREAMS, *HUBS)]
+        histograms = (self._duration, self._first_event, self._round_trip)
+        return [
+            *(self._family(figure) for figure in (*STREAMS, *HUBS)),
+            *(family for histogram in histograms for family in histogram.describe()),
+        ]
 
     def collect(self) -> Iterator[Metric]:
         """Return the metrics as they are now. A registry calls this when it is scraped."""

@@ -71,7 +71,7 @@ class Totals:
             size += counts.bytes
             messages += stream.sent - 1  # the start
             pings += stream.pings
-            blocked += stream.blocked
+            blocked += stream.waited if stream.waiting is None else stream.blocked
         self.events += events
         self.messages += messages
         self.bytes += size
@@ -98,8 +98,9 @@ class Tally(Observer):
         self._lock = threading.RLock()
         self._open: dict[Kind, set[StreamStats]] = {}
         self._ended: dict[Kind, Totals] = {}
-        #: The figures of the hubs.
-        self.hubs: list[HubStats] = []
+        self._hubs: list[HubStats] = []
+        # Of the hubs that are gone, by the class of their logs.
+        self._gone: dict[str, HubStats] = {}
 
     def stream_opened(self, stream: StreamStats) -> None:
         """See :meth:`Observer.stream_opened`."""
@@ -124,7 +125,27 @@ class Tally(Observer):
 
     def hub_created(self, hub: HubStats) -> None:
         """See :meth:`Observer.hub_created`."""
-        self.hubs.append(hub)
+        with self._lock:
+            self._add_up()
+            self._hubs.append(hub)
+
+    @property
+    def hubs(self) -> list[HubStats]:
+        """The figures of the hubs. Those of hubs that are gone are added up: they are one for each
+        class of a log.
+        """
+        with self._lock:
+            self._add_up()
+            return [*self._hubs, *self._gone.values()]
+
+    def _add_up(self) -> None:
+        """Add up the figures of the hubs that are gone, and keep only those."""
+        gone = [hub for hub in list(self._hubs) if hub.gone]
+        for hub in gone:
+            self._hubs.remove(hub)
+            if (total := self._gone.get(hub.log)) is None:
+                total = self._gone[hub.log] = HubStats(hub.log, lambda: (0, 0, 0), int)
+            total.add(hub)
 
     def streams(self) -> list[StreamStats]:
         """Return the streams that are open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import anyio
@@ -112,20 +113,41 @@ async def test_other_methods(method: str) -> None:
 
 async def test_within_a_framework() -> None:
     hub = Hub()
-    app = Starlette(routes=[Mount("/live", health_app()), Route("/ready", Hosted(health_app(hub)))])
+    app = Starlette(routes=[Mount("/live", health_app()), Route("/ready", health_app(hub))])
     async with httpx.AsyncClient(transport=transport(app), base_url="http://probe") as client:
         for path in ("/live/", "/ready"):
             assert (await client.get(path)).json()["status"] == "pass"
 
 
-class Hosted:
-    """A Route calls an instance of a class as an ASGI application."""
+async def test_a_log_may_raise_anything_and_each_change_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "sse_asgi")
+    log = Remote(OSError("no route\nto host"))
+    app = health_app(Hub(), Hub(log))
+    for error in (None, log.error, log.error, HubError("gone"), None, None):
+        log.error = error
+        assert (await ask(app)).status_code == (200 if error is None else 503)
+    assert [(each.levelname, each.getMessage()) for each in ours(caplog)] == [
+        ("WARNING", r"not ready: a hub with Remote: OSError: 'no route\nto host'"),
+        ("INFO", "ready again: a hub with Remote"),
+    ]
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
 
-    async def __call__(self, *exchange: Any) -> None:
-        await self.app(*exchange)
+async def test_why_it_is_not_ready_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    closed = Hub()
+    closed.close()
+    app = health_app(closed, Hub(Remote(seconds=1000)), timeout=0.02)
+    for _ in range(3):
+        assert (await ask(app)).status_code == 503
+    assert [each.getMessage() for each in ours(caplog)] == [
+        "not ready: a hub with MemoryLog: HubClosedError: 'the hub is closed'",
+        "not ready: a hub with Remote: its log has not answered within 0.02 s",
+    ]
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "sse_asgi"]
 
 
 def test_a_hub_of_another_event_loop_is_not_ready() -> None:

@@ -162,6 +162,27 @@ async def test_a_refusal_is_no_end_of_a_stream(
     assert not caplog.records
 
 
+async def test_an_address_or_a_method_can_not_forge_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A proxy may hand on what a client has put into a header field."""
+    from sse_asgi.starlette import EventSourceResponse
+
+    caplog.set_level(logging.DEBUG, "sse_asgi")
+    forged = {"client": ("192.0.2.7\x1b[2J\n" + 500 * "x", 5), "method": "GET\nforged"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await EventSourceResponse(one())({**scope, **forged}, receive, send)
+
+    async with connect(app) as stream:
+        await stream.read()
+    (line,) = lines(caplog)
+    assert line.getMessage().isprintable()
+    assert len(line.getMessage()) < 300
+    assert vars(line)["peer"].startswith(r"192.0.2.7\x1b[2J\nx")
+    assert vars(line)["method"] == r"GET\nforged"
+
+
 @pytest.mark.parametrize("client", [None, ("::1", 5)])
 async def test_a_path_can_not_forge_a_line(client: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "sse_asgi")

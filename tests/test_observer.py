@@ -240,10 +240,39 @@ async def test_pings_and_the_time_that_send_has_waited() -> None:
         assert seen.stream.pings == 3
         assert seen.stream.events == 1
         stream.stall()
-        await anyio.sleep(100)
+        await anyio.sleep(50)
+        assert seen.stream.blocked == pytest.approx(45, abs=10)  # of a send that waits now
+        await anyio.sleep(50)
         stream.resume()
         await anyio.wait_all_tasks_blocked()
     assert seen.stream.blocked == pytest.approx(95, abs=10)
+
+
+async def test_the_time_that_send_has_waited_never_goes_back() -> None:
+    """Prometheus would take that for a restart. A send that does not wait is looked at, too."""
+    seen = Recording()
+    found: list[float] = []
+
+    def look() -> None:
+        found.extend(stream.blocked for stream in seen.streams)
+
+    async def source() -> AsyncIterator[str]:
+        for number in range(20):
+            await anyio.lowlevel.checkpoint()
+            look()
+            yield str(number)
+
+    async def send(message: Any) -> None:
+        look()
+        if len(found) % 8 == 0:
+            await anyio.sleep(0.001)
+        look()
+
+    await only_sse_app(source, observer=seen)(http_scope(), never, send)
+    look()
+    assert found == sorted(found)
+    assert len(found) > 40
+    assert found[-1] > 0.001
 
 
 @on_mock_clock
@@ -503,6 +532,31 @@ async def test_no_cycle_is_left_for_the_collector(sse_app: Any) -> None:
         async with connect(app) as stream:
             await stream.read()
         assert observed() == before
+    finally:
+        gc.enable()
+
+
+async def test_a_factory_that_refuses_leaves_no_cycle() -> None:
+    def left() -> int:
+        kinds = ("Observed", "Response")
+        return sum(
+            type(each).__name__ in kinds and type(each).__module__.startswith("sse_asgi.")
+            for each in gc.get_objects()
+        )
+
+    async def refuses() -> AsyncIterator[str]:
+        await anyio.lowlevel.checkpoint()
+        raise HTTPError(403)
+
+    app = only_sse_app(refuses, observer=Recording())
+    gc.collect()
+    gc.disable()
+    try:
+        before = left()
+        for _ in range(10):
+            async with connect(app) as stream:
+                assert stream.status_code == 403
+        assert left() < before + 10
     finally:
         gc.enable()
 

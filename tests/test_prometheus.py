@@ -183,6 +183,26 @@ async def test_a_run_counts_what_it_publishes() -> None:
     assert of.value("sse_hub_runs") == 0
 
 
+async def test_hubs_that_are_gone_are_one_figure() -> None:
+    import gc
+
+    of = Scraped()
+    kept = Hub(observer=of.observer)
+    await kept.publish("t", {"data": 1})
+    for number in range(30):
+        hub = Hub(observer=of.observer)
+        await hub.publish_many("t", [{"data": number}, {"data": number}])
+        del hub
+    gc.collect()
+    assert [stats.published for stats in of.observer.hubs] == [1, 60]
+    assert of.value("messaging_client_sent_messages_total") == 61
+    (here, gone) = of.observer.figures()["hubs"]
+    assert (here["published"], gone["published"], gone["subscribers"]) == (1, 60, 0)
+    del kept
+    gc.collect()
+    assert [(stats.log, stats.published) for stats in of.observer.hubs] == [("MemoryLog", 61)]
+
+
 async def test_a_hub_that_is_gone_is_not_kept() -> None:
     import gc
     import weakref
@@ -286,6 +306,20 @@ def test_another_namespace() -> None:
 def test_a_namespace_that_is_none(namespace: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="namespace must be"):
         PrometheusObserver(None, namespace)
+
+
+def test_a_registry_knows_all_names() -> None:
+    observer = PrometheusObserver(None)
+    described = {family.name for family in observer.describe()}
+    assert described == {family.name for family in observer.collect()}
+    assert "db_client_operation_duration_seconds" in described
+
+
+def test_a_name_of_a_histogram_that_is_taken_is_refused() -> None:
+    of = Scraped()
+    for name in ("sse_server_stream_duration_seconds", "db_client_operation_duration_seconds"):
+        with pytest.raises(ValueError, match="Duplicated"):
+            prometheus_client.Histogram(name, "of somebody else", registry=of.registry)
 
 
 def test_two_in_one_registry_are_refused() -> None:

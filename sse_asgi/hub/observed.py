@@ -62,7 +62,10 @@ class ObservedLog:
             registry = reference()
             return 0 if registry is None else registry.lag()
 
-        self.stats.read_from(counts, lag)
+        def gone() -> bool:
+            return reference() is None
+
+        self.stats.read_from(counts, lag, gone)
         registry.on_gap = self._gap
         if callable(observe := getattr(self._log, "observe", None)):
             observe(self._round_trip)

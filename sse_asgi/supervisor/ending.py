@@ -217,6 +217,8 @@ class Ending:
 
     async def _report(self, error: BaseException | None) -> None:
         if self._body is not None or self._times.opening:  # there was no stream
+            if self._response.observed is not None:
+                self._response.observed.forget()
             return
         on_close, response, reason = self._options.on_close, self._response, self._life.reason
         assert reason is not None

@@ -18,6 +18,9 @@ logger: logging.Logger = logging.getLogger("sse_asgi")
 #: Ends that somebody may want to look into. It is normal that clients leave and servers stop.
 ABNORMAL = {CloseReason.SEND_TIMEOUT, CloseReason.ERROR, CloseReason.CANCELLED}
 
+#: How many characters of the address and of the method are shown.
+LONGEST = 100
+
 
 def level_of(reason: CloseReason, *, started: bool) -> int:
     """Return the level of the line: WARNING if the end is abnormal, else DEBUG.
@@ -35,11 +38,11 @@ def log_end(level: int, scope: Scope, report: CloseReport) -> None:
     client = scope.get("client")
     peer = "an unknown client"
     if client:
-        host, port = (*map(str, client), "")[:2]
+        host, port = (*map(_escaped, client), "")[:2]
         peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     fields: dict[str, Any] = {
         "peer": peer if client else None,
-        "method": scope.get("method"),
+        "method": _escaped(scope.get("method")),
         "path": scope.get("path"),
         "reason": report.reason.value,
         "events": report.events,
@@ -48,7 +51,7 @@ def log_end(level: int, scope: Scope, report: CloseReport) -> None:
         "error": None if report.error is None else type(report.error).__qualname__,
     }
     error = "" if report.error is None else f" ({fields['error']})"
-    # Clients choose the path: with %r it stays one line.
+    # Clients choose the path: with %r it stays one line. They may choose the rest, too.
     logger.log(
         level,
         "a stream has ended: %s%s, %s %.200r from %s, %d events in %.3f s",
@@ -56,3 +59,8 @@ def log_end(level: int, scope: Scope, report: CloseReport) -> None:
         report.events, report.duration,
         extra=fields,
     )  # fmt: skip
+
+
+def _escaped(value: object) -> str:
+    """Return a text of one line: a proxy may have taken the address from a header field."""
+    return ascii(str(value)[:LONGEST])[1:-1]

@@ -58,6 +58,7 @@ class Observed:
         route = getattr(scope.get("route"), "path", None)
         self.stats: StreamStats = StreamStats(
             response,
+            clock=response.clock,
             name=name,
             route=route if isinstance(route, str) else None,
             method=str(scope.get("method", "GET")).upper(),
@@ -77,14 +78,17 @@ class Observed:
                 self._first_event()
             else:
                 stats.first_at = self._clock() if began is None else began
+        if began is not None:
+            stats.waiting = stats.waited, began
         try:
             await self._send(message)
         except BaseException:
-            if began is not None:
-                stats.blocked += self._clock() - began
+            stats.wait_is_over(self._clock)
             raise
-        if began is not None and not response.prompt:  # most do not wait, and need no clock
-            stats.blocked += self._clock() - began
+        if response.prompt:  # most do not wait, and need no clock
+            stats.waiting = None
+        else:
+            stats.wait_is_over(self._clock)
         stats.sent += 1
         if stats.sent == 1:
             self._opened()
@@ -123,7 +127,10 @@ class Observed:
         if self._is_open:
             self._is_open = False
             self._tell("stream_closed", report)
-        # No cycle for the collector.
+        self.forget()
+
+    def forget(self) -> None:
+        """Stand between them no more, so that there is no cycle for the collector."""
         self._response.send, self._response.observed = self._send, None
         self._response = None
 
