@@ -145,11 +145,11 @@ class StreamStats:
         """
         return max(0.0, self.first_at - self._opened_at) if self.counts.events else None
 
-    def wait_is_over(self, clock: Callable[[], float]) -> None:
+    def wait_is_over(self) -> None:
         """Add how long the send has waited. The library calls this when it has returned."""
-        if self.waiting is not None:
+        if self.waiting is not None and self._clock is not None:
             before, began = self.waiting
-            self.waited = before + (clock() - began)
+            self.waited = before + (self._clock() - began)
             self.waiting = None
 
     def end(self) -> None:
@@ -204,7 +204,10 @@ class HubStats:
         self._counts, self._lag, self._gone = counts, lag, gone
 
     def add(self, other: HubStats) -> None:
-        """Add what another hub has counted."""
+        """Add what another hub has counted. The library calls this when that hub is gone.
+
+        :param other: the figures of that hub.
+        """
         for name in _COUNTED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 

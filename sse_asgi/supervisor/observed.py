@@ -83,12 +83,12 @@ class Observed:
         try:
             await self._send(message)
         except BaseException:
-            stats.wait_is_over(self._clock)
+            stats.wait_is_over()
             raise
         if response.prompt:  # most do not wait, and need no clock
             stats.waiting = None
         else:
-            stats.wait_is_over(self._clock)
+            stats.wait_is_over()
         stats.sent += 1
         if stats.sent == 1:
             self._opened()
