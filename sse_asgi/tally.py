@@ -53,30 +53,37 @@ class Totals:
     closed: Counter[str] = field(default_factory=Counter)
     #: How many were told to end, by the reason.
     drained: Counter[str] = field(default_factory=Counter)
-    #: How many events, messages, bytes of the body and pings were sent, and for how many seconds
-    #: clients were waited for: see :class:`~sse_asgi.StreamStats`.
+    #: How many events, messages, bytes of the body and pings were sent, and for how long clients
+    #: were waited for: see :class:`~sse_asgi.StreamStats`. A sum of seconds could shrink, since it
+    #: depends on the order.
     events: int = 0
     messages: int = 0
     bytes: int = 0
     pings: int = 0
-    blocked: float = 0.0
+    nanoseconds: int = 0
+
+    @property
+    def blocked(self) -> float:
+        """For how many seconds clients were waited for."""
+        return self.nanoseconds / 1e9
 
     def add(self, streams: Iterable[StreamStats]) -> None:
         """Add what some streams have sent. They may be many, so this does it with local names."""
         events = messages = size = pings = 0
-        blocked = 0.0
+        nanoseconds = 0
         for stream in streams:
             counts = stream.counts
             events += counts.events
             size += counts.bytes
             messages += stream.sent - 1  # the start
             pings += stream.pings
-            blocked += stream.waited if stream.waiting is None else stream.blocked
+            waited = stream.waited if stream.waiting is None else stream.blocked
+            nanoseconds += int(waited * 1e9)
         self.events += events
         self.messages += messages
         self.bytes += size
         self.pings += pings
-        self.blocked += blocked
+        self.nanoseconds += nanoseconds
 
 
 class Tally(Observer):
@@ -167,7 +174,7 @@ class Tally(Observer):
                     messages=ended.messages,
                     bytes=ended.bytes,
                     pings=ended.pings,
-                    blocked=ended.blocked,
+                    nanoseconds=ended.nanoseconds,
                 )
                 for kind, ended in list(self._ended.items())
             }
