@@ -25,6 +25,9 @@ from .pump import SCOPE
 
 EVENTS, STREAMS, OF_EACH = 1000, 100, 100
 
+#: The processor time is the least of so many runs.
+RUNS = 5
+
 IMAGE = Path(__file__).parent.parent / "docs" / "how-to" / "images" / "compression.svg"
 
 CODINGS = ("gzip", "zstd", "br")
@@ -136,9 +139,12 @@ async def stream(make: Callable[[Any], Any], events: list[Any], coding: str) -> 
         size += len(message.get("body", b""))
 
     app = make(source)
-    began = time.process_time()
-    await app(scope_of(coding), asyncio.Event().wait, send)
-    return size, time.process_time() - began
+    least = math.inf
+    for _ in range(RUNS):
+        size, began = 0, time.process_time()
+        await app(scope_of(coding), asyncio.Event().wait, send)
+        least = min(least, time.process_time() - began)
+    return size, least
 
 
 async def memory(make: Callable[[Any], Any], events: list[Any], coding: str) -> float:
