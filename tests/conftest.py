@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,17 @@ from .entry_points import ENTRY_POINTS
 #: Python is enough, too.
 COMPRESSED = ("test_deaf", "test_drained", "test_outlast", "test_supervisor")
 COMPRESSES = sys.version_info >= (3, 13)
+
+#: What depends on the tasks, scopes and clocks of the event loop, on threads and on modules.
+BRIEFLY = {
+    "test_app", "test_at_once", "test_at_once_behind", "test_cancelled", "test_client",
+    "test_client_cancelled", "test_compression", "test_deaf", "test_drained", "test_eager",
+    "test_encoder", "test_event", "test_expiry", "test_factories", "test_fastapi", "test_hub",
+    "test_hub_each", "test_hub_faults", "test_hub_runs", "test_idle_cost", "test_messages",
+    "test_native_scope", "test_observer", "test_outlast", "test_ping_timer", "test_pings",
+    "test_runtime", "test_shields", "test_shutdown", "test_starlette", "test_structure",
+    "test_supervisor", "test_testing", "test_threads", "test_transport",
+}  # fmt: skip
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -39,6 +52,16 @@ def through_every_entry_point(
 ) -> None:
     """Run every test of a module with each of the entry points as its ``sse_app``."""
     monkeypatch.setattr(request.module, "sse_app", ENTRY_POINTS[entry_point])
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what differs little between Pythons, on those that SSE_ASGI_TEST_BRIEFLY names."""
+    version = "{}.{}".format(*sys.version_info)
+    if version not in os.environ.get("SSE_ASGI_TEST_BRIEFLY", "").split(","):
+        return None
+    within = collection_path.parent == Path(__file__).parent
+    is_test = collection_path.name.startswith("test_")
+    return True if within and is_test and collection_path.stem not in BRIEFLY else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
