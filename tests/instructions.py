@@ -310,7 +310,8 @@ def count() -> dict[str, tuple[int, int]]:
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise FileNotFoundError("valgrind")
-    command = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    options = ["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    command = [valgrind, *options]
     run = subprocess.run(
         [*command, sys.executable, "-m", "tests.instructions"],
         capture_output=True,
@@ -319,8 +320,8 @@ def count() -> dict[str, tuple[int, int]]:
         env={**os.environ, "PYTHONHASHSEED": "0"},
     )
     totals = {
-        int(pid): int(total)
-        for pid, total in re.findall(r"==(\d+)== Collected : (\d+)", run.stderr)
+        int(pid): int(total.replace(",", ""))
+        for pid, total in re.findall(r"==(\d+)== I +refs: +([\d,]+)", run.stderr)
     }
     found: dict[str, tuple[int, int]] = {}
     for line in run.stdout.splitlines():
