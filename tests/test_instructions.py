@@ -32,7 +32,7 @@ TIMES = {
 }
 
 
-@pytest.mark.timeout(600)  # callgrind is some forty times as slow
+@pytest.mark.timeout(600)  # cachegrind is slow
 def test_nothing_takes_a_tenth_more_instructions_than_it_did() -> None:
     if sys.version_info[:2] != (3, 13):
         pytest.skip("counted for CPython 3.13")

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import anyio
 
@@ -49,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever reads, such as `head`, has had enough
-        _write_no_more()
+        _write_no_more(sys.stdout)
         return ENDED
     except httpx2.InvalidURL as exc:
         _say(f"error: {options.url!r} is no URL: {exc}")
         return USAGE
     except FAILURES as exc:
-        _write_no_more()
+        _write_no_more(sys.stdout)
         _say(f"error: {_reason(exc)}")
         return FAILED
     except httpx2.HTTPError as exc:
@@ -164,9 +164,9 @@ def _write(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def _write_no_more() -> None:
+def _write_no_more(stream: TextIO) -> None:
     """Keep the interpreter from writing what is left when it exits: that would fail once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _reason(error: BaseException) -> str:
@@ -178,8 +178,11 @@ def _reason(error: BaseException) -> str:
 def _say(text: str) -> None:
     if sys.stderr is None:  # it is closed
         return
-    sys.stderr.write(f"{PROG} tail: {text}\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(f"{PROG} tail: {text}\n")
+        sys.stderr.flush()
+    except OSError:  # nobody can be told
+        _write_no_more(sys.stderr)
 
 
 def _leaves() -> bool:
