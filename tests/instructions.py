@@ -1,7 +1,7 @@
 """How many instructions of the processor something takes: a count, whatever else a machine does.
 
-``python -m tests.instructions`` runs under cachegrind, which tells the total of each process when it
-ends. So each figure is of two processes, forked when all is loaded, of which one does it more
+``python -m tests.instructions`` runs under cachegrind, which tells the total of each process when
+it ends. So each figure is of two processes, forked when all is loaded, of which one does it more
 often. Everything is measured beside what one would write by hand for just this.
 """
 
