@@ -217,10 +217,11 @@ class Compression:
         headers = _with_vary(headers)
         if _forbids_transforming(scope):
             return headers, None
-        coding = preferred(_field(scope, b"accept-encoding"), self.codings)
+        coding = preferred(_field(scope["headers"], b"accept-encoding"), self.codings)
         if coding is None:
             offered = ", ".join([*self.codings, "identity"])
-            raise HTTPError(406, f"acceptable content codings: {offered}", _text(headers, b"vary"))
+            vary = _field(headers, b"vary") or ""
+            raise HTTPError(406, f"acceptable content codings: {offered}", {"vary": vary})
         if coding == "identity":
             return headers, None
         return [*headers, (b"content-encoding", coding.encode())], self.codec(coding)
@@ -260,32 +261,26 @@ def preferred(accept_encoding: str | None, codings: Sequence[str]) -> str | None
     return None if identity == 0 else "identity"
 
 
-def _field(scope: Scope, wanted: bytes) -> str | None:
-    """Return the value of a header field of a request, its lines joined (RFC 9110, 5.3)."""
-    values = [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
+def _field(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> str | None:
+    """Return the value of a header field, its lines joined (RFC 9110, 5.3)."""
+    values = [value.decode("latin-1") for name, value in headers if name.lower() == wanted]
     return ", ".join(values) if values else None
 
 
 def _forbids_transforming(scope: Scope) -> bool:
     """Return whether the request has ``no-transform`` (RFC 9111, 5.2.1.6)."""
-    directives = (_field(scope, b"cache-control") or "").lower().split(",")
+    directives = (_field(scope["headers"], b"cache-control") or "").lower().split(",")
     return "no-transform" in (directive.strip() for directive in directives)
 
 
 def _with_vary(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return header fields that say that the response depends on ``Accept-Encoding``."""
-    vary = _text(headers, b"vary").get("vary", "")
+    vary = _field(headers, b"vary") or ""
     names = [name.strip().lower() for name in vary.split(",")]
     if "*" in names or "accept-encoding" in names:
         return headers
     others = [pair for pair in headers if pair[0].lower() != b"vary"]
     return [*others, (b"vary", f"{vary}, accept-encoding".lstrip(", ").encode("latin-1"))]
-
-
-def _text(headers: list[tuple[bytes, bytes]], wanted: bytes) -> dict[str, str]:
-    """Return one header field, its lines joined, as a mapping; an empty one if it is not there."""
-    values = [value.decode("latin-1") for name, value in headers if name.lower() == wanted]
-    return {wanted.decode(): ", ".join(values)} if values else {}
 
 
 def _names(codings: object) -> tuple[str, ...]:

@@ -230,11 +230,6 @@ class StreamOptions:
         return cast("Compression", compression).negotiate(scope, headers)
 
     @cached_property
-    def status_and_headers(self) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """The status and the header fields of a response."""
-        return 200, self.response_headers
-
-    @cached_property
     def of_answers(self) -> StreamOptions:
         """The options of a response that is no stream, and is bounded like one."""
         return StreamOptions(

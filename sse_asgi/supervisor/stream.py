@@ -60,8 +60,7 @@ class Stream:
     :param source: closed on every way out, in the task that calls :meth:`run`.
     :param exchange: scope, ``receive`` and ``send`` of the request.
     :param options: what :func:`~sse_asgi.sse_app` was given.
-    :param start: status and header fields of the response. By default 200, and the header fields of
-        the options.
+    :param start: status and header fields of the response.
     :param encode: makes a frame of what the source yields, with the separator of the options.
     :param body: the body of a response that is no stream, and has nothing else.
     :param reader: takes the body of the request, for the source.
@@ -85,7 +84,7 @@ class Stream:
         exchange: Exchange,
         options: StreamOptions,
         *,
-        start: tuple[int, list[tuple[bytes, bytes]]] | None = None,
+        start: tuple[int, list[tuple[bytes, bytes]]],
         encode: Callable[[Any, str], bytes] = encode,
         body: bytes | None = None,
         reader: Reader | None = None,
@@ -105,7 +104,7 @@ class Stream:
         self._times = times = Deadlines(options.timing, now)
         times.opening, times.started = isinstance(source, Opening), started
         self._response = response = Response(
-            server, life, times, clock, options, start or options.status_and_headers,
+            server, life, times, clock, options, start,
             is_stream=body is None,
             codec=codec,
         )  # fmt: skip
