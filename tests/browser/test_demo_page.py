@@ -114,8 +114,7 @@ class Demo:
         boxes: dict[str, dict[str, float]] = self.evaluate(
             "Object.fromEntries([...document.querySelectorAll("
             "'.card, h1, h2, button:not(#jump), dt, canvas, .lines, form, #facts, .state')]"
-            ".map((e, i) => [`${i} ${e.tagName} ${e.id || e.textContent}`.slice(0, 30), e])"
-            ".map(([name, e]) => [name.replace(/open|connecting/, 'state'),"
+            ".map((e, i) => [`${i} ${e.tagName} ${e.id || e.classList[0] || ''}`,"
             " e.getBoundingClientRect().toJSON()]))"
         )
         return boxes

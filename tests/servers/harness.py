@@ -205,7 +205,7 @@ _ABOVE_INFO = re.compile(
 _INFO = re.compile(r"\bINFO\b")
 
 #: What the library writes about a stream whose end is abnormal, as it is in many tests.
-_ENDED = "sse_asgi a stream has ended: "
+_ENDED = "a stream has ended: "
 
 
 class Process:

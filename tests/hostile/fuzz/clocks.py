@@ -14,7 +14,7 @@ import trio
 __all__ = ["JumpingClock", "JumpingLoop", "Stuck"]
 
 #: How long, in real seconds, threads get before the clock jumps, if there may be some.
-GRACE = 0.008
+GRACE = 0.03
 
 
 class Stuck(BaseException):

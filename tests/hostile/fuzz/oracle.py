@@ -331,6 +331,8 @@ class Oracle:
                 ok = len(self.log.raised) > 0
             elif "after the response had started" in message:
                 ok = any(type(e).__name__ == "HTTPError" for e in self.log.raised)
+            elif said := re.match(r"a stream has ended: (send_timeout|error|cancelled)\b", message):
+                ok = said[1] in ({self.reason} if seen.reports else self.possible())
             elif "body" in message:
                 ok = case.middleware.startswith("replay")
             else:
