@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Port 0 was any port. When the server comes back it is to be the same one.
     port = listener.getsockname()[1]
     loopback = _is_loopback(listener)
+    names = {name.lower() for name in (options.host, *_own_names(), *options.allow_host)}
     lasting, serving = Lasting(), Serving()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, serving.end)
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             app = create_app(
                 options.tail,
                 ping=options.ping,
-                loopback=loopback,
+                names=names,
                 stop=serving.pause if loopback or options.allow_stop else None,
                 lasting=lasting,
             )
@@ -139,6 +140,14 @@ def _make_parser() -> argparse.ArgumentParser:
         "--tail", type=_log_file, metavar="FILE", help="also stream the lines of this log file"
     )
     parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also answer requests for this name, such as that of a proxy in front; those for an "
+        "IP address or a name of this machine are always answered",
+    )
+    parser.add_argument(
         "--allow-stop",
         action="store_true",
         help="let everybody who can open the page stop the server for some seconds; on a loopback "
@@ -185,6 +194,12 @@ def _listen(host: str, port: int) -> socket.socket:
                 raise
             failure = exc
     raise failure
+
+
+def _own_names() -> tuple[str, ...]:
+    """Return the names of this machine, also that of multicast DNS."""
+    name = socket.gethostname()
+    return (name, f"{name.partition('.')[0]}.local")
 
 
 def _is_loopback(listener: socket.socket) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .encoder import check_separator, encode_fields
+from .encoder import check_names, check_separator, encode_fields
 from .encoder import encode as encode_event
 from .errors import SSEError
 from .event import DataT_co, data_text, json_text
@@ -108,6 +108,7 @@ def encode(event: Any, sep: str) -> bytes:
                 return encode_event(event, sep)
             except (TypeError, ValueError):
                 pass  # repaired below, or refused again
+        check_names(event.keys() - {"sep"})
         return ServerSentEvent(**{**event, "sep": sep}).encode()
     if isinstance(event, ServerSentEvent):
         return event.encode()

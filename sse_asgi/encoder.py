@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .types import EventLike
 
-__all__ = ["SEPARATORS", "check_separator", "encode", "encode_fields", "encode_ping"]
+__all__ = ["SEPARATORS", "check_names", "check_separator", "encode", "encode_fields", "encode_ping"]
 
 #: The line ends of an event stream (WHATWG HTML 9.2.5).
 SEPARATORS = ("\n", "\r\n", "\r")
@@ -214,11 +214,8 @@ def _with_others(frame: str, fields: Mapping[str, Any], known: int) -> str:
 def _encode_other(event: Any, sep: str) -> bytes:
     """Encode an event-like that is of no kind that most streams send: see :func:`encode`."""
     if isinstance(event, dict):
-        if event.keys() <= _FIELDS:
-            return encode_fields(sep, **event)
-        raise TypeError(
-            f"an event has no field {_unknown(event.keys())}; its fields are {', '.join(_NAMES)}"
-        )
+        check_names(event)
+        return encode_fields(sep, **event)
     if isinstance(event, ServerSentEvent):
         return encode_fields(sep, event.data, event.event, event.id, event.retry, event.comment)
     if isinstance(event, str):
@@ -272,5 +269,14 @@ def _folded(value: str, prefix: str) -> str:
     return value.replace("\n", "\n" + prefix)
 
 
-def _unknown(names: Iterable[object]) -> str:
-    return ", ".join(repr(name) for name in names if name not in _FIELDS)
+def check_names(fields: Iterable[object]) -> None:
+    """Refuse names that are no fields of an event.
+
+    :raises TypeError: one of the names is none.
+    """
+    unknown = ", ".join(repr(name) for name in fields if name not in _FIELDS)
+    if unknown:
+        raise TypeError(
+            f"an event has no field {unknown}; its fields are {', '.join(_NAMES)}. To send a dict "
+            "as data: {'data': ...}"
+        )

@@ -638,7 +638,7 @@ async def test_samples_of_the_real_machine() -> None:
 
 def demo(log_file: str | None = None, **options: Any) -> ASGIApp:
     """The demo for any name in `Host`: `connect` and httpx choose theirs."""
-    return create_app(log_file, loopback=False, **options)
+    return create_app(log_file, names=["demo", "testserver"], **options)
 
 
 async def test_application(log: Path) -> None:
@@ -966,7 +966,7 @@ async def test_what_is_too_long_is_not_read_to_its_end() -> None:
         sent.append(message)
 
     sent: list[Message] = []
-    headers = [(b"content-type", b"application/json")]
+    headers = [(b"host", b"demo"), (b"content-type", b"application/json")]
     scope: Scope = {"type": "http", "method": "POST", "path": "/say", "headers": headers}
     with anyio.fail_after(HANG):
         await demo()(scope, receive, send)
@@ -1241,23 +1241,24 @@ def test_port_that_somebody_has_taken_meanwhile(client: httpx.Client) -> None:
 
 
 def test_other_addresses_than_loopback(client: httpx.Client) -> None:
-    """There every name in Host is served, and only an option lets visitors stop the server."""
+    """There only an option lets visitors stop the server."""
     for options, status in (((), 403), (("--allow-stop",), 202)):
         with running("--host", "0.0.0.0", *options) as program:
-            answer = client.get(program.url, headers={"host": "demo.example"})
-            assert answer.status_code == 200
             assert client.post(f"{program.url}stop", json={}).status_code == status
 
 
-def test_loopback_answers_to_its_own_names_only(client: httpx.Client) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_it_answers_to_its_own_names_only(client: httpx.Client, address: str) -> None:
     """A page of another site may let its own name point to this machine."""
-    with running() as program:
+    with running("--host", address, "--allow-host", "Demo.example") as program:
         for path in ("", "events", "page.js", "say"):
             answer = client.get(program.url + path, headers={"host": "evil.example"})
             assert answer.status_code == 421
-            assert "'evil.example' is no name of the loopback address" in answer.text
+            assert "'evil.example' is no name of this demo" in answer.text
+            assert "demo.example" in answer.text
         port = program.url.rstrip("/").rpartition(":")[2]
-        for host in (f"localhost:{port}", "[::1]:1", "127.0.0.1"):
+        own = socket.gethostname()
+        for host in (f"localhost:{port}", "[::1]:1", "192.0.2.1", "DEMO.example", own):
             assert client.get(program.url, headers={"host": host}).status_code == 200
 
 

@@ -435,6 +435,13 @@ async def test_what_can_not_be_sent_is_refused_however_it_is_given(
         await body_of([fields])
 
 
+async def test_an_unknown_key_is_refused_by_name() -> None:
+    for event in ({"progress": 1, "data": "x"}, MappingProxyType({"progress": 1})):
+        with pytest.raises(TypeError, match="^an event has no field 'progress'; its fields are "):
+            await body_of([event])
+    assert await body_of([{"data": "x", "sep": "\n"}]) == b"data: x\r\n\r\n"
+
+
 def test_an_event_encodes_itself() -> None:
     event = ServerSentEvent("x", event="e")
     assert event.encode() == b"event: e\r\ndata: x\r\n\r\n"

@@ -16,10 +16,10 @@ from sse_asgi.hub import Hub
 
 from .log_file import follow
 from .machine import describe, samples
-from .web import Rate, action, answer_to_loopback_names, file, not_found
+from .web import Rate, action, answer_to_own_names, file, not_found
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Collection
     from contextlib import AbstractAsyncContextManager
 
     from sse_asgi.types import ASGIApp, Receive, Scope, Send
@@ -51,7 +51,7 @@ def create_app(
     log_file: str | None = None,
     *,
     ping: float = 15.0,
-    loopback: bool = True,
+    names: Collection[str] = (),
     stop: Callable[[], object] | None = None,
     lasting: Lasting | None = None,
 ) -> ASGIApp:
@@ -63,8 +63,7 @@ def create_app(
 
     :param log_file: the file whose lines ``/log`` streams; without one there is no ``/log``.
     :param ping: seconds of silence after which a stream sends a comment; 0: never.
-    :param loopback: whether the server listens on a loopback address: requests with another name
-        in ``Host`` are refused.
+    :param names: the names in ``Host`` that it answers to, beside ``localhost`` and IP addresses.
     :param stop: a function that stops the server, and starts it again after some seconds; without
         one it can't be stopped from the page.
     :param lasting: what goes on after such a stop.
@@ -95,7 +94,7 @@ def create_app(
         else:  # lifespan; and websockets, which it refuses
             await events(scope, receive, send)
 
-    return answer_to_loopback_names(app) if loopback else app
+    return answer_to_own_names(app, names)
 
 
 class Demo:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import time
 from collections import deque
 from importlib.resources import files
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 from sse_asgi import HTTPError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from sse_asgi.types import ASGIApp, Receive, Scope, Send
 
     #: It is given the JSON of a request, and returns a status and a text.
     Action = Callable[[Any], Awaitable[tuple[int, str]]]
 
-__all__ = ["Rate", "action", "answer_to_loopback_names", "file", "not_found"]
+__all__ = ["Rate", "action", "answer_to_own_names", "file", "not_found"]
 
 #: The longest body of a request, in bytes.
 LARGEST = 8192
@@ -106,22 +106,27 @@ def action(act: Action) -> ASGIApp:
     return app
 
 
-def answer_to_loopback_names(app: ASGIApp) -> ASGIApp:
-    """Return an application that refuses what was not meant for this machine's loopback address.
+def answer_to_own_names(app: ASGIApp, names: Collection[str]) -> ASGIApp:
+    """Return an application that refuses what was not meant for it.
 
-    A page of another site may let its own name point to 127.0.0.1, and then read what is served
-    there (DNS rebinding). The name is still in ``Host``.
+    A page of another site may let its own name point to our address, and then read what is served
+    there (DNS rebinding). The name is still in ``Host``. An IP address there is a page of ours.
+
+    :param names: what it answers to, in lower case, beside ``localhost`` and IP addresses.
     """
+    names = sorted({"localhost", *names})
 
     async def wrapper(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_loopback(host := _header(scope, b"host")):
-            text = (
-                f"Host {host!r} is no name of the loopback address. This demo answers to localhost,"
-                " 127.0.0.1 and [::1] only. Start it with --host ADDRESS to serve other machines."
-            )
-            await _refuse(scope, send, HTTPError(421, text))
-        else:
-            await app(scope, receive, send)
+        if scope["type"] == "http":
+            host = _header(scope, b"host")
+            if host is None or not _is_one_of(names, host):
+                text = (
+                    f"Host {host!r} is no name of this demo. It answers to IP addresses, and to "
+                    f"{', '.join(names)}. Start it with --allow-host NAME for another one."
+                )
+                await _refuse(scope, send, HTTPError(421, text))
+                return
+        await app(scope, receive, send)
 
     return wrapper
 
@@ -134,23 +139,22 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
 TEXT: Mapping[str, str] = {"content-type": "text/plain; charset=utf-8"}
 
 
-def _is_loopback(host: str | None) -> bool:
-    if host is None:
-        return False
+def _is_one_of(names: Collection[str], host: str) -> bool:
+    """Return whether the value of ``Host`` is one of the names, or an IP address."""
     name, colon, port = host.rpartition(":")
     # Without a port the last colon is within an IPv6 address, or there is none.
     if not colon or host.endswith("]"):
         name, port = host, ""
     if port and not (port.isascii() and port.isdigit()):
         return False
-    if name.lower() == "localhost":
-        return True
     try:
         if name.startswith("[") and name.endswith("]"):
-            return ipaddress.IPv6Address(name[1:-1]).is_loopback
-        return ipaddress.IPv4Address(name).is_loopback
+            IPv6Address(name[1:-1])
+        else:
+            IPv4Address(name)
     except ValueError:
-        return False
+        return name.lower() in names
+    return True
 
 
 def _check_origin(scope: Scope) -> None:

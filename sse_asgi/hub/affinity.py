@@ -21,6 +21,8 @@ __all__ = ["Affinity"]
 
 T = TypeVar("T")
 
+_OPENING = "async with hub, or lifespan=hub.lifespan,"
+
 
 class Affinity:
     """The event loop that a hub belongs to: the one in which it is used first.
@@ -52,7 +54,7 @@ class Affinity:
             (:class:`anyio.NoEventLoopError`).
         """
         if self.closed:
-            raise HubClosedError("the hub is closed")
+            raise HubClosedError(f"the hub is closed: {_OPENING} opens it")
         if self.runtime is not None and self.runtime.runs_here():
             return
         try:
@@ -76,7 +78,7 @@ class Affinity:
         :raises HubClosedError: the hub has no event loop yet, or that is closed.
         """
         if self._token is None:
-            raise HubClosedError("the hub is not in use yet: open it in its event loop first")
+            raise HubClosedError(f"the hub is not in use yet: {_OPENING} opens it")
         if threading.get_ident() == self._thread:
             raise RuntimeError("this is the event loop's own thread: await hub.publish()")
         try:

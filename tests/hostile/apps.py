@@ -69,7 +69,7 @@ HUGE = (8, 3 * 2**20)
 
 #: How many there are of /burst's, and how long each; nobody is to read them all, and they are more
 #: than the window of a client of HTTP/2.
-BURST = (400_000, 60)
+BURST = (120_000, 200)
 
 
 async def burst(request: SSERequest) -> Events:

@@ -30,7 +30,7 @@ from .fuzz.servers import (
 from .fuzz.stage import Stage
 
 #: Cases in each mode of this process, and batches on each server.
-ROUNDS = int(os.environ.get("SSE_ASGI_TEST_FUZZ", "500"))
+ROUNDS = int(os.environ.get("SSE_ASGI_TEST_FUZZ", "200"))
 BATCHES = max(1, ROUNDS // 500)
 
 pytestmark = pytest.mark.timeout(120 + ROUNDS)
