@@ -21,9 +21,15 @@ BRIEFLY = {
     "test_encoder", "test_event", "test_expiry", "test_factories", "test_fastapi", "test_hub",
     "test_hub_each", "test_hub_faults", "test_hub_runs", "test_idle_cost", "test_messages",
     "test_native_scope", "test_observer", "test_outlast", "test_ping_timer", "test_pings",
-    "test_runtime", "test_shields", "test_shutdown", "test_starlette", "test_structure",
+    "test_runtime", "test_shields", "test_shutdown", "test_starlette",
     "test_supervisor", "test_testing", "test_threads", "test_transport",
 }  # fmt: skip
+
+
+def briefly() -> bool:
+    """Whether this is a Python on which those tests run that may differ there."""
+    version = "{}.{}".format(*sys.version_info)
+    return version in os.environ.get("SSE_ASGI_TEST_BRIEFLY", "").split(",")
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -37,6 +43,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "entry_point" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker
         names = ["sse_app"] if marker("sse_app_only") else list(ENTRY_POINTS)
+        if briefly():
+            names = [name for name in names if name in {"sse_app", "in a scope"}]
         if "compressed" in names and (
             not COMPRESSES
             or marker("not_compressed")
@@ -55,9 +63,8 @@ def through_every_entry_point(
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out what differs little between Pythons, on those that SSE_ASGI_TEST_BRIEFLY names."""
-    version = "{}.{}".format(*sys.version_info)
-    if version not in os.environ.get("SSE_ASGI_TEST_BRIEFLY", "").split(","):
+    """Leave out what differs little between Pythons."""
+    if not briefly():
         return None
     within = collection_path.parent == Path(__file__).parent
     is_test = collection_path.name.startswith("test_")

@@ -86,7 +86,7 @@ def test_server_stops_with_many_clients(
 ) -> None:
     """Regression 1, with clients that all read at the same time."""
     server = start_server(name)
-    clients = 500
+    clients = 200
 
     async def main() -> tuple[int, float]:
         open_clients = 0
