@@ -121,9 +121,13 @@ class Deadlines:
         self.wake(self.drain_deadline)
 
     def spare(self, now: float) -> None:
-        """Note that the stream is closed, and that the send under way may come to its end."""
-        self.spared_until = now + self.timing.cleanup_timeout
-        self.wake(self.spared_until)
+        """Note that the stream is closed, and that the send under way may come to its end.
+
+        If that was noted before, the earlier time counts.
+        """
+        if self.spared_until is None:
+            self.spared_until = now + self.timing.cleanup_timeout
+            self.wake(self.spared_until)
 
     def look(self, now: float, *, progress: bool) -> None:
         """Note that the watchdog looks at the client, and whether it may have taken something."""
