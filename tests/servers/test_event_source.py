@@ -1,4 +1,7 @@
-"""The client on real servers, on asyncio and trio, through httpx2 and httpx."""
+"""The client on real servers, on asyncio and trio, through httpx2 and httpx.
+
+Each server meets both event loops and both libraries, one library on one loop.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,16 @@ import pytest
 from sse_asgi.client import EventSource, IdleTimeoutError, State, StateChange
 
 from .clients import DEADLINE
-from .harness import Certificate, Server
+from .harness import KINDS, Certificate, Server
 from .test_clients import DISPATCHED
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["httpx2", "httpx"])
-def client(request: pytest.FixtureRequest, server: Server, certificate: Certificate) -> Any:
-    library: Any = importlib.import_module(request.param)
+@pytest.fixture
+def client(anyio_backend: str, server: Server, certificate: Certificate) -> Any:
+    turn = [*KINDS].index(server.name) + (anyio_backend == "trio")
+    library: Any = importlib.import_module(("httpx2", "httpx")[turn % 2])
     kind = server.kind
     return library.AsyncClient(
         http1=not kind.http2, http2=kind.http2, verify=certificate.client, trust_env=False
