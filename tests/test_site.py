@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -88,6 +89,8 @@ FOUND = 3
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if built := os.environ.get("SSE_ASGI_TEST_SITE"):
+        return Path(built)
     if not all(map(find_spec, ("sphinx", "furo", "myst_parser"))):
         missing("docs", "Sphinx is not installed: pip install --group docs")
     folder = tmp_path_factory.mktemp("site")
