@@ -611,5 +611,5 @@ def test_public_names_are_documented() -> None:
 def test_the_oldest_that_is_allowed_is_tested(name: str) -> None:
     pyproject, tox = ((PACKAGE.parent / name).read_text() for name in ("pyproject.toml", "tox.ini"))
     (allowed,) = re.findall(rf'^\w+ = \["{name}>=([\d.]+)"\]', pyproject, re.MULTILINE)
-    (tested,) = re.findall(rf"oldest: {name}(?:\[\w+\])?==([\d.]+?)(?:\.0)?$", tox, re.MULTILINE)
+    (tested,) = re.findall(rf"^ +{name}(?:\[\w+\])?==([\d.]+?)(?:\.0)?$", tox, re.MULTILINE)
     assert tested == allowed
