@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .encoder import check_names, check_separator, encode_fields
+from .encoder import check_separator, encode_fields
 from .encoder import encode as encode_event
 from .errors import SSEError
-from .event import DataT_co, data_text, json_text
+from .event import DataT_co, check_names, data_text, json_text
 from .event import ServerSentEvent as StrictEvent
 from .types import HasEventFields
 

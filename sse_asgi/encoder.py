@@ -12,8 +12,10 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from .event import (
+    FIELDS,
     JSONServerSentEvent,
     ServerSentEvent,
+    check_names,
     data_text,
     id_text,
     json_text,
@@ -23,11 +25,11 @@ from .event import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from .types import EventLike
 
-__all__ = ["SEPARATORS", "check_names", "check_separator", "encode", "encode_fields", "encode_ping"]
+__all__ = ["SEPARATORS", "check_separator", "encode", "encode_fields", "encode_ping"]
 
 #: The line ends of an event stream (WHATWG HTML 9.2.5).
 SEPARATORS = ("\n", "\r\n", "\r")
@@ -44,9 +46,8 @@ _BLANK_LINE_OF_STR = tuple(ending.decode() for ending in _BLANK_LINE)
 _LINE = re.compile(r"(?:data|event|id|retry)?:")
 _SAYS_SOMETHING = re.compile(r"(?:data|event|id|retry): ?[^ ]")
 
-_NAMES = ("data", "event", "id", "retry", "comment")
-_FIELDS = frozenset(_NAMES)
-_fields_of: Callable[[object], tuple[Any, Any, Any, Any, Any]] = attrgetter(*_NAMES)
+_FIELDS = frozenset(FIELDS)
+_fields_of: Callable[[object], tuple[Any, Any, Any, Any, Any]] = attrgetter(*FIELDS)
 
 
 def encode(event: EventLike, sep: str = "\n") -> bytes:
@@ -267,16 +268,3 @@ def _folded(value: str, prefix: str) -> str:
     if "\r" in value:
         value = value.replace("\r\n", "\n").replace("\r", "\n")
     return value.replace("\n", "\n" + prefix)
-
-
-def check_names(fields: Iterable[object]) -> None:
-    """Refuse names that are no fields of an event.
-
-    :raises TypeError: one of the names is none.
-    """
-    unknown = ", ".join(repr(name) for name in fields if name not in _FIELDS)
-    if unknown:
-        raise TypeError(
-            f"an event has no field {unknown}; its fields are {', '.join(_NAMES)}. To send a dict "
-            "as data: {'data': ...}"
-        )

@@ -14,6 +14,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import TypeVar
 
     # The default is Any, so that nobody has to write ServerSentEvent[Any].
@@ -24,6 +26,9 @@ else:
     DataT_co = TypeVar("DataT_co", covariant=True)
 
 __all__ = ["JSONServerSentEvent", "ServerSentEvent"]
+
+#: The names of the fields, which may also be the keys of a ``dict``.
+FIELDS = ("data", "event", "id", "retry", "comment")
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -105,6 +110,16 @@ class JSONServerSentEvent(ServerSentEvent[DataT_co]):
 
 # The checks, one for each kind of field. The encoder uses them for a dict, so that an event is
 # refused for the same reason and in the same words, whatever its form.
+
+
+def check_names(names: Iterable[object]) -> None:
+    """Refuse names that are no fields of an event."""
+    unknown = ", ".join(repr(name) for name in names if name not in FIELDS)
+    if unknown:
+        raise TypeError(
+            f"an event has no field {unknown}; its fields are {', '.join(FIELDS)}. To send a dict "
+            "as data: {'data': ...}"
+        )
 
 
 def text(name: str, value: object) -> str:

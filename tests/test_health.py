@@ -141,8 +141,8 @@ async def test_why_it_is_not_ready_is_in_the_log(caplog: pytest.LogCaptureFixtur
     for _ in range(3):
         assert (await ask(app)).status_code == 503
     assert [each.getMessage() for each in ours(caplog)] == [
-        "not ready: a hub with MemoryLog: HubClosedError: 'the hub is closed: "
-        "async with hub, or lifespan=hub.lifespan, opens it'",
+        "not ready: a hub with MemoryLog: HubClosedError: "
+        + repr("the hub is closed: async with hub, or lifespan=hub.lifespan, opens it"),
         "not ready: a hub with Remote: its log has not answered within 0.02 s",
     ]
 

@@ -437,7 +437,7 @@ async def test_what_can_not_be_sent_is_refused_however_it_is_given(
 
 async def test_an_unknown_key_is_refused_by_name() -> None:
     for event in ({"progress": 1, "data": "x"}, MappingProxyType({"progress": 1})):
-        with pytest.raises(TypeError, match="^an event has no field 'progress'; its fields are "):
+        with pytest.raises(TypeError, match="no field 'progress'; its fields are "):
             await body_of([event])
     assert await body_of([{"data": "x", "sep": "\n"}]) == b"data: x\r\n\r\n"
 
