@@ -25,6 +25,7 @@ from datastar_py.consts import ElementPatchMode
 from sse_asgi import SSERequest, sse_app
 from sse_asgi.decoder import EventStreamDecoder
 from sse_asgi.encoder import encode
+from sse_asgi.hub import Hub
 from sse_asgi.testing import connect
 from tests.peers import NODE_DIR, missing, require_node
 from tests.test_docs import serving, write_files
@@ -100,6 +101,26 @@ def test_an_event_of_ag_ui_is_data(event: Any) -> None:
     assert json.loads(ours.data) == json.loads(theirs.data)  # U+2028 is written in another way
     assert type(event).model_validate_json(ours.data) == event
     assert (ours.event, ours.id) == (theirs.event, theirs.id)
+
+
+@pytest.mark.anyio
+async def test_a_hub_takes_each_form() -> None:
+    """And gives each event an id, by which a client comes back."""
+    hub = Hub()
+    forms: list[Any] = [
+        Patch.patch_signals({"count": 1}).encode(),
+        {"event": "datastar-patch-signals", "data": 'signals {"count":2}'},
+        {"data": EVENTS[1]},
+        EventEncoder().encode(EVENTS[1]).encode(),
+    ]
+    ids = [await hub.publish("t", form) for form in forms]
+    app = sse_app(lambda request: hub.subscribe("t", last_event_id=request.last_event_id))
+    with anyio.fail_after(HANG):
+        async with connect(app, headers={"last-event-id": ids[0]}) as stream:
+            sent = [await stream.receive() for _ in forms[1:]]
+    assert [event.id for event in sent] == ids[1:]
+    assert [event.data for event in sent] == ['signals {"count":2}', sent[1].data, sent[1].data]
+    assert RunErrorEvent.model_validate_json(sent[1].data) == EVENTS[1]
 
 
 #: What happens in the agent at the end of its answer, by what it is asked.
