@@ -34,15 +34,17 @@ ENTRIES = {
 #: Words that are found as if the page had them in its text.
 KEYWORDS = {
     "tutorial": "beginner, getting, started, quickstart, introduction",
+    "how-to/ag-ui": "agui, agent, agents, copilotkit, ag_ui",
     "how-to/answers": "llm, llms, chatgpt, tokens, resume, refresh, openai",
     "how-to/client": "cli, command, line, python, consumer, httpx, reconnect",
+    "how-to/datastar": "hypermedia, html, morph, without, javascript",
     "how-to/frameworks": "starlette, flask, aiohttp, mount",
     "how-to/hub": "broadcast, fanout, pubsub, chat, many, clients, notifications",
     "how-to/post": "fetch, prompt, llm, chat, completion",
     "how-to/presence": "online, who, users, kick",
     "how-to/proxies": "load, balancer, buffering, reverse",
     "how-to/redis": "cluster, scale, workers, processes, nodes, horizontal",
-    "how-to/relay": "openai, anthropic, llm, proxy, agui",
+    "how-to/relay": "openai, anthropic, llm, proxy",
     "how-to/rights": "authorization, permission, maximum, max, connections, user, per, expiry",
     "how-to/shutdown": "ctrl-c, ctrl, hangs, sigterm, restart, reload, deploy, graceful",
     "how-to/slow-clients": "backpressure, keepalive, keep, alive, heartbeat",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 AUTHENTICATION = "docs/how-to/authentication.md"
 CORS = "docs/how-to/cors.md"
+DATASTAR = "docs/how-to/datastar.md"
 HTMX = "docs/how-to/htmx.md"
 ENDING = "docs/how-to/ending.md"
 POST = "docs/how-to/browser-post.md"
@@ -293,3 +297,43 @@ def test_htmx_comes_back_after_a_204(page: Page, tmp_path: Path) -> None:
         wait_for_text(page, "ul", "everything")
         assert asked[:3] == [None, None, None]
         assert server.requests("/feed")[0] == ("GET", 200)
+
+
+# docs/how-to/datastar.md
+
+
+def serve_datastar(page: Page) -> None:
+    """Have the script as starhtml ships it, which has changed nothing about streams in it."""
+    spec = find_spec("starhtml")
+    if spec is None or spec.origin is None:
+        missing("browser", "starhtml is not installed: pip install --no-deps starhtml==0.7.0")
+    script = Path(spec.origin).with_name("static") / "js/datastar-core.js"
+    (version,) = re.findall(r"^// Datastar v(\S+)", script.read_text())
+    page.route(
+        f"https://cdn.jsdelivr.net/gh/starfederation/datastar@{version}/bundles/datastar.js",
+        lambda route: route.fulfill(path=script, content_type="text/javascript"),
+    )
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="starhtml needs Python 3.12")
+def test_datastar(page: Page, tmp_path: Path) -> None:
+    """The connection breaks once, it comes back, and the end of the stream is the end."""
+    serve_datastar(page)
+    page.add_init_script(
+        "fetches = [];"
+        "document.addEventListener('datastar-fetch', (event) => fetches.push(event.detail.type));"
+    )
+    write_files(DATASTAR, tmp_path)
+    wait = "await anyio.sleep(0.3)\n"
+    replace(tmp_path / "feed.py", wait, f"{wait}        assert request.last_event_id\n")
+    with serving("uvicorn feed:app", tmp_path) as url:
+        page.goto(url)
+        page.wait_for_function("fetches.includes('finished')")
+        assert page.locator("li").all_text_contents() == [
+            "Ada: 2 teapots",
+            "Ben & Co: 1 kettle",
+            "Cleo: <b>everything</b>",
+        ]
+        assert page.text_content("p") == "3 orders"
+        assert "retrying" in page.evaluate("fetches")
+        assert Running(url, tmp_path).requests("/feed") == [("GET", 200)] * 2

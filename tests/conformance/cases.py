@@ -756,7 +756,7 @@ CASES += [
         ours=(
             (OPEN, A, LOST, OPEN, event("b", "1"), LOST, CLOSED),
             (Request(), Request(b"1"), Request(b"1")),
-            "keeps the last event ID: else it would forget its position",
+            "keeps the last event ID, since it would forget its position otherwise",
         ),
     ),
     Case(
@@ -770,7 +770,7 @@ CASES += [
         ours=(
             (OPEN, LOST, CLOSED),
             (Request(), Request(target="/next"), Request()),
-            "connects again at the URL that it was given, as that of the redirect may be gone",
+            "connects again at the URL that it was given, since that of the redirect may be gone",
         ),
     ),
     *(
@@ -785,7 +785,7 @@ CASES += [
             ours=(
                 (LOST, CLOSED),
                 (Request(), Request()),
-                "connects again when the server says: it has asked for that",
+                "connects again when the server says, since the server has asked for that",
             ),
         )
         for number in (429, 503)
@@ -802,7 +802,7 @@ CASES += [
         ours=(
             (OPEN, event("a", "a\x01b"), LOST, CLOSED),
             (Request(),),
-            "raises an error: RFC 9110 (5.5) allows no such character in a header field",
+            "raises an error, since RFC 9110 (5.5) allows no such character in a header field",
         ),
     ),
 ]

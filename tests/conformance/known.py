@@ -36,7 +36,7 @@ class Client(NamedTuple):
 
 
 def differences(client: Client, observations: Iterable[Observed]) -> dict[Key, str]:
-    """What a client did else than the standard says, case by case."""
+    """What a client did differently from the standard, case by case."""
     found = {}
     for case, seen in zip(CASES, observations, strict=True):
         if client.can(case):
@@ -67,11 +67,11 @@ CHROMIUM = Client(
     "Chromium",
     "156",
     {
-        "goes back to its own 3 seconds": [
+        "goes back to its own default of 3 seconds": [
             ("Reconnection time", "an empty value is ignored"),
             ("Reconnection time", "no value is ignored"),
         ],
-        "refuses each charset but UTF-8": [
+        "refuses every charset except UTF-8": [
             ("Content type", "another charset does not count"),
             ("Content type", "an unknown charset"),
         ],
@@ -85,11 +85,11 @@ NODE = Client(
     "eventsource",
     "5.1.5",
     {
-        "leaves out two BOMs": [("Encoding", "of two BOMs only one")],
+        "leaves out both BOMs": [("Encoding", "of two BOMs only one")],
         "leaves out a BOM decoded as ISO 8859-1": [
             ("Encoding", "a BOM decoded as ISO 8859-1 is none"),
         ],
-        "takes several types for one with an odd name": [
+        "takes several content types for one with an odd name": [
             ("Content type", "the last of two fields"),
             ("Content type", "the last in a list"),
         ],
@@ -125,7 +125,7 @@ READER = Client(
         "decodes in another encoding than UTF-8": [
             ("Content type", "another charset does not count"),
         ],
-        "takes several types for one with an odd name": [
+        "takes several content types for one with an odd name": [
             ("Content type", "the last of two fields"),
             ("Content type", "the last in a list"),
         ],

@@ -15,11 +15,12 @@ HEAD = """\
 <!-- `python -m tests.conformance` writes this page. -->
 # Conformance: four clients against the standard
 
-This page tells what clients of event streams make of the same {cases} cases: streams and HTTP
-answers, byte by byte, and what [WHATWG HTML 9.2](https://html.spec.whatwg.org/multipage/server-sent-events.html)
-has a client do with each. What counts is all that can be seen: events with their types, data and
-ids, when the source opens and fails, each request, its `Last-Event-ID`, and how long it waited. The
-cases are written anew. They cover the subjects of
+This page shows what clients of event streams make of the same {cases} cases. A case is a stream or
+an HTTP response, byte by byte, with what
+[WHATWG HTML 9.2](https://html.spec.whatwg.org/multipage/server-sent-events.html) tells a client to
+do. Everything counts that can be seen: events with their types, data and ids, when the source opens
+and fails, each request, its `Last-Event-ID`, and how long the client waited. The cases were written
+anew. They cover the subjects of
 [web-platform-tests](https://github.com/web-platform-tests/wpt/tree/master/eventsource) and more,
 but not JavaScript, origins and cookies.
 
@@ -27,15 +28,18 @@ but not JavaScript, origins and cookies.
   asyncio and trio.
 - **Chromium** {chromium}: the `EventSource` of a browser.
 - **eventsource** {eventsource}: the package for Node.
-- **httpx2** {httpx2}: `AsyncClient.sse`, which reads one response and never connects again. What
-  needs another response is not its job. If it raises an error, it has failed the connection.
+- **httpx2** {httpx2}: `AsyncClient.sse`, which reads one response and never connects again. Cases
+  that need another response are not for it. If it raises an error, it has failed the connection.
 
 {totals}
 
-✓: as the standard says. n/a: not its job. A number: it does something else, told below the tables.
-"on purpose": this client does something else too, and the last section says why. Tests run all
-cases with all clients, and fail if anything is not as it stands here: `tests/test_conformance.py`
-and `tests/browser/test_conformance.py`.
+- ✓: the client does what the standard says.
+- n/a: the case is not for this client.
+- A number: the client does something else. The note with this number, below the tables, says what.
+- "on purpose": sse_asgi does something else, and the last section says why.
+
+Tests run all cases with all clients, and fail if a result differs from this page:
+`tests/test_conformance.py` and `tests/browser/test_conformance.py`.
 """
 
 
@@ -49,7 +53,7 @@ def page() -> str:
         cases=len(CASES), totals=totals(), **{each.name.lower(): each.version for each in OTHERS}
     )
     told = "\n".join(f"{number}. {note}." for number, note in enumerate(notes, 1))
-    return "\n".join([head, *tables, f"## What others do else\n\n{told}\n", purposes()])
+    return "\n".join([head, *tables, f"## What the others do differently\n\n{told}\n", purposes()])
 
 
 def totals() -> str:
@@ -64,7 +68,7 @@ def totals() -> str:
         for each in OTHERS
     )
     rows.append(f"| as the standard says | {ours} | " + " | ".join(others) + " |")
-    rows.append(f"| else, on purpose | {on_purpose} | | | |")
+    rows.append(f"| differs on purpose | {on_purpose} | | | |")
     return "\n".join(rows)
 
 
@@ -95,11 +99,9 @@ def cell(case: Case, client: Client, notes: list[str]) -> str:
 
 
 def purposes() -> str:
-    lines = ["## What this client does else, on purpose\n"]
+    lines = ["## What sse_asgi does differently, on purpose\n"]
     lines += [
-        f"- {shown(case.name)}: this client {case.ours[2]}."
-        for case in CASES
-        if case.ours is not None
+        f"- {shown(case.name)}: sse_asgi {case.ours[2]}." for case in CASES if case.ours is not None
     ]
     return "\n".join([*lines, ""])
 
