@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import httpx
@@ -25,14 +28,19 @@ PROGRAMS = ["app", "api"]
 
 
 def program(hub: Hub) -> dict[str, Any]:
-    """What the page defines, with another hub."""
-    namespace: dict[str, Any] = {"__name__": "answers"}
-    for block in blocks(PAGE):
-        if block.language == "python" and "Redis" not in block.text:
-            source = "\n" * block.line + block.text
-            exec(compile(source, PAGES[PAGE], "exec"), namespace)
-            namespace["hub"] = hub
-    return namespace
+    """The applications of the page, by the names in PROGRAMS, with another hub."""
+    answers, api = ModuleType("answers"), ModuleType("api")
+    for module in (answers, api):
+        (block,) = (
+            block
+            for block in blocks(PAGE)
+            if block.language == "python" and block.text.startswith(f"# {module.__name__}.py\n")
+        )
+        source = "\n" * block.line + block.text
+        with patch.dict(sys.modules, answers=answers):  # which api.py imports
+            exec(compile(source, PAGES[PAGE], "exec"), vars(module))
+        vars(module)["hub"] = hub
+    return {"app": answers.app, "api": api.app}
 
 
 class User:

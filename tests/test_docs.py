@@ -79,12 +79,29 @@ def write_files(page: str, directory: Path) -> None:
         (directory / name).write_text(text)
     first = ""
     for block in blocks(page):
+        if block.language == "diff":  # what the reader changes later
+            continue
         if name := FILE_NAME.match(block.text):
             (directory / name[1]).write_text(block.text)
             first = first or name[1]
         elif block.language == "python" and "go into the same file" in PAGES[page].read_text():
             with (directory / first).open("a") as file:
                 file.write(block.text)
+
+
+def change_file(change: str, directory: Path) -> Path:
+    """Change a file as a block of `diff` shows it."""
+    name = FILE_NAME.match(change)
+    assert name, change
+    lines = change.splitlines()[1:]
+    before, after = (
+        "".join(f"{line[1:]}\n" for line in lines if line[:1] != sign) for sign in "+-"
+    )
+    file = directory / name[1]
+    text = file.read_text()
+    assert text.count(before) == 1, f"{name[1]} does not have {before!r} once"
+    file.write_text(text.replace(before, after))
+    return file
 
 
 def pages_with(language: str, pattern: str = "") -> list[str]:
@@ -99,12 +116,16 @@ def pages_with(language: str, pattern: str = "") -> list[str]:
     )
 
 
-# Python. The blocks of a page are run in order, as one program. Each application that a block makes
-# is asked for an event, by each of its routes, and each test that it defines is run.
+# Python. The files of a page are run in order, each as a module of its own. A block without a name
+# goes on with a file. Each application that a block makes is asked for an event, by each of its
+# routes, and each test that it defines is run.
 
 #: What FastAPI adds by itself.
 NO_STREAMS = ("openapi", "swagger_ui_html", "swagger_ui_redirect", "redoc_html")
 
+
+#: A package whose middleware does not run on trio.
+NEEDS_ASYNCIO = "prometheus_fastapi_instrumentator"
 
 # tests/frameworks runs the programs of that page, where the frameworks are.
 ONE_PROGRAM = sorted({*pages_with("python")} - {"docs/how-to/frameworks.md"})
@@ -124,6 +145,8 @@ def redis(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 # On trio httpx does not close all of its own when a response is left early.
 @pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")
+# Nor does coredis when a connection is cut short: tests/redis/conftest.py.
+@pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")
 @pytest.mark.parametrize("page", ONE_PROGRAM)
 def test_python_examples(
     page: str, anyio_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,20 +158,26 @@ def test_python_examples(
     run: Any = partial(anyio.run, backend=anyio_backend)
     # A hub in memory need not be open, unless it runs something.
     opened = any(word in PAGES[page].read_text() for word in ("REDIS_URL", "hub.run("))
-    # A module, for those who look up where a function was defined.
-    namespace: dict[str, Any] = {"__name__": "example"}
+    in_first = "go into the same file" in PAGES[page].read_text()
+    namespaces: list[dict[str, Any]] = []
     for block in blocks(page):
         # What is for pytest-asyncio is run by it: see test_tests_run_as_they_are_typed.
-        if block.language != "python" or "pytest.mark.asyncio" in block.text:
+        if block.language not in ("python", "diff") or "pytest.mark.asyncio" in block.text:
             continue
+        if anyio_backend == "trio" and NEEDS_ASYNCIO in block.text:
+            continue
+        if block.language == "diff":
+            source = change_file(block.text, tmp_path).read_text()
+        else:
+            source = "\n" * block.line + block.text  # so that line numbers are those of the page
+        if (file := FILE_NAME.match(block.text)) or not namespaces:
+            # A module, for those who look up where a function was defined, or import it.
+            module = ModuleType(file[1].removesuffix(".py") if file else "example")
+            namespaces.append(vars(module))
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+        namespace = namespaces[0 if in_first and not file else -1]
         before = dict(namespace)
-        source = "\n" * block.line + block.text  # so that line numbers are those of the page
         exec(compile(source, PAGES[page], "exec"), namespace)
-        file = re.match(r"# (?!conftest)(\w+)\.py\n", block.text)
-        if file:  # another block may import it
-            module = ModuleType(file[1])
-            vars(module).update(namespace)
-            monkeypatch.setitem(sys.modules, file[1], module)
         for name, value in list(namespace.items()):  # a warning adds a name
             if value is before.get(name):
                 continue
@@ -156,8 +185,9 @@ def test_python_examples(
                 run(give_an_event, value, "/", opened)
             elif name.startswith("test_") and not inspect.signature(value).parameters:
                 run(value) if inspect.iscoroutinefunction(value) else value()
-    for app in namespace.values():
-        for route in app.routes if isinstance(app, Starlette) else ():
+    apps = [app for each in namespaces for app in each.values() if isinstance(app, Starlette)]
+    for app in apps:
+        for route in app.routes:
             # One with a parameter needs a value that means something there: tests/test_answers.py.
             if isinstance(route, Route) and "{" not in route.path and route.name not in NO_STREAMS:
                 run(give_an_event, app, route.path, opened)
@@ -186,6 +216,10 @@ def test_shell_examples(page: str, tmp_path: Path) -> None:
     command, curls = "", list[str]()
     write_files(page, tmp_path)
     for block in blocks(page):
+        if block.language == "diff":
+            check_server(command, curls, tmp_path, first)
+            change_file(block.text, tmp_path)
+            command, curls = "", []
         for line in block.text.splitlines() if block.language == "sh" else ():
             if line.startswith("openssl "):
                 make_certificate(line, tmp_path)
