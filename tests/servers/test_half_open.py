@@ -70,7 +70,7 @@ class Attentive(Server):
     def arguments(self, values: Mapping[str, object]) -> list[str]:
         program = self.name.partition("-")[0]
         (line,) = re.findall(
-            rf"^python listen.py 0.0.0.0 8000 {program} (.*) app:app$",
+            rf"^python listen.py 0.0.0.0 8000 {program} (.*) prices:app$",
             block("sh", "python listen.py "),
             re.MULTILINE,
         )
