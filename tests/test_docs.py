@@ -124,6 +124,9 @@ def pages_with(language: str, pattern: str = "") -> list[str]:
 NO_STREAMS = ("openapi", "swagger_ui_html", "swagger_ui_redirect", "redoc_html")
 
 
+#: A hub in memory need not be open, except for these.
+NEED_AN_OPEN_HUB = ("REDIS_URL", "hub.run(", "presence=True")
+
 #: A package whose middleware does not run on trio.
 NEEDS_ASYNCIO = "prometheus_fastapi_instrumentator"
 
@@ -156,8 +159,7 @@ def test_python_examples(
     for name in ("sse_starlette", "sse_starlette.sse", "sse_starlette.event"):  # replaced by a page
         monkeypatch.setitem(sys.modules, name, sys.modules.get(name, sse_asgi))
     run: Any = partial(anyio.run, backend=anyio_backend)
-    # A hub in memory need not be open, unless it runs something.
-    opened = any(word in PAGES[page].read_text() for word in ("REDIS_URL", "hub.run("))
+    opened = any(word in PAGES[page].read_text() for word in NEED_AN_OPEN_HUB)
     in_first = "go into the same file" in PAGES[page].read_text()
     namespaces: list[dict[str, Any]] = []
     for block in blocks(page):

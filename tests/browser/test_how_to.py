@@ -27,6 +27,7 @@ DATASTAR = "docs/how-to/datastar.md"
 HTMX = "docs/how-to/htmx.md"
 ENDING = "docs/how-to/ending.md"
 POST = "docs/how-to/browser-post.md"
+PRESENCE = "docs/how-to/presence.md"
 TABS = "docs/how-to/one-stream-for-all-tabs.md"
 
 
@@ -75,6 +76,19 @@ def test_two_tabs_show_one_run(page: Page, tmp_path: Path) -> None:
         other.reload()
         wait_for_text(other, "#state", "done:")
         assert other.evaluate("document.getElementById('bar').value") == 100
+
+
+# docs/how-to/presence.md
+
+
+def test_a_page_shows_who_else_is_there(page: Page, tmp_path: Path) -> None:
+    with running(PRESENCE, "uvicorn room:app", tmp_path) as server:
+        page.goto(f"{server.url}?user=ada")
+        wait_for_text(page, "#people", "ada")
+        other = page.context.new_page()
+        other.goto(f"{server.url}?user=ben")
+        for each in (page, other):
+            wait_for_text(each, "#people", "ada, ben")
 
 
 # docs/how-to/browser-post.md
