@@ -90,17 +90,20 @@ def write_files(page: str, directory: Path) -> None:
 
 
 def change_file(change: str, directory: Path) -> Path:
-    """Change a file as a block of `diff` shows it."""
-    name = FILE_NAME.match(change)
+    """Change a file as a block of `diff` shows it. A line of dots stands for what it leaves out."""
+    first, *lines = change.splitlines()
+    name = FILE_NAME.fullmatch(f"{first}\n")
     assert name, change
-    lines = change.splitlines()[1:]
-    before, after = (
-        "".join(f"{line[1:]}\n" for line in lines if line[:1] != sign) for sign in "+-"
-    )
     file = directory / name[1]
     text = file.read_text()
-    assert text.count(before) == 1, f"{name[1]} does not have {before!r} once"
-    file.write_text(text.replace(before, after))
+    for part in "\n".join(lines).split("\n...\n"):
+        before, after = (
+            "".join(f"{line[1:]}\n" for line in part.splitlines() if line[:1] != sign)
+            for sign in "+-"
+        )
+        assert text.count(before) == 1, f"{file.name} does not have {before!r} once"
+        text = text.replace(before, after)
+    file.write_text(text)
     return file
 
 
