@@ -14,7 +14,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -220,20 +220,23 @@ def test_shell_examples(page: str, tmp_path: Path) -> None:
     first = next(block.text for block in blocks(page) if block.language == "python")
     command, curls = "", list[str]()
     write_files(page, tmp_path)
-    for block in blocks(page):
-        if block.language == "diff":
-            check_server(command, curls, tmp_path, first)
-            change_file(block.text, tmp_path)
-            command, curls = "", []
-        for line in block.text.splitlines() if block.language == "sh" else ():
-            if line.startswith("openssl "):
-                make_certificate(line, tmp_path)
-            elif line.split()[0] in PORT_OPTIONS:
+    with ExitStack() as beside:
+        for block in blocks(page):
+            if block.language == "diff":
                 check_server(command, curls, tmp_path, first)
-                command, curls = line, []
-            elif line.startswith("curl "):
-                curls.append(line)
-    check_server(command, curls, tmp_path, first)
+                change_file(block.text, tmp_path)
+                command, curls = "", []
+            for line in block.text.splitlines() if block.language == "sh" else ():
+                if line.startswith("openssl "):
+                    make_certificate(line, tmp_path)
+                elif "--port " in line:  # it goes on while the page starts others
+                    beside.enter_context(serving_beside(line, tmp_path))
+                elif line.split()[0] in PORT_OPTIONS:
+                    check_server(command, curls, tmp_path, first)
+                    command, curls = line, []
+                elif line.startswith("curl "):
+                    curls.append(line)
+        check_server(command, curls, tmp_path, first)
 
 
 def make_certificate(command: str, directory: Path) -> None:
@@ -256,6 +259,16 @@ def check_server(command: str, curls: list[str], directory: Path, first_example:
             arguments = shlex.split(curl.replace("http://127.0.0.1:8000/", url))
             answer = subprocess.run([*arguments, "-sS", "-m", "1"], capture_output=True, text=True)
             assert "data: " in answer.stdout, answer.stderr
+
+
+@contextmanager
+def serving_beside(command: str, directory: Path) -> Iterator[None]:
+    """Run a server that the programs of the page reach by the port that its command line has."""
+    shown = re.sub(r".* --port (\d+) .*", r"http://127.0.0.1:\1/", command)
+    with serving(command, directory) as url:
+        for file in directory.glob("*.py"):
+            file.write_text(file.read_text().replace(shown, url))
+        yield
 
 
 @contextmanager
