@@ -211,6 +211,24 @@ async def give_an_event(app: Any, path: str, opened: bool) -> None:
                 assert 400 <= stream.status_code < 500 or stream.status_code == NO_UPSTREAM
 
 
+@pytest.mark.parametrize(
+    "page", [page for page in ONE_PROGRAM if page.startswith(("docs/how-to/", "docs/tutorial"))]
+)
+def test_each_program_is_a_file_and_something_runs_it(page: str) -> None:
+    """A command of the page does, or a file that imports it."""
+    commands = "".join(block.text for block in blocks(page) if block.language == "sh")
+    programs = [block.text for block in blocks(page) if block.language == "python"]
+    for text in programs:
+        name = FILE_NAME.match(text)
+        assert name or "go into the same file" in PAGES[page].read_text(), text
+        if name and name[1] not in ("conftest.py", "sentinel.py"):  # there is no Sentinel here
+            module = name[1].removesuffix(".py")
+            imported = rf"^(from|import) {module}\b"
+            assert re.search(rf"\b{module}(\.py|:\w+)\b", commands) or any(
+                re.search(imported, other, re.MULTILINE) for other in programs
+            ), text
+
+
 # Shell. A block `# name.py` is a file that the reader has written. Servers that the reader starts
 # are started, and the curl commands that follow are run against them.
 
