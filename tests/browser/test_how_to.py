@@ -21,6 +21,7 @@ from .how_to import Running, commands, running
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
+ANSWERS = "docs/how-to/answers.md"
 AUTHENTICATION = "docs/how-to/authentication.md"
 CORS = "docs/how-to/cors.md"
 DATASTAR = "docs/how-to/datastar.md"
@@ -76,6 +77,23 @@ def test_two_tabs_show_one_run(page: Page, tmp_path: Path) -> None:
         other.reload()
         wait_for_text(other, "#state", "done:")
         assert other.evaluate("document.getElementById('bar').value") == 100
+
+
+# docs/how-to/answers.md
+
+
+def test_an_answer_survives_a_reload_and_is_stopped(page: Page, tmp_path: Path) -> None:
+    with running(ANSWERS, "uvicorn api:app", tmp_path) as server:
+        page.goto(server.url)
+        page.click("text=Ask")
+        wait_for_text(page, "#answer", "You have")
+        page.reload()
+        wait_for_text(page, "#answer", "You have asked: why is the sky blue")
+        page.fill("#question", "why " * 1000)
+        page.click("text=Ask")
+        wait_for_text(page, "#answer", "why")
+        page.click("text=Stop")
+        page.wait_for_function("source.readyState === EventSource.CLOSED")
 
 
 # docs/how-to/presence.md
