@@ -17,11 +17,9 @@ COMPRESSES = sys.version_info >= (3, 13)
 #: What depends on the tasks, scopes and clocks of the event loop, on threads and on modules.
 BRIEFLY = {
     "test_app", "test_at_once", "test_at_once_behind", "test_cancelled", "test_client",
-    "test_drained", "test_eager", "test_encoder", "test_event", "test_factories", "test_hub",
-    "test_hub_each", "test_hub_faults", "test_hub_runs", "test_idle_cost", "test_messages",
-    "test_native_scope", "test_observer", "test_ping_timer", "test_pings", "test_runtime",
-    "test_shields", "test_shutdown", "test_starlette", "test_supervisor", "test_threads",
-    "test_transport",
+    "test_drained", "test_eager", "test_encoder", "test_event", "test_hub", "test_hub_each",
+    "test_idle_cost", "test_messages", "test_native_scope", "test_pings", "test_runtime",
+    "test_shields", "test_shutdown", "test_supervisor", "test_threads",
 }  # fmt: skip
 
 
