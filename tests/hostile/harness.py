@@ -114,6 +114,13 @@ class Attacked(Server):
         sock = self.address.connect(receive_buffer)
         return HTTP1Response(sock, "/", "GET", [], instead=data)
 
+    def complaints(self, start: int = 0) -> list[str]:
+        lines = super().complaints(start)
+        if self.name != "hypercorn":
+            return lines
+        # It goes on with the requests that it has read, and writes to a transport that is closed.
+        return [line for line in lines if "socket.send() raised exception" not in line]
+
     def forgive_what_it_says_of_requests(self) -> None:
         """Until the end of the test."""
         for words in OF_SERVERS:
@@ -131,7 +138,16 @@ class Attacked(Server):
 
 def forget_traceback(server: Server) -> None:
     """Take for information what servers log of an exception, in many lines."""
-    for words in ("Traceback", "Error", "ERROR", "Exception", "exception", " raised "):
+    of_starlette = "send_no_error"  # a name in the source lines that are shown
+    for words in (
+        "Traceback",
+        "Error",
+        "ERROR",
+        "Exception",
+        "exception",
+        " raised ",
+        of_starlette,
+    ):
         server.forgive(words)
 
 
