@@ -352,7 +352,8 @@ async def test_a_cancelled_stream_tries_for_a_second_where_sends_are_at_once(can
     else:
         task.cancel()
     await asyncio.wait([task], timeout=20)
-    assert 0.5 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.5
+    assert task.done()
     assert recorder.closed
     assert not cycle.complete
     cycle.resume()

