@@ -67,8 +67,10 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(match[1], text.count("\n", 0, match.start(2)), match[2])
 
 
-#: How a block begins that is a file which the reader writes.
-FILE_NAME = re.compile(r"(?:#|//|<!--) ([\w-]+\.(?:py|js|mjs|html|ini|toml))(?: -->)?\n")
+#: How a block begins that is a file which the reader writes, or puts at the end of one.
+FILE_NAME = re.compile(
+    r"(?:#|//|<!--) ([\w-]+\.(?:py|js|mjs|html|ini|toml))(, continued)?(?: -->)?\n"
+)
 
 
 def write_files(page: str, directory: Path) -> None:
@@ -77,15 +79,11 @@ def write_files(page: str, directory: Path) -> None:
         beside = str(Path(page).with_name(other))
         (text,) = [b.text for b in blocks(beside) if b.text.startswith(f"// {name}\n")]
         (directory / name).write_text(text)
-    first = ""
     for block in blocks(page):
         if block.language == "diff":  # what the reader changes later
             continue
         if name := FILE_NAME.match(block.text):
-            (directory / name[1]).write_text(block.text)
-            first = first or name[1]
-        elif block.language == "python" and "go into the same file" in PAGES[page].read_text():
-            with (directory / first).open("a") as file:
+            with (directory / name[1]).open("a" if name[2] else "w") as file:
                 file.write(block.text)
 
 
@@ -119,9 +117,8 @@ def pages_with(language: str, pattern: str = "") -> list[str]:
     )
 
 
-# Python. The files of a page are run in order, each as a module of its own. A block without a name
-# goes on with a file. Each application that a block makes is asked for an event, by each of its
-# routes, and each test that it defines is run.
+# Python. The files of a page are run in order, each as a module of its own. Each application that a
+# block makes is asked for an event, by each of its routes, and each test that it defines is run.
 
 #: What FastAPI adds by itself.
 NO_STREAMS = ("openapi", "swagger_ui_html", "swagger_ui_redirect", "redoc_html")
@@ -163,8 +160,7 @@ def test_python_examples(
         monkeypatch.setitem(sys.modules, name, sys.modules.get(name, sse_asgi))
     run: Any = partial(anyio.run, backend=anyio_backend)
     opened = any(word in PAGES[page].read_text() for word in NEED_AN_OPEN_HUB)
-    in_first = "go into the same file" in PAGES[page].read_text()
-    namespaces: list[dict[str, Any]] = []
+    namespaces: dict[str, dict[str, Any]] = {}
     for block in blocks(page):
         # What is for pytest-asyncio is run by it: see test_tests_run_as_they_are_typed.
         if block.language not in ("python", "diff") or "pytest.mark.asyncio" in block.text:
@@ -175,12 +171,14 @@ def test_python_examples(
             source = change_file(block.text, tmp_path).read_text()
         else:
             source = "\n" * block.line + block.text  # so that line numbers are those of the page
-        if (file := FILE_NAME.match(block.text)) or not namespaces:
+        file = FILE_NAME.match(block.text)
+        assert file, block.text
+        if not file[2]:
             # A module, for those who look up where a function was defined, or import it.
-            module = ModuleType(file[1].removesuffix(".py") if file else "example")
-            namespaces.append(vars(module))
+            module = ModuleType(file[1].removesuffix(".py"))
+            namespaces[file[1]] = vars(module)
             monkeypatch.setitem(sys.modules, module.__name__, module)
-        namespace = namespaces[0 if in_first and not file else -1]
+        namespace = namespaces[file[1]]
         before = dict(namespace)
         exec(compile(source, PAGES[page], "exec"), namespace)
         for name, value in list(namespace.items()):  # a warning adds a name
@@ -190,7 +188,9 @@ def test_python_examples(
                 run(give_an_event, value, "/", opened)
             elif name.startswith("test_") and not inspect.signature(value).parameters:
                 run(value) if inspect.iscoroutinefunction(value) else value()
-    apps = [app for each in namespaces for app in each.values() if isinstance(app, Starlette)]
+    apps = [
+        app for each in namespaces.values() for app in each.values() if isinstance(app, Starlette)
+    ]
     for app in apps:
         for route in app.routes:
             # One with a parameter needs a value that means something there: tests/test_answers.py.
@@ -211,17 +211,15 @@ async def give_an_event(app: Any, path: str, opened: bool) -> None:
                 assert 400 <= stream.status_code < 500 or stream.status_code == NO_UPSTREAM
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in ONE_PROGRAM if page.startswith(("docs/how-to/", "docs/tutorial"))]
-)
+@pytest.mark.parametrize("page", ONE_PROGRAM)
 def test_each_program_is_a_file_and_something_runs_it(page: str) -> None:
     """A command of the page does, or a file that imports it."""
     commands = "".join(block.text for block in blocks(page) if block.language == "sh")
     programs = [block.text for block in blocks(page) if block.language == "python"]
     for text in programs:
         name = FILE_NAME.match(text)
-        assert name or "go into the same file" in PAGES[page].read_text(), text
-        if name and name[1] not in ("conftest.py", "sentinel.py"):  # there is no Sentinel here
+        assert name, text
+        if name[1] not in ("conftest.py", "sentinel.py"):  # there is no Sentinel here
             module = name[1].removesuffix(".py")
             imported = rf"^(from|import) {module}\b"
             assert re.search(rf"\b{module}(\.py|:\w+)\b", commands) or any(
