@@ -695,9 +695,9 @@ def test_looks(new_context: NewContext, log: Path, tmp_path: Path) -> None:
     with running("--tail", str(log)) as program, running() as without_log:
         light, dark = new_context(color_scheme="light"), new_context(color_scheme="dark")
         demos = [
-            ("light", Demo(light, program.url), [320, 768, 1280, 1920]),
-            ("dark", Demo(dark, program.url), [390, 1280]),
-            ("without-log", Demo(light, without_log.url), [320, 1280]),
+            ("light", Demo(light, program.url), [320, 768, 1280]),
+            ("dark", Demo(dark, program.url), [390]),
+            ("without-log", Demo(light, without_log.url), [320]),
         ]
         for name, demo, widths in demos:
             demo.wait_for_number("stats", "events", 3)
