@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +42,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def _shared_servers() -> Iterator[dict[str, Server]]:
     servers: dict[str, Server] = {}
     try:
@@ -103,17 +102,13 @@ def usual_exit_code(
     tmp_path_factory: pytest.TempPathFactory, certificate: Certificate, make_server: type[Server]
 ) -> UsualExitCode:
     """The exit code of a server that has no streams when it gets a signal."""
-    directory = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # one of them finds out for all
-        directory = directory.parent
+    known: dict[tuple[str, signal.Signals], int] = {}
 
     def usual(name: str, number: signal.Signals) -> int:
-        known = directory / f"exit code of {name} after {number.name}"
-        if not known.exists():
-            code = exit_code(name, number, tmp_path_factory.mktemp("log"), certificate, make_server)
-            mine = directory / f"{known.name}, by {os.getpid()}"
-            mine.write_text(str(code))
-            mine.rename(known)  # whole, for those who look at this moment
-        return int(known.read_text())
+        if (name, number) not in known:
+            known[name, number] = exit_code(
+                name, number, tmp_path_factory.mktemp("log"), certificate, make_server
+            )
+        return known[name, number]
 
     return usual
