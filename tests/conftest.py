@@ -3,7 +3,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,10 +25,13 @@ BRIEFLY = {
 }  # fmt: skip
 
 
+#: What is to be tested briefly: Pythons, and "backends".
+WHERE_BRIEFLY = os.environ.get("SSE_ASGI_TEST_BRIEFLY", "").split(",")
+
+
 def briefly() -> bool:
     """Whether this is a Python on which those tests run that may differ there."""
-    version = "{}.{}".format(*sys.version_info)
-    return version in os.environ.get("SSE_ASGI_TEST_BRIEFLY", "").split(",")
+    return "{}.{}".format(*sys.version_info) in WHERE_BRIEFLY
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -69,11 +74,41 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not has_a_scope_too_many(item)]
+    if "backends" in WHERE_BRIEFLY:
+        items[:] = on_one_backend(items)
+    # Those that share a server come one after another, so that few of the processes that run tests
+    # start one.
+    folders = list(dict.fromkeys(item.path.parent for item in items))
+    place = {folder: number for number, folder in enumerate(folders)}
+    items.sort(key=lambda item: (place[item.path.parent], str(params(item).get("server", ""))))
+
+
+def has_a_scope_too_many(item: pytest.Item) -> bool:
     """On trio there is a scope around everything: no need for one more."""
-    for item in list(items):
-        params = getattr(getattr(item, "callspec", None), "params", {})
-        if params.get("entry_point") == "in a scope" and params.get("anyio_backend") != "asyncio":
-            items.remove(item)
+    given = params(item)
+    return given.get("entry_point") == "in a scope" and given.get("anyio_backend") != "asyncio"
+
+
+def on_one_backend(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Leave of two tests that differ in their event loop only one, if they have Redis or an entry
+    point of a framework. Which one, depends on the name: half of them are on asyncio.
+    """
+    pairs: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        name = item.nodeid
+        if "anyio_backend" in params(item) and (
+            params(item).get("entry_point", "sse_app") != "sse_app" or "/redis/" in name
+        ):
+            name = name.replace("asyncio", "*").replace("trio", "*")
+        pairs.setdefault(name, []).append(item)
+    chosen = {id(pair[zlib.crc32(name.encode()) % len(pair)]) for name, pair in pairs.items()}
+    return [item for item in items if id(item) in chosen]
+
+
+def params(item: pytest.Item) -> dict[str, Any]:
+    """Return the parameters that a test is run with."""
+    return getattr(getattr(item, "callspec", None), "params", {})
 
 
 def pytest_collection_finish() -> None:

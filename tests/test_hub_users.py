@@ -43,7 +43,7 @@ async def test_a_generator_that_passes_events_on_leaves_nothing(names: tuple[str
             yield frame
 
     app = sse_app(events)
-    for _ in range(50):
+    for _ in range(20):
         async with connect(app) as stream:
             await anyio.wait_all_tasks_blocked()
             await hub.publish("news", "x")

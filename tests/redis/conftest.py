@@ -61,9 +61,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _collect() -> Iterator[None]:
-    """So that they are not found in the tests of somebody else."""
+    """So that they are not found in the tests of another module."""
     yield
     gc.collect()
 

@@ -64,7 +64,7 @@ async def soon(condition: Callable[[], Awaitable[object]], within: float = SOON)
     """Wait until something is so."""
     with anyio.fail_after(within):
         while not await condition():
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.03)
 
 
 async def present(hubs: list[Hub], topic: str, *infos: object, count: int) -> None:

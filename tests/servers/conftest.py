@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _shared_servers() -> Iterator[dict[str, Server]]:
     servers: dict[str, Server] = {}
     try:
@@ -102,13 +103,17 @@ def usual_exit_code(
     tmp_path_factory: pytest.TempPathFactory, certificate: Certificate, make_server: type[Server]
 ) -> UsualExitCode:
     """The exit code of a server that has no streams when it gets a signal."""
-    known: dict[tuple[str, signal.Signals], int] = {}
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one of them finds out for all
+        directory = directory.parent
 
     def usual(name: str, number: signal.Signals) -> int:
-        if (name, number) not in known:
-            known[name, number] = exit_code(
-                name, number, tmp_path_factory.mktemp("log"), certificate, make_server
-            )
-        return known[name, number]
+        known = directory / f"exit code of {name} after {number.name}"
+        if not known.exists():
+            code = exit_code(name, number, tmp_path_factory.mktemp("log"), certificate, make_server)
+            mine = directory / f"{known.name}, by {os.getpid()}"
+            mine.write_text(str(code))
+            mine.rename(known)  # whole, for those who look at this moment
+        return int(known.read_text())
 
     return usual
