@@ -39,6 +39,7 @@ from sse_asgi import (
     SSERequest,
     current_thread_limiter,
 )
+from sse_asgi.servers import connections
 from sse_asgi.types import ASGIApp, EventLike, Message, Receive, Scope, Send
 from tests.entry_points import ENTRY_POINTS
 
@@ -50,6 +51,9 @@ _handler = logging.StreamHandler()
 _handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
 for _name in ("sse_asgi", "asyncio"):
     logging.getLogger(_name).addHandler(_handler)
+
+#: Tests need not wait for 5 s until somebody looks for connections that were closed.
+connections.PERIOD = 1.0
 
 Events = AsyncIterator[EventLike]
 
