@@ -16,12 +16,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from urllib.parse import quote
 
 from ..peers import require_redis
 from ..servers.clients import DEADLINE, wait_for
 from ..servers.harness import Process, steady_port
+
+if TYPE_CHECKING:
+    from sse_asgi.hub import Hub
 
 
 class ReplyError(Exception):
@@ -514,3 +517,10 @@ class Sentinels:
         self.replica.start()
         self.replica.command("REPLICAOF", "127.0.0.1", self.primary.port)
         self.wait()
+
+
+async def hurry(hub: Hub, seconds: float = 0.5) -> None:
+    """Have a hub try its commands for a short time only, once it is connected."""
+    await hub.ping()
+    log: Any = hub._log
+    log._link.timeout = seconds

@@ -16,7 +16,7 @@ from sse_asgi.testing import connect
 from ..hub_ends import Ends, ends
 from ..test_hub import back, receive, stream_of
 from .faulty_proxy import FaultyProxy
-from .servers import RedisServer
+from .servers import RedisServer, hurry
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +71,8 @@ def go_away(proxy: FaultyProxy, how: str) -> None:
 async def test_a_redis_that_is_away_delays_no_stream_for_long(how: str) -> None:
     """It can't be known whether the topic has ended, so the stream opens, and waits."""
     with RedisServer() as server, FaultyProxy(server.port) as proxy:
-        async with Hub(RedisLog(proxy.url, timeout=0.5)) as hub:
+        async with Hub(RedisLog(proxy.url)) as hub:
+            await hurry(hub)
             ids = [await hub.publish("t", data) for data in "ab"]
             final = await hub.publish("t", "c", final=True)
             await anyio.to_thread.run_sync(go_away, proxy, how)
@@ -89,7 +90,8 @@ async def test_a_redis_that_is_away_delays_no_stream_for_long(how: str) -> None:
 @pytest.mark.parametrize("how", ["refuses", "is silent"])
 async def test_a_redis_that_is_away_keeps_nobody_who_was_kicked(how: str) -> None:
     with RedisServer() as server, FaultyProxy(server.port) as proxy:
-        async with Hub(RedisLog(proxy.url, timeout=0.5)) as hub:
+        async with Hub(RedisLog(proxy.url)) as hub:
+            await hurry(hub)
             first = await hub.publish("t", "a")
             async with connect(stream_of(hub, "t"), headers=back(first)) as stream:
                 await hub.publish("t", "b")

@@ -21,7 +21,7 @@ from ..hub_runs import DEADLINE, Answer, Runs, end_of, forever, reason_of
 from ..test_answers import Answers
 from ..test_hub import back, receive, stream_of
 from .faulty_proxy import FaultyProxy
-from .servers import Cluster, RedisServer
+from .servers import Cluster, RedisServer, hurry
 from .test_presence import die
 
 pytestmark = [
@@ -161,8 +161,8 @@ async def test_who_was_taken_for_dead_can_say_nothing_more(new_hub: NewHub) -> N
 async def test_redis_is_away(server: RedisServer) -> None:
     """The run waits, and then goes on: no event is lost or stored twice."""
     with FaultyProxy(server.port) as proxy:
-        log = RedisLog(proxy.url, timeout=0.5)
-        async with Hub(log) as hub, Hub(RedisLog(server.url)) as other:
+        async with Hub(RedisLog(proxy.url)) as hub, Hub(RedisLog(server.url)) as other:
+            await hurry(hub)
             answer = Answer("a", "b", "c")
             run = await hub.run("t", answer())
             async with connect(stream_of(other, "t", history=10)) as stream:
@@ -203,7 +203,7 @@ async def test_redis_has_lost_everything(server: RedisServer, is_quiet: bool) ->
 async def test_a_shard_that_cannot_be_reached_does_not_hold_up_others(
     cluster: Cluster, new_prefix: Callable[[], str]
 ) -> None:
-    log = RedisLog(cluster.url, prefix=new_prefix(), timeout=0.3)
+    log = RedisLog(cluster.url, prefix=new_prefix())
     async with Hub(log) as hub:
         begun = [await hub.run(f"t{n}", Answer("a")()) for n in range(30)]
         await anyio.sleep(0.1)
@@ -217,7 +217,7 @@ async def test_a_shard_that_cannot_be_reached_does_not_hold_up_others(
                 call: Call[Any] = Call()
 
                 async def fail() -> None:
-                    await anyio.sleep(log._link.timeout)
+                    await anyio.sleep(0.3)
                     call.fail(HubError("gone"))
 
                 link.tasks.start_soon(fail)
@@ -238,8 +238,8 @@ async def test_a_shard_that_cannot_be_reached_does_not_hold_up_others(
 async def test_the_answer_to_the_end_is_lost(server: RedisServer) -> None:
     """Until the log gives up: the run has ended as its topic says."""
     with FaultyProxy(server.port) as proxy:
-        log = RedisLog(proxy.url, timeout=0.5)
-        async with Hub(log) as hub, Hub(RedisLog(server.url)) as other:
+        async with Hub(RedisLog(proxy.url)) as hub, Hub(RedisLog(server.url)) as other:
+            await hurry(hub)
             answer = Answer("a")
             run = await hub.run("t", answer())
             async with connect(stream_of(other, "t", history=10)) as stream:
