@@ -16,7 +16,8 @@ from .entry_points import ENTRY_POINTS
 COMPRESSED = ("test_deaf", "test_drained", "test_outlast", "test_supervisor")
 COMPRESSES = sys.version_info >= (3, 13)
 
-#: What depends on the tasks, scopes and clocks of the event loop, on threads and on modules.
+#: What depends on the tasks, scopes and clocks of the event loop, on threads and on modules: it may
+#: differ between Pythons, and between event loops.
 BRIEFLY = {
     "test_app", "test_at_once", "test_at_once_behind", "test_cancelled", "test_client",
     "test_drained", "test_eager", "test_encoder", "test_event", "test_hub", "test_hub_each",
@@ -91,15 +92,14 @@ def has_a_scope_too_many(item: pytest.Item) -> bool:
 
 
 def on_one_backend(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Leave of two tests that differ in their event loop only one, if they have Redis or an entry
-    point of a framework. Which one, depends on the name: half of them are on asyncio.
+    """Leave of two tests that differ in their event loop only one, but for those of :data:`BRIEFLY`
+    through ``sse_app``. Which one, depends on the name: half of them are on asyncio.
     """
     pairs: dict[str, list[pytest.Item]] = {}
     for item in items:
-        name = item.nodeid
-        if "anyio_backend" in params(item) and (
-            params(item).get("entry_point", "sse_app") != "sse_app" or "/redis/" in name
-        ):
+        name, given = item.nodeid, params(item)
+        on_both = item.path.stem in BRIEFLY and given.get("entry_point", "sse_app") == "sse_app"
+        if "anyio_backend" in given and not on_both:
             name = name.replace("asyncio", "*").replace("trio", "*")
         pairs.setdefault(name, []).append(item)
     chosen = {id(pair[zlib.crc32(name.encode()) % len(pair)]) for name, pair in pairs.items()}
