@@ -13,7 +13,7 @@ import pytest
 
 from .clients import DEADLINE, Response
 from .conftest import StartServer, UsualExitCode
-from .harness import KINDS, Server
+from .harness import KINDS, Kind, Server
 
 UVICORN = ["uvicorn-h11", "uvicorn-httptools", "uvicorn-zttp", "uvicorn-starlette"]
 
@@ -39,12 +39,17 @@ def ended_by_shutdown(count: int) -> dict[str, int]:
     return dict.fromkeys(notes, count)
 
 
+def has_own_signals(kind: Kind) -> bool:
+    """Whether no other kind is the same process, with another version of HTTP or entry point."""
+    return not kind.only_stops and not kind.http2 and kind.entry_point == "sse_app"
+
+
 @pytest.mark.parametrize(
     ("name", "number"),
     [
         (name, number)
         for name, kind in KINDS.items()
-        for number in (kind.signals[:1] if kind.only_stops else kind.signals)
+        for number in (kind.signals if has_own_signals(kind) else kind.signals[:1])
     ],
     ids=lambda value: getattr(value, "name", value),
 )

@@ -1,7 +1,7 @@
 """Clients that connect, stall, vanish and come back at random, for some time, while the server is
 drained and started again; and what is left when they have gone.
 
-`SSE_ASGI_TEST_SOAK` is how many seconds that goes on (6), `SSE_ASGI_TEST_SOAK_CLIENTS` how many
+`SSE_ASGI_TEST_SOAK` is how many seconds that goes on (4), `SSE_ASGI_TEST_SOAK_CLIENTS` how many
 clients there are at any time (100). Thousands need `ulimit -n`.
 """
 
@@ -23,7 +23,7 @@ import pytest
 from .clients import DEADLINE, wait_for
 from .harness import KINDS, Server, kinds, require_package, steady_port
 
-SECONDS = float(os.environ.get("SSE_ASGI_TEST_SOAK", "6"))
+SECONDS = float(os.environ.get("SSE_ASGI_TEST_SOAK", "4"))
 CLIENTS = int(os.environ.get("SSE_ASGI_TEST_SOAK_CLIENTS", "100"))
 
 #: How often all clients come and go while there is one server.

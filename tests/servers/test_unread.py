@@ -106,7 +106,7 @@ def test_the_server_does_not_wait_for_it(
         ask(slow, path, more)
         process.terminate()
         received = bytearray()
-        while data := slow.recv(2_000):
+        while data := slow.recv(4_000):
             received += data
             time.sleep(0.05)
         assert received.count(b"z") == SIZE
