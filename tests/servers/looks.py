@@ -60,7 +60,8 @@ class _Application:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.receive = receive
         self.server = servers.recognise(scope, send, of_task(), Shutdown())
-        self.look = _looks[_tag(scope)] = Look()
+        # Pipelined requests have one for all: the second may begin before the first is asked about.
+        self.look = _looks.setdefault(_tag(scope), Look())
         #: After how many messages to send the last one.
         self.most = float(parse_qs(scope["query_string"].decode()).get("most", ["inf"])[0])
         self.sends = 0
