@@ -19,10 +19,9 @@ COMPRESSES = sys.version_info >= (3, 13)
 #: What depends on the tasks, scopes and clocks of the event loop, on threads and on modules: it may
 #: differ between Pythons, and between event loops.
 BRIEFLY = {
-    "test_app", "test_at_once", "test_at_once_behind", "test_cancelled", "test_client",
-    "test_drained", "test_eager", "test_encoder", "test_event", "test_hub", "test_hub_each",
-    "test_idle_cost", "test_messages", "test_native_scope", "test_pings", "test_runtime",
-    "test_shields", "test_shutdown", "test_supervisor", "test_threads",
+    "test_app", "test_cancelled", "test_client", "test_eager", "test_encoder", "test_event",
+    "test_hub", "test_idle_cost", "test_messages", "test_native_scope", "test_pings",
+    "test_runtime", "test_shields", "test_shutdown", "test_supervisor", "test_threads",
 }  # fmt: skip
 
 
@@ -80,6 +79,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[:] = on_one_backend(items)
     # Those that share a server come one after another, so that few of the processes that run tests
     # start one.
+    for item in items:
+        if params(item).get("anyio_backend") == "trio" and not item.get_closest_marker("timeout"):
+            # The runner of anyio waits for a test on trio for ever, unless its process ends.
+            item.add_marker(pytest.mark.timeout(method="thread"))
     folders = list(dict.fromkeys(item.path.parent for item in items))
     place = {folder: number for number, folder in enumerate(folders)}
     items.sort(key=lambda item: (place[item.path.parent], str(params(item).get("server", ""))))

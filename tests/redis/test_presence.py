@@ -523,13 +523,21 @@ async def test_redis_is_away(server: RedisServer) -> None:
                         await ask("room")
                 assert hub.subscribers() == 1
                 subscription = hub.subscribe("room", info=BEN)
+                begun = anyio.Event()
+
+                async def read() -> None:
+                    await anext(subscription)
+                    begun.set()
+
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(anext, subscription)
+                    tasks.start_soon(read)
                     await anyio.sleep(0.5)
                     proxy.resume()
                     proxy.cut()
                     await present([hub, other], "room", ADA, BEN, count=2)
-                    await hub.publish("room", "x")
+                    while not begun.is_set():  # who is present may begin a little later
+                        await hub.publish("room", "x")
+                        await anyio.sleep(0.1)
                 assert (await streamed.receive()).data == "x"
                 subscription.close()
 
