@@ -77,12 +77,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for item in items if not has_a_scope_too_many(item)]
     if "backends" in WHERE_BRIEFLY:
         items[:] = on_one_backend(items)
-    # Those that share a server come one after another, so that few of the processes that run tests
-    # start one.
     for item in items:
         if params(item).get("anyio_backend") == "trio" and not item.get_closest_marker("timeout"):
             # The runner of anyio waits for a test on trio for ever, unless its process ends.
             item.add_marker(pytest.mark.timeout(method="thread"))
+    # Those that share a server come one after another, so that few of the processes that run tests
+    # start one.
     folders = list(dict.fromkeys(item.path.parent for item in items))
     place = {folder: number for number, folder in enumerate(folders)}
     items.sort(key=lambda item: (place[item.path.parent], str(params(item).get("server", ""))))

@@ -519,8 +519,8 @@ class Sentinels:
         self.wait()
 
 
-async def hurry(hub: Hub, seconds: float = 0.5) -> None:
-    """Have a hub try its commands for a short time only, once it is connected."""
+async def hurry(hub: Hub) -> None:
+    """Have a hub try its commands for half a second only, once it is connected."""
     await hub.ping()
     log: Any = hub._log
-    log._link.timeout = seconds
+    log._link.timeout = 0.5
