@@ -33,10 +33,13 @@ def stop(server: Server, number: signal.Signals) -> tuple[int, float]:
     return code, time.monotonic() - begin
 
 
-def ended_by_shutdown(count: int) -> dict[str, int]:
+def ended_by_shutdown(count: int, in_threads: int = 0) -> dict[str, int]:
     """The summary of so many streams whose sources have had their cleanup."""
-    notes = ("source started", "source cleaned up on the loop", "closed shutdown", "app returned")
-    return dict.fromkeys(notes, count)
+    summary = dict.fromkeys(("source started", "closed shutdown", "app returned"), count)
+    summary["source cleaned up on the loop"] = count - in_threads
+    if in_threads:
+        summary["source cleaned up on the thread"] = in_threads
+    return summary
 
 
 def has_own_signals(kind: Kind) -> bool:
@@ -93,7 +96,7 @@ def test_server_stops_with_many_clients(
     it has to say.
     """
     server = start_server(name)
-    clients = 200
+    clients, in_threads = 200, 2
 
     async def main() -> tuple[int, float]:
         open_clients = 0
@@ -114,7 +117,7 @@ def test_server_stops_with_many_clients(
 
         _, half = await asyncio.open_connection("127.0.0.1", server.address.port)
         half.write(b"GET /clock HTTP/1.1\r\nho")
-        paths = ["/idle", "/clock"] * (clients // 2)
+        paths = ["/thread"] * in_threads + ["/idle", "/clock"] * ((clients - in_threads) // 2)
         answers = asyncio.gather(*map(client, paths))
         await asyncio.wait_for(all_open.wait(), DEADLINE)
         stopping = asyncio.create_task(asyncio.to_thread(stop, server, signal.SIGTERM))
@@ -133,7 +136,7 @@ def test_server_stops_with_many_clients(
     record_property("seconds until exit", seconds)
     assert code == usual_exit_code(name, signal.SIGTERM)
     assert server.complaints() == []
-    assert server.summary() == ended_by_shutdown(clients)
+    assert server.summary() == ended_by_shutdown(clients, in_threads)
 
 
 @pytest.mark.parametrize("others", [0, 2])
